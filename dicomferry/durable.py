@@ -1,0 +1,43 @@
+"""Durable writes, the one home of fsync.
+
+Relies on POSIX: rename(2) replaces atomically within a file system, a file's content is on disk after
+fsync(2) of the file, and its name after fsync(2) of its folder.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """Put the content of `path` on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Linux syncs a folder exactly as it does a file: the names in it are its content.
+sync_folder = sync_file
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and put its content on disk; its name is not yet safe."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, durably and all at once: a reader sees the old file or the new one."""
+    temporary = unpublished(path)
+    write_synced(temporary, content)
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def unpublished(path: Path) -> Path:
+    """A name beside `path` that no other thread or process writes, to be renamed onto `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

@@ -1,0 +1,25 @@
+"""Errors, whose class is their disposition.
+
+FerryError
+├── Transient       try again later: a full disk, an absent Redis, a workstation that is off
+├── Permanent       trying again gives the same: park the instance with this reason
+└── Misconfigured   refuse to start: the operator has to change something
+
+All arguments go to ``super().__init__`` by position, so that they survive a process pool's pickle.
+"""
+
+
+class FerryError(Exception):
+    """Anything that dicomferry raises on purpose; ``str()`` is a sentence for an operator."""
+
+
+class Transient(FerryError):  # noqa: N818  the disposition is the name
+    """The same call may succeed later."""
+
+
+class Permanent(FerryError):  # noqa: N818
+    """The same call will fail again; what it was about is parked with this reason."""
+
+
+class Misconfigured(FerryError):  # noqa: N818
+    """Nothing can start before the configuration or the machine is changed."""

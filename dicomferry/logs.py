@@ -1,0 +1,16 @@
+"""Logging: one line a happening, on standard error, ids and UIDs only (never patient data)."""
+
+import logging
+import sys
+
+
+def configure(part: str, level: str = "INFO") -> None:
+    """Send this process's log to standard error, each line with the name of its part."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {part} %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [stream]
+    root.setLevel(level)
+    # pynetdicom logs AE titles and association dumps at INFO and, worse, data sets at DEBUG.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)

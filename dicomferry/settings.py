@@ -1,0 +1,305 @@
+"""The configuration: a TOML file, validated, with scalars also from ``DICOMFERRY_...`` variables.
+
+Every refusal names the file, the key's path and what would be right.
+"""
+
+import ipaddress
+import os
+import re
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dicomferry.errors import Misconfigured
+from dicomferry.syntaxes import resolve
+
+DEFAULT_FILE = Path("dicomferry.toml")
+_ENVIRONMENT = "DICOMFERRY_"
+_BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2, VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character."""
+    title = value.strip(" ")
+    if not 1 <= len(title) <= 16:
+        raise ValueError(f"{value!r} has {len(title)} characters; an AE title has 1 to 16 (PS3.5 6.2)")
+    if "\\" in title or not title.isascii() or not title.isprintable():
+        raise ValueError(f"{value!r} is no AE title: printable ASCII without a backslash (PS3.5 6.2)")
+    return title
+
+
+def _pattern(value: str) -> str:
+    return value if "*" in value else _ae_title(value)
+
+
+def _host(value: str) -> str:
+    if not value or not re.fullmatch(r"[A-Za-z0-9._:\-\[\]]+", value):
+        raise ValueError(f"{value!r} is neither a host name nor an IP address")
+    return value
+
+
+def _destination_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", value):
+        raise ValueError(
+            f"{value!r} cannot name a destination: up to 48 of a-z, 0-9, '-' and '_', a letter or digit first"
+        )
+    return value
+
+
+def _syntaxes(names: list[str]) -> list[str]:
+    if not names:
+        raise ValueError('an empty list accepts nothing; write ["all"] to accept everything')
+    try:
+        resolve(names)
+    except Misconfigured as error:
+        raise ValueError(str(error)) from error
+    return names
+
+
+def _broker(value: str) -> str:
+    if not value.startswith(_BROKER_SCHEMES):
+        raise ValueError(f"a broker's address starts with one of {', '.join(_BROKER_SCHEMES)}")
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+AEPattern = Annotated[str, AfterValidator(_pattern)]
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+DestinationName = Annotated[str, AfterValidator(_destination_name)]
+SyntaxNames = Annotated[list[str], AfterValidator(_syntaxes)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Ingest(_Strict):
+    """Where the SCP listens, and when it stops taking objects."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 11112
+    min_free_mb: Annotated[int, Field(ge=0)] = 512  # below this much free space C-STORE answers A700
+    max_associations: Annotated[int, Field(ge=1)] = 100
+    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds without traffic before an abort
+
+
+class Caller(_Strict):
+    """A requestor that may call one of our AE titles; without `host`, from any address."""
+
+    title: AETitle
+    host: Host | None = None
+
+    @model_validator(mode="after")
+    def _is_address(self) -> Self:
+        if self.host is not None:
+            try:
+                ipaddress.ip_address(self.host)
+            except ValueError:
+                raise ValueError(
+                    f"callers[].host {self.host!r} must be an IP address: peers have no name"
+                ) from None
+        return self
+
+
+class CalledAE(_Strict):
+    """A called AE title that ingest answers to."""
+
+    title: AETitle
+    accept: SyntaxNames = ["all"]
+    unknown_sop_classes: bool = False
+    callers: list[Caller] | None = None  # absent: anyone
+
+
+class Destination(_Strict):
+    """A remote AE that receives."""
+
+    name: DestinationName
+    title: AETitle
+    host: Host
+    port: Port
+    calling: Literal["original"] | AETitle = "FERRY"
+    transfer_syntaxes: Literal["negotiate"] | SyntaxNames = "negotiate"
+    colour: Literal["rgb", "as-encoded"] = "rgb"
+    lossy: bool = False
+    max_associations: Annotated[int, Field(ge=1, le=64)] = 1
+    timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
+
+    @property
+    def negotiates(self) -> bool:
+        """Whether the peer's own acceptance is all that limits what it is sent."""
+        return self.transfer_syntaxes == "negotiate"
+
+    @property
+    def shown_syntaxes(self) -> tuple[str, ...]:
+        """UIDs of what it can display, best first: everything where it negotiates."""
+        return resolve(["all"] if isinstance(self.transfer_syntaxes, str) else self.transfer_syntaxes)
+
+
+class Route(_Strict):
+    """Which destinations get what arrives in an association; ``*`` stands for any run of characters."""
+
+    called: AEPattern = "*"
+    calling: AEPattern = "*"
+    host: str = "*"
+    to: Annotated[list[str], Field(min_length=1)]
+
+    def takes(self, calling: str, called: str, host: str) -> bool:
+        """Whether an association from `calling` at `host` to our AE `called` falls under this route."""
+        return (
+            fnmatchcase(called, self.called)
+            and fnmatchcase(calling, self.calling)
+            and fnmatchcase(host, self.host)
+        )
+
+
+class Worker(_Strict):
+    """Transcoding."""
+
+    concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
+
+
+class Flower(_Strict):
+    """The page that shows batches; outside loopback it always asks for a password."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 5555
+    user: Annotated[str, Field(pattern=r"^[^:\s]+$")] = "dicomferry"
+    password: SecretStr | None = None
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured; see docs/configuration.md."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=_ENVIRONMENT,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    spool: Path = Path("spool")
+    broker: Annotated[str, AfterValidator(_broker)] | None = None  # absent: `up` starts a private Redis
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    ingest: Ingest = Ingest()
+    worker: Worker = Worker()
+    flower: Flower = Flower()
+    ae: Annotated[list[CalledAE], Field(min_length=1)]
+    destination: Annotated[list[Destination], Field(min_length=1)]
+    route: Annotated[list[Route], Field(min_length=1)]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file; there are no other sources."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        names = [destination.name for destination in self.destination]
+        titles = [ae.title for ae in self.ae]
+        for what, values in (("destination name", names), ("ae title", titles)):
+            if twice := next((value for value in values if values.count(value) > 1), None):
+                raise ValueError(f"{what} {twice!r} is used twice; each needs its own")
+        for index, route in enumerate(self.route):
+            for name in route.to:
+                if name not in names:
+                    raise ValueError(
+                        f"route.{index}.to: unknown destination {name!r}; there are {', '.join(names)}"
+                    )
+            if not any(fnmatchcase(title, route.called) for title in titles):
+                raise ValueError(
+                    f"route.{index}.called: no [[ae]] has the title {route.called!r}; there are {', '.join(titles)}"
+                )
+        return self
+
+    def destination_named(self, name: str) -> Destination | None:
+        """The destination of that name, or None where the configuration has dropped it."""
+        return next((destination for destination in self.destination if destination.name == name), None)
+
+    def destinations_for(self, calling: str, called: str, host: str) -> tuple[str, ...]:
+        """Names of all destinations whose routes take such an association, in order, each once."""
+        return tuple(
+            dict.fromkeys(
+                name for route in self.route if route.takes(calling, called, host) for name in route.to
+            )
+        )
+
+
+def load(path: Path) -> Settings:
+    """Read and check the configuration at `path`; a relative spool is relative to the file's folder.
+
+    Raises:
+        Misconfigured: with one line a fault, each naming the file, the key's path and what would be right.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"{path}: no such file; write one (see README.md) or name it with --config"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{path}: is not TOML: {error}") from error
+    try:
+        settings = Settings(**content)
+    except ValidationError as error:
+        raise Misconfigured("\n".join(f"{path}: {line}" for line in _sentences(error))) from error
+    return settings.model_copy(update={"spool": (path.parent / settings.spool).absolute()})
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    faults = error.errors()
+    # Of a union with a literal, both branches complain; the other one knows what is wrong.
+    explained = {_where(fault) for fault in faults if fault["type"] != "literal_error"}
+    return [_sentence(f) for f in faults if f["type"] != "literal_error" or _where(f) not in explained]
+
+
+def _where(fault: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in fault["loc"] if not _is_union_branch(str(part)))
+
+
+def _sentence(fault: Any) -> str:
+    where = _where(fault)
+    message = fault["msg"].removeprefix("Value error, ")
+    given = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        message = f"unknown key; {_keys_there(where[:-1])}"
+    elif fault["type"] == "missing":
+        message = f"is missing; {_keys_there(where[:-1])}"
+    elif fault["type"] != "value_error" and isinstance(given, str | int | float | bool):
+        message = f"{message}, not {given!r}"
+    variable = _ENVIRONMENT + "__".join(where).upper()
+    source = f" (from {variable})" if variable in os.environ else ""
+    return f"{'.'.join(where)}: {message}{source}" if where else message
+
+
+def _is_union_branch(part: str) -> bool:
+    # pydantic names the branch of a union that it tried; the operator wrote no such key.
+    return part.startswith(("literal[", "function-", "constrained-", "list[")) or part in {"str", "int"}
+
+
+def _keys_there(where: tuple[str, ...]) -> str:
+    model: type[BaseModel] = Settings
+    tables: dict[str, type[BaseModel]] = {
+        "ingest": Ingest, "worker": Worker, "flower": Flower, "ae": CalledAE,
+        "destination": Destination, "route": Route, "callers": Caller,
+    }  # fmt: skip
+    for part in where:
+        model = tables.get(part, model)
+    return (
+        f"{'[' + '.'.join(where) + ']' if where else 'the top level'} takes {', '.join(model.model_fields)}"
+    )

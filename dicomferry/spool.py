@@ -1,0 +1,364 @@
+"""The spool: where the truth is. Folders and files as docs/architecture.md names them.
+
+Whoever writes here relies on `durable`: an instance exists from the rename of its folder on, and every
+marker appears whole or not at all. Nothing from the network becomes a path part: ids are hashes, names of
+destinations are checked by the settings, transfer syntaxes stand in the table.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dicomferry import durable
+from dicomferry.errors import Misconfigured
+
+SCHEMA = 1
+SHARDS = tuple(f"{number:02x}" for number in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One SOP instance as received: what instance.json holds. It never changes."""
+
+    id: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    transfer_syntax_uid: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer: str  # address of the requestor
+    received_at: float  # seconds since the epoch
+    size: int  # bytes of the data set
+    digest: str  # of the data set's bytes, see `digest_of`
+    route: str  # in words: which rule took it
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RenditionSpec:
+    """What a worker is asked to make of an instance; equal specs give equal bytes."""
+
+    transfer_syntax_uid: str
+    colour: str = "rgb"  # "rgb" or "as-encoded": what YCbCr becomes in native pixel data
+
+    @property
+    def key(self) -> str:
+        """Names the rendition in its instance's folder: the UID and a hash of the encoder's settings."""
+        settings = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"{self.transfer_syntax_uid}-{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the spool says of one instance at one moment."""
+
+    instance: Instance
+    delivered: frozenset[str]  # names of destinations
+    dead: frozenset[str]  # names of destinations, those delivered left out
+    attempts: dict[str, int] = field(default_factory=dict)  # by what was attempted
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Names of the destinations that still wait for it."""
+        return tuple(n for n in self.instance.destinations if n not in self.delivered and n not in self.dead)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: what was written unsynced under another one may be damaged."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown-boot"
+
+
+def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
+    """The id of an instance: the same object for the same destinations has the same one.
+
+    `again` makes another id for an object that is sent anew after it was delivered somewhere.
+    """
+    content = "\0".join((sop_instance_uid, digest, *destinations, again))
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+class Spool:
+    """The folders of one spool, and every read and write of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self.instances = root / "instances"
+        self.renditions = root / "renditions"
+        self.leases = root / "leases"
+        self.trash = root / "trash"
+        self.quarantine = root / "quarantine"
+        self.destinations = root / "destinations"
+        self.history = root / "history.sqlite"
+
+    def prepare(self) -> None:
+        """Make what is missing: every part calls this before it starts.
+
+        Raises:
+            Misconfigured: the spool cannot be made, or another version of dicomferry wrote it.
+        """
+        try:
+            for folder in (
+                self.incoming, self.renditions, self.leases, self.trash, self.quarantine, self.destinations,
+                *(self.instances / shard for shard in SHARDS),
+            ):  # fmt: skip
+                folder.mkdir(parents=True, exist_ok=True)
+            version = self.root / "schema.json"
+            if not version.exists():
+                durable.replace(version, json.dumps({"schema": SCHEMA}).encode())
+                durable.sync_folder(self.instances)
+            found = json.loads(version.read_bytes())["schema"]
+        except (OSError, ValueError, KeyError) as error:
+            raise Misconfigured(f"spool {self.root}: cannot be used: {error}") from error
+        if found != SCHEMA:
+            raise Misconfigured(
+                f"spool {self.root}: has schema {found}, this dicomferry reads {SCHEMA}; "
+                "start the version that wrote it, or name another spool"
+            )
+
+    # Instances
+
+    def folder(self, instance: str) -> Path:
+        """The folder of the instance with that id."""
+        return self.instances / instance[:2] / instance
+
+    def received(self, instance: str) -> Path:
+        """The file as received: Part 10, data set bytes exactly as the peer sent them."""
+        return self.folder(instance) / "received.dcm"
+
+    def commit(self, staging: Path, instance: Instance) -> bool:
+        """Make the instance exist: `staging` holds received.dcm, whose content this puts on disk.
+
+        When it returns, success may be answered. False: the same instance exists already and is still
+        pending, so that nothing is left to do; `staging` is gone then too.
+
+        Raises:
+            OSError: it is not safe; `staging` may remain and is swept later.
+        """
+        durable.sync_file(staging / "received.dcm")
+        durable.write_synced(staging / "instance.json", _dump(instance))
+        durable.sync_folder(staging)
+        final = self.folder(instance.id)
+        try:
+            staging.rename(final)
+        except OSError:
+            if not (final / "instance.json").exists():
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+            # Whoever renamed it may not have synced the shard yet, and we are about to answer success too.
+            durable.sync_folder(final.parent)
+            return False
+        durable.sync_folder(final.parent)
+        return True
+
+    def ids(self, shard: str) -> list[str]:
+        """Ids of the instances in one shard."""
+        return os.listdir(self.instances / shard)
+
+    def read(self, instance: str) -> Instance | None:
+        """The instance with that id, or None where it is not (or no longer) there."""
+        try:
+            content: dict[str, Any] = json.loads((self.folder(instance) / "instance.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        if content.pop("schema") != SCHEMA:
+            raise Misconfigured(f"instance {instance} was written by another version of dicomferry")
+        content["destinations"] = tuple(content["destinations"])
+        return Instance(**content)
+
+    def state(self, instance: str) -> State | None:
+        """The instance and its markers, or None where it is not (or no longer) there."""
+        found = self.read(instance)
+        if found is None:
+            return None
+        try:
+            names = os.listdir(self.folder(instance))
+        except FileNotFoundError:
+            return None
+        delivered = frozenset(_middle(name, "delivered-", ".json") for name in names) - {""}
+        dead = frozenset(_middle(name, "dead-", ".json") for name in names) - {""} - delivered
+        attempts = {
+            what: self.attempts(instance, what) for name in names if (what := _middle(name, "attempts-", ""))
+        }
+        return State(found, delivered, dead, attempts)
+
+    def mark_delivered(self, instance: str, destination: str, record: dict[str, Any]) -> None:
+        """Note, durably, that `destination` has the instance. It wins over a dead marker."""
+        durable.replace(self.folder(instance) / f"delivered-{destination}.json", json.dumps(record).encode())
+
+    def mark_dead(self, instance: str, destination: str, record: dict[str, Any]) -> None:
+        """Park a delivery, durably, with its reason."""
+        durable.replace(self.folder(instance) / f"dead-{destination}.json", json.dumps(record).encode())
+
+    def marker(self, instance: str, kind: str, destination: str) -> dict[str, Any] | None:
+        """What a marker (`kind` "delivered" or "dead") says, or None where there is none."""
+        try:
+            content: dict[str, Any] = json.loads(
+                (self.folder(instance) / f"{kind}-{destination}.json").read_bytes()
+            )
+        except FileNotFoundError:
+            return None
+        return content
+
+    def is_delivered(self, instance: str, destination: str) -> bool:
+        """Whether the delivered marker stands."""
+        return (self.folder(instance) / f"delivered-{destination}.json").exists()
+
+    def add_attempt(self, instance: str, what: str) -> int:
+        """Count an attempt, durably, before it is made; the number of attempts including this one."""
+        path = self.folder(instance) / f"attempts-{what}"
+        with path.open("ab") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def clear_attempts(self, instance: str, what: str) -> None:
+        """Forget the attempts: what was attempted has returned."""
+        (self.folder(instance) / f"attempts-{what}").unlink(missing_ok=True)
+
+    def attempts(self, instance: str, what: str) -> int:
+        """How many attempts are on record."""
+        try:
+            return (self.folder(instance) / f"attempts-{what}").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def retire(self, instance: str) -> bool:
+        """Remove an instance whose every delivery is delivered; False, and nothing done, otherwise."""
+        state = self.state(instance)
+        if state is None or set(state.instance.destinations) - state.delivered:
+            return False
+        grave = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
+        with suppress(FileNotFoundError):
+            self.folder(instance).rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(self.renditions / boot_id() / instance, ignore_errors=True)
+        return True
+
+    # Renditions
+
+    def rendition(self, boot: str, instance: str, key: str) -> Path:
+        """Where the rendition `key` (a `RenditionSpec.key`) of an instance stands, if it was made."""
+        return self.renditions / boot / instance / f"{key}.dcm"
+
+    def sweep(self) -> None:
+        """What the dispatcher does at start: drop another boot's renditions and what the trash still holds."""
+        for folder in self.renditions.iterdir():
+            if folder.name != boot_id():
+                shutil.rmtree(folder, ignore_errors=True)
+        for grave in self.trash.iterdir():
+            shutil.rmtree(grave, ignore_errors=True)
+
+    # Leases
+
+    def make_lease(self, batch: str) -> None:
+        """Make the lease of a batch, before it is published."""
+        (self.leases / batch).touch(exist_ok=False)
+
+    @contextmanager
+    def hold_lease(self, batch: str) -> Iterator[bool]:
+        """Hold the lease of a batch while it runs; yields False where the batch must be dropped.
+
+        On a clean end the lease is removed, which says "finished"; a killed process leaves it unlocked.
+        """
+        path = self.leases / batch
+        descriptor = _lock_linked(path)
+        if descriptor is None:
+            yield False
+            return
+        try:
+            yield True
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def lease_state(self, batch: str) -> str:
+        """ "running" (locked), "idle" (nobody holds it) or "gone" (finished or taken back)."""
+        try:
+            descriptor = os.open(self.leases / batch, os.O_RDONLY)
+        except FileNotFoundError:
+            return "gone"
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "running"
+        else:
+            return "idle"
+        finally:
+            os.close(descriptor)
+
+    def take_back_lease(self, batch: str) -> bool:
+        """Cancel a batch that nobody runs; False where somebody does after all."""
+        path = self.leases / batch
+        descriptor = _lock_linked(path)
+        if descriptor is None:
+            return not path.exists()
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        return True
+
+    def lease_names(self) -> list[str]:
+        """The batches that have a lease."""
+        return os.listdir(self.leases)
+
+    # Peers
+
+    def learn(self, destination: str, accepted: dict[str, list[str]]) -> None:
+        """Remember which transfer syntaxes a peer accepted, by SOP class."""
+        record = {"schema": SCHEMA, "accepted": accepted, "seen_at": time.time()}
+        durable.replace(self.destinations / f"{destination}.json", json.dumps(record).encode())
+
+    def learned(self, destination: str) -> dict[str, list[str]]:
+        """What `learn` was last told; empty where nothing was."""
+        try:
+            record = json.loads((self.destinations / f"{destination}.json").read_bytes())
+            accepted: dict[str, list[str]] = record["accepted"] if record["schema"] == SCHEMA else {}
+        except (FileNotFoundError, ValueError, KeyError):
+            return {}
+        return accepted
+
+
+def _dump(instance: Instance) -> bytes:
+    return json.dumps({"schema": SCHEMA} | asdict(instance)).encode()
+
+
+def _middle(name: str, prefix: str, suffix: str) -> str:
+    return (
+        name[len(prefix) : len(name) - len(suffix)]
+        if name.startswith(prefix) and name.endswith(suffix)
+        else ""
+    )
+
+
+def _lock_linked(path: Path) -> int | None:
+    """Lock a lease without making it; None where it is gone, held, or unlinked while we waited for it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    # flock and not lockf: a POSIX lock is shared by the threads of a process.
+    if os.fstat(descriptor).st_nlink == 0:
+        os.close(descriptor)
+        return None
+    return descriptor

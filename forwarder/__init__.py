@@ -1,0 +1,1 @@
+"""The requestor: delivers what is ready, on a Celery worker with threads."""

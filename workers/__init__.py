@@ -1,0 +1,1 @@
+"""Transcoding, on Celery prefork workers."""
