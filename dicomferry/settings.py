@@ -128,6 +128,8 @@ class Destination(_Strict):
     lossy: bool = False
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1
     timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
+    max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead
+    retry_after: Annotated[float, Field(gt=0)] = 30.0  # seconds after the first refusal, then doubling
 
     @property
     def negotiates(self) -> bool:

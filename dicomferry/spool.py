@@ -22,6 +22,7 @@ from dicomferry import durable
 from dicomferry.errors import Misconfigured
 
 SCHEMA = 1
+_GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -267,9 +268,17 @@ class Spool:
 
     # Leases
 
-    def make_lease(self, batch: str) -> None:
-        """Make the lease of a batch, before it is published."""
-        (self.leases / batch).touch(exist_ok=False)
+    def make_lease(self, batch: str, instances: tuple[str, ...] = ()) -> None:
+        """Make the lease of a batch, before it is published; it names the instances that it covers."""
+        with (self.leases / batch).open("x") as file:
+            file.write("\n".join(instances))
+
+    def leased(self, batch: str) -> tuple[str, ...]:
+        """The instances that a lease covers; none where it is gone."""
+        try:
+            return tuple((self.leases / batch).read_text().split())
+        except FileNotFoundError:
+            return ()
 
     @contextmanager
     def hold_lease(self, batch: str) -> Iterator[bool]:
@@ -279,6 +288,11 @@ class Spool:
         """
         path = self.leases / batch
         descriptor = _lock_linked(path)
+        for _ in range(_GLANCES):
+            if descriptor is not None or not path.exists():
+                break
+            time.sleep(0.01)
+            descriptor = _lock_linked(path)
         if descriptor is None:
             yield False
             return

@@ -1,0 +1,45 @@
+"""What Flower shows of a batch: ids and UIDs, counts and syntaxes; nothing of the patient."""
+
+from collections.abc import Sequence
+
+from dicomferry.settings import Destination
+from dicomferry.spool import RenditionSpec
+from dicomferry.syntaxes import label
+from dispatcher.lanes import Delivery
+
+
+def short(uid: str) -> str:
+    """A UID cut to its telling ends: ``1.2.8...843``."""
+    return uid if len(uid) <= 13 else f"{uid[:5]}...{uid[-3:]}"
+
+
+def transcode_label(destination: Destination, spec: RenditionSpec, deliveries: Sequence[Delivery]) -> str:
+    """Like ``WS1 study 1.2.3...843 CT n=16 J2K->ExplicitLE``."""
+    return f"{_what(destination, deliveries)} {_received(deliveries)}->{label(spec.transfer_syntax_uid)}"
+
+
+def deliver_label(destination: Destination, deliveries: Sequence[Delivery]) -> str:
+    """Like ``WS1 study 1.2.3...843 CT n=16 ExplicitLE``."""
+    sent = dict.fromkeys(label(d.choice.transfer_syntax_uid) for d in deliveries)
+    return f"{_what(destination, deliveries)} {_few(sent)}"
+
+
+def probe_label(destination: Destination, sop_classes: Sequence[str]) -> str:
+    """Like ``WS1 sop_classes=2``."""
+    return f"{destination.title} sop_classes={len(sop_classes)}"
+
+
+def _what(destination: Destination, deliveries: Sequence[Delivery]) -> str:
+    studies = dict.fromkeys(d.entry.study_instance_uid for d in deliveries)
+    modalities = dict.fromkeys(d.entry.modality or "?" for d in deliveries)
+    study = f"study {short(next(iter(studies)))}" if len(studies) == 1 else f"{len(studies)} studies"
+    return f"{destination.title} {study} {_few(modalities)} n={len(deliveries)}"
+
+
+def _received(deliveries: Sequence[Delivery]) -> str:
+    return _few(dict.fromkeys(label(d.entry.transfer_syntax_uid) for d in deliveries))
+
+
+def _few(names: dict[str, None]) -> str:
+    shown = list(names)[:3]
+    return "+".join(shown) + ("+..." if len(names) > len(shown) else "")

@@ -1,0 +1,124 @@
+"""A destination's queue: where each of its deliveries stands."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from dicomferry.settings import Destination
+from dispatcher.circuit import Circuit, CircuitState
+from dispatcher.plan import Choice
+
+UNPLANNED = Choice("", None, "")
+LOOKAHEAD = 256  # renditions of one lane made or being made and not yet delivered: bounds the disk they take
+
+
+class Place(Enum):
+    """Where a delivery stands in its lane."""
+
+    UNLEARNED = auto()  # what the peer accepts for its SOP class is not known
+    TO_RENDER = auto()  # needs a rendition that nobody was asked for yet
+    RENDERING = auto()
+    READY = auto()
+    SENDING = auto()
+    DELAYED = auto()  # was refused, and waits for its next attempt
+    GONE = auto()  # delivered, dead or forgotten: queues skip it
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What the queue manager keeps of an instance."""
+
+    id: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    transfer_syntax_uid: str
+    size: int
+    deliveries: dict[str, "Delivery"] = field(default_factory=dict)  # pending ones, by destination
+    parked: bool = False  # a delivery of it is dead, so it is not retired
+    alone: bool = False  # it was in a batch that died: never again together with others
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One pending (instance, destination) pair."""
+
+    entry: Entry
+    destination: str
+    place: Place = Place.GONE
+    choice: Choice = UNPLANNED
+    batch: str | None = None  # that renders or sends it
+    ruled_out: dict[str, str] | None = None  # transfer syntaxes found unsuitable or refused, with the reason
+    moved_on: bool = False  # the next best syntax was tried after a refusal
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A destination's queue. Queues are pruned lazily: an item counts only while its place says so."""
+
+    destination: Destination
+    shown: tuple[str, ...]
+    accepted: dict[str, frozenset[str]]  # by SOP class: what the peer was seen to accept
+    limit: int  # deliver batches at once
+    circuit: CircuitState = field(default_factory=CircuitState)
+    unlearned: dict[str, list[Delivery]] = field(default_factory=dict)  # by SOP class
+    to_render: deque[Delivery] = field(default_factory=deque)
+    ready: deque[Delivery] = field(default_factory=deque)
+    counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
+    sending: set[str] = field(default_factory=set)  # deliver batches
+    probe: str | None = None  # the probe batch that is under way
+    delivered: int = 0
+    dead: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that are neither delivered nor dead."""
+        return sum(count for place, count in self.counts.items() if place is not Place.GONE)
+
+    @property
+    def renders(self) -> bool:
+        """Whether it may ask for a rendition now."""
+        ahead = self.counts[Place.RENDERING] + self.counts[Place.READY] + self.counts[Place.SENDING]
+        return (
+            self.counts[Place.TO_RENDER] > 0 and ahead < LOOKAHEAD and self.circuit.state is not Circuit.OPEN
+        )
+
+    @property
+    def sends(self) -> bool:
+        """Whether it may be handed a deliver batch now."""
+        limit = {Circuit.CLOSED: self.limit, Circuit.TRIAL: 1, Circuit.OPEN: 0}[self.circuit.state]
+        return self.counts[Place.READY] > 0 and len(self.sending) < limit
+
+    def move(self, delivery: Delivery, place: Place) -> None:
+        """Put a delivery at a place; it leaves the one where it was."""
+        if delivery.place is not Place.GONE:
+            self.counts[delivery.place] -= 1
+        delivery.place = place
+        if place is not Place.GONE:
+            self.counts[place] += 1
+        if place is Place.UNLEARNED:
+            self.unlearned.setdefault(delivery.entry.sop_class_uid, []).append(delivery)
+        elif place is Place.TO_RENDER:
+            self.to_render.append(delivery)
+        elif place is Place.READY:
+            self.ready.append(delivery)
+
+    def give_back(self, deliveries: list[Delivery]) -> None:
+        """Put what was to be sent at the head of the ready queue again, in its order."""
+        for delivery in reversed(deliveries):
+            self.move(delivery, Place.READY)
+            self.ready.pop()
+            self.ready.appendleft(delivery)
+
+    def take(self, place: Place, most: int, most_bytes: int) -> Iterator[Delivery]:
+        """Take deliveries from the head of a queue, at least one if there is one, up to the limits."""
+        queue = self.ready if place is Place.READY else self.to_render
+        taken = size = 0
+        while queue and taken < most and (not taken or size + queue[0].entry.size <= most_bytes):
+            delivery = queue.popleft()
+            if delivery.place is place:
+                taken += 1
+                size += delivery.entry.size
+                yield delivery

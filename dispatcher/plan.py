@@ -1,0 +1,80 @@
+"""What an instance is sent as: a pure choice among what the destination shows and its peer accepts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dicomferry.settings import Destination
+from dicomferry.spool import RenditionSpec
+from dicomferry.syntaxes import BEST_LOSSLESS, BY_UID, label
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one delivery is to be sent, and why in words."""
+
+    transfer_syntax_uid: str
+    spec: RenditionSpec | None  # None: the bytes as received
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Nothing that the destination takes can be made of the instance; the reason in words."""
+
+    reason: str
+
+
+def choose(
+    received: str,
+    destination: Destination,
+    shown: tuple[str, ...],
+    accepted: frozenset[str],
+    ruled_out: Mapping[str, str],
+) -> Choice | Stuck:
+    """Choose the transfer syntax of one delivery.
+
+    `received` is the UID that the instance has, `shown` the destination's UIDs in order of preference,
+    `accepted` what its peer accepts for this SOP class, `ruled_out` UIDs that were tried, with the reason.
+
+    In order: the received bytes; the destination's preference; where it merely negotiates, the best lossless
+    syntax. What a destination does not list it does not show, even if its peer accepts it.
+    """
+    name = destination.title
+    if not accepted:
+        return Stuck(f"{name} accepts no transfer syntax that it shows for this SOP class")
+    usable = [uid for uid in shown if uid in accepted and uid not in ruled_out]
+    if received in usable:
+        return Choice(received, None, f"{name} accepts {label(received)} as received")
+    source = BY_UID.get(received)
+    if source is None or not source.decoded:
+        reason = _why_not(received, name, shown, ruled_out)
+        return Stuck(f"{label(received)} passes through unchanged or not at all, and {reason}")
+    preference = [uid for uid in BEST_LOSSLESS if uid in usable] if destination.negotiates else usable
+    for uid in preference:
+        target = BY_UID[uid]
+        if target.encoded and (target.lossless or destination.lossy):
+            reason = _why_not(received, name, shown, ruled_out)
+            manner = (
+                "best lossless that it accepts" if destination.negotiates else "first it accepts of its list"
+            )
+            return Choice(uid, RenditionSpec(uid, destination.colour), f"{reason}; {label(uid)}: {manner}")
+    return Stuck(_nothing_left(received, name, usable, ruled_out, lossy=destination.lossy))
+
+
+def _why_not(received: str, name: str, shown: tuple[str, ...], ruled_out: Mapping[str, str]) -> str:
+    if received in ruled_out:
+        return f"{label(received)} was refused: {ruled_out[received]}"
+    if received not in shown:
+        return f"{name} does not show {label(received)}"
+    return f"{name} does not accept {label(received)}"
+
+
+def _nothing_left(
+    received: str, name: str, usable: list[str], ruled_out: Mapping[str, str], *, lossy: bool
+) -> str:
+    tried = "; ".join(f"{label(uid)}: {reason}" for uid, reason in ruled_out.items())
+    rest = ", ".join(label(uid) for uid in usable) or "nothing else"
+    words = f"{name} takes {rest}, which cannot be made of {label(received)}"
+    if not lossy and any(not BY_UID[uid].lossless for uid in usable):
+        words += " without loss (lossy = true would allow it)"
+    return words + (f" (tried {tried})" if tried else "")

@@ -1,0 +1,65 @@
+"""What the dispatcher reads from the spool: everything at start, and a shard at a time ever after."""
+
+import logging
+import time
+from collections.abc import Container, Iterator
+
+from dicomferry.spool import SHARDS, Spool, State
+
+log = logging.getLogger(__name__)
+
+
+class SpoolReader:
+    """Reads instances that the queue manager does not know.
+
+    Instances in batches of an earlier dispatcher that still run are left out until those have ended, so
+    that nothing is sent twice.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._shard = 0
+        self._running_before: dict[str, tuple[str, ...]] = {}  # batch of an earlier dispatcher -> instances
+
+    def take_over(self) -> None:
+        """Cancel what an earlier dispatcher published and nobody runs; remember what somebody does."""
+        for batch in self._spool.lease_names():
+            if not self._spool.take_back_lease(batch):
+                self._running_before[batch] = self._spool.leased(batch)
+        if self._running_before:
+            log.info("StillRunning batches=%d of an earlier dispatcher", len(self._running_before))
+
+    def ended(self) -> bool:
+        """Whether a batch of an earlier dispatcher has ended since the last call."""
+        over = [b for b in self._running_before if self._spool.take_back_lease(b)]
+        for batch in over:
+            del self._running_before[batch]
+        return bool(over)
+
+    def everything(self, known: Container[str]) -> Iterator[State]:
+        """All instances that are not `known`."""
+        started, count = time.monotonic(), 0
+        for shard in SHARDS:
+            for state in self._read(shard, known):
+                count += 1
+                yield state
+        log.info("SpoolRead instances=%d seconds=%.2f", count, time.monotonic() - started)
+
+    def next_shard(self, known: Container[str]) -> Iterator[State]:
+        """Instances of the next shard, in turn, that are not `known`: those whose event was lost."""
+        shard = SHARDS[self._shard]
+        self._shard = (self._shard + 1) % len(SHARDS)
+        return self._read(shard, known)
+
+    def _read(self, shard: str, known: Container[str]) -> Iterator[State]:
+        busy = {instance for held in self._running_before.values() for instance in held}
+        for instance in self._spool.ids(shard):
+            if instance in known or instance in busy:
+                continue
+            state = self._spool.state(instance)
+            if state is not None:
+                yield state
+
+    def is_busy(self, instance: str) -> bool:
+        """Whether a batch of an earlier dispatcher still has it."""
+        return any(instance in held for held in self._running_before.values())
