@@ -1,0 +1,21 @@
+#!/bin/sh
+# Everything that CI checks: sh scripts/test.sh [PYTEST ARGUMENT...]
+# Installs what the tests talk to (Debian packages, as root or through sudo) and the venv with the test
+# extra, checks style, types and layers, and runs the tests. With CI=true a missing service is a failure,
+# otherwise its tests are skipped.
+set -eu
+
+cd "$(dirname "$0")/.."
+. scripts/packages.sh
+
+install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools || {
+  [ "${CI:-}" != true ] || exit 1
+  echo "test.sh: going on without them; their tests will be skipped" >&2
+}
+sh scripts/setup.sh test
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/lint-imports
+exec .venv/bin/python -m pytest "$@"
