@@ -1,0 +1,151 @@
+"""Keeps the parts running: starts them, restarts what dies, forwards what they say, stops them all.
+
+Each part leads a process group, so that what it has forked (Celery's pool) goes with it; where this process
+is itself killed, the warden does it. honcho never restarts, circus restarts after one fixed delay.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A program to keep running."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a password
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds."""
+
+    first: float = 0.5  # before the first restart; doubles with each
+    longest: float = 30.0  # between restarts
+    healthy: float = 60.0  # a part that ran this long starts again at `first`
+    grace: float = 6.0  # from SIGTERM to SIGKILL
+
+
+class Supervisor:
+    """Runs parts until it is closed; then, or where it is killed, `folders` are removed.
+
+    `on_exit` learns the name and exit code (negative: the signal) of every part that ended by itself.
+    """
+
+    def __init__(
+        self, patience: Patience, on_exit: Callable[[str, int], None], folders: Sequence[Path] = ()
+    ) -> None:
+        self._patience, self._on_exit = patience, on_exit
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._forwarders: set[asyncio.Task[None]] = set()
+        # A session of its own: neither Ctrl-C nor a closed terminal ends it before us.
+        self._warden = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dicomferry.warden", *map(str, folders)],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def start(self, part: Part) -> None:
+        """Start `part` and keep it running."""
+        self._keepers[part.name] = asyncio.create_task(self._keep(part))
+
+    async def stop(self, *names: str) -> None:
+        """Stop the parts named, all at once; those that do not go within the grace are killed."""
+        keepers = [self._keepers.pop(name) for name in names]
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop what still runs, and the warden."""
+        await self.stop(*self._keepers)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*self._forwarders), 1)
+        await asyncio.to_thread(self._warden.communicate)
+
+    async def _keep(self, part: Part) -> None:
+        delay = self._patience.first
+        while True:
+            started = time.monotonic()
+            code = await self._run(part)
+            self._on_exit(part.name, code)
+            if time.monotonic() - started >= self._patience.healthy:
+                delay = self._patience.first
+            log.error("PartEnded part=%s code=%d; restarting in %g s", part.name, code, delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, self._patience.longest)
+
+    async def _run(self, part: Part) -> int:
+        reading, writing = os.pipe()
+        try:
+            # A pipe of ours: with one of asyncio's, wait() lasts until all that inherited it have ended.
+            child = await asyncio.create_subprocess_exec(
+                *part.command,
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                env={**os.environ, **part.environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(reading)
+            log.error("PartNotStarted part=%s: %s", part.name, error)  # noqa: TRY400  no news in the stack
+            return 1
+        finally:
+            os.close(writing)
+        self._tell_warden(f"+{child.pid}")
+        self._forwarders.add(forwarder := asyncio.create_task(_forward(part.name, reading)))
+        forwarder.add_done_callback(self._forwarders.discard)
+        try:
+            return await child.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError, TimeoutError):
+                child.terminate()
+                await asyncio.wait_for(child.wait(), self._patience.grace)
+            raise
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+            self._tell_warden(f"-{child.pid}")
+
+    def _tell_warden(self, line: str) -> None:
+        if self._warden.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._warden.stdin.write(f"{line}\n".encode())
+
+
+async def _forward(name: str, descriptor: int) -> None:
+    """Copy lines to our standard error, each with the part's name in front."""
+    reader = asyncio.StreamReader()
+    with os.fdopen(descriptor, "rb", 0) as pipe:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        rest = b""
+        while piece := await reader.read(_LONGEST_LINE):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, rest = [*lines, rest], b""
+            _say(name, lines)
+        _say(name, [rest] if rest else [])
+
+
+def _say(name: str, lines: list[bytes]) -> None:
+    with suppress(OSError):  # Whoever read our standard error has gone; the parts go on.
+        for line in lines:
+            sys.stderr.write(f"{name:<10} | {line.decode(errors='replace').rstrip()}\n")
+        sys.stderr.flush()
