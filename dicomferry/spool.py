@@ -259,7 +259,7 @@ class Spool:
         return self.renditions / boot / instance / f"{key}.dcm"
 
     def sweep(self) -> None:
-        """What the dispatcher does at start: drop another boot's renditions and what the trash still holds."""
+        """Drop another boot's renditions and what the trash still holds; the dispatcher's first act."""
         for folder in self.renditions.iterdir():
             if folder.name != boot_id():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -303,7 +303,7 @@ class Spool:
             os.close(descriptor)
 
     def lease_state(self, batch: str) -> str:
-        """ "running" (locked), "idle" (nobody holds it) or "gone" (finished or taken back)."""
+        """Tell who has a batch: "running" (locked), "idle" (nobody) or "gone" (finished or taken back)."""
         try:
             descriptor = os.open(self.leases / batch, os.O_RDONLY)
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from typing import Any
 from dicomferry import events
 from dicomferry.batches import Batch, DeliverBatch, Parcel, ProbeBatch, TranscodeBatch
 from dicomferry.settings import Destination
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import label
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
@@ -121,20 +121,7 @@ class QueueManager:
 
     def _known(self, event: Known, now: float) -> None:
         state = event.state
-        instance = state.instance
-        entry = self.entries.get(instance.id)
-        if entry is None:
-            entry = self.entries[instance.id] = Entry(
-                instance.id,
-                instance.sop_class_uid,
-                instance.sop_instance_uid,
-                instance.study_instance_uid,
-                instance.modality,
-                instance.transfer_syntax_uid,
-                instance.size,
-            )
-            for name in state.dead & self.lanes.keys():
-                self.lanes[name].dead += 1
+        entry = self.entries.get(state.instance.id) or self._new_entry(state)
         entry.parked = bool(state.dead)
         for name, delivery in list(entry.deliveries.items()):
             if name in state.delivered and name in self.lanes:  # the event was lost, its marker stands
@@ -147,12 +134,28 @@ class QueueManager:
         for delivery in list(entry.deliveries.values()):
             if delivery.destination not in self.lanes:
                 continue  # the settings have dropped it: it stays on the spool until an operator decides
-            if delivery.destination in new:
-                self._enter(delivery, now)
-            elif delivery.batch is not None and delivery.batch not in self.outstanding:
+            lost = delivery.batch is not None and delivery.batch not in self.outstanding
+            if lost:
                 self._rendered.pop(entry.id, None)  # what was said to be there may have been the fault
+            if lost or delivery.destination in new:
                 self._enter(delivery, now)
         self._settle(entry)
+
+    def _new_entry(self, state: State) -> Entry:
+        instance = state.instance
+        entry = self.entries[instance.id] = Entry(
+            instance.id,
+            instance.sop_class_uid,
+            instance.sop_instance_uid,
+            instance.study_instance_uid,
+            instance.modality,
+            instance.transfer_syntax_uid,
+            instance.size,
+        )
+        if instance.id not in self.parked:
+            for name in state.dead & self.lanes.keys():
+                self.lanes[name].dead += 1
+        return entry
 
     def _vanished(self, event: Vanished, now: float) -> None:
         del now

@@ -1,0 +1,118 @@
+"""What an instance is sent as: the planner's table."""
+
+import pytest
+
+from dicomferry.settings import Destination
+from dicomferry.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE, resolve
+from dispatcher.plan import Choice, Stuck, choose
+
+UID = {syntax.label: syntax.uid for syntax in TABLE}
+
+
+def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb"):
+    destination = Destination(
+        name="ws",
+        title="WS1",
+        host="127.0.0.1",
+        port=104,
+        transfer_syntaxes=shows,
+        lossy=lossy,
+        colour=colour,
+    )
+    return choose(
+        UID[received],
+        destination,
+        destination.shown_syntaxes,
+        frozenset(UID[label] for label in accepts),
+        {UID[label]: reason for label, reason in (ruled_out or {}).items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("received", "shows", "accepts", "sent"),
+    [
+        # the received bytes, whenever they are shown and accepted
+        ("J2K", ["all"], ["J2K", "ExplicitLE"], "J2K"),
+        ("J2K", "negotiate", ["J2K", "ExplicitLE"], "J2K"),
+        ("JPEG", "negotiate", ["JPEG", "ImplicitLE"], "JPEG"),
+        (
+            "ImplicitLE",
+            ["ExplicitVRLittleEndian", "uncompressed"],
+            ["ImplicitLE", "ExplicitLE"],
+            "ImplicitLE",
+        ),
+        # a liberal SCP in front of a viewer that shows only uncompressed images
+        ("J2K", ["uncompressed"], ["J2K", "ExplicitLE", "ImplicitLE"], "ExplicitLE"),
+        ("J2K", ["uncompressed"], ["J2K", "ImplicitLE"], "ImplicitLE"),
+        # the destination's order of preference
+        (
+            "J2K",
+            ["ImplicitVRLittleEndian", "ExplicitVRLittleEndian"],
+            ["ExplicitLE", "ImplicitLE"],
+            "ImplicitLE",
+        ),
+        # big endian is read, and never made while a little endian syntax is there
+        ("ExplicitBE", ["uncompressed"], ["ExplicitLE", "ImplicitLE"], "ExplicitLE"),
+        ("Deflated", "negotiate", ["ExplicitLE"], "ExplicitLE"),
+        ("JPEG", "negotiate", ["ImplicitLE"], "ImplicitLE"),
+        # video passes through
+        ("MPEG2MPML", "negotiate", ["MPEG2MPML", "ExplicitLE"], "MPEG2MPML"),
+    ],
+)
+def test_the_choice_follows_the_design_s_order(received, shows, accepts, sent):
+    choice = plan(received, shows, accepts)
+    assert isinstance(choice, Choice)
+    assert BY_UID[choice.transfer_syntax_uid].label == sent
+    assert (choice.spec is None) == (received == sent)
+
+
+@pytest.mark.parametrize(
+    ("received", "shows", "accepts", "words"),
+    [
+        ("J2K", ["uncompressed"], [], "no transfer syntax"),
+        ("J2K", ["uncompressed"], ["J2K"], "WS1 takes nothing else"),
+        ("MPEG2MPML", ["uncompressed"], ["ExplicitLE"], "passes through unchanged or not at all"),
+        ("JPIP", "negotiate", ["ExplicitLE"], "passes through unchanged or not at all"),
+        ("J2K", ["MPEG2MPML"], ["MPEG2MPML"], "cannot be made of J2K"),
+        ("J2K", ["JPEGBaseline8Bit"], ["JPEG"], "lossy = true would allow it"),
+    ],
+)
+def test_what_cannot_be_sent_is_stuck_and_says_why(received, shows, accepts, words):
+    stuck = plan(received, shows, accepts)
+    assert isinstance(stuck, Stuck)
+    assert words in stuck.reason
+
+
+def test_a_syntax_that_was_ruled_out_gives_way_to_the_next():
+    choice = plan("J2K", ["uncompressed"], ["ExplicitLE", "ImplicitLE"], ruled_out={"ExplicitLE": "0xA900"})
+    assert isinstance(choice, Choice)
+    assert choice.transfer_syntax_uid == IMPLICIT_LE
+
+
+def test_when_everything_is_ruled_out_the_reasons_are_told():
+    stuck = plan(
+        "J2K",
+        ["uncompressed"],
+        ["ExplicitLE", "ImplicitLE"],
+        ruled_out={"ExplicitLE": "no", "ImplicitLE": "never"},
+    )
+    assert isinstance(stuck, Stuck)
+    assert "ExplicitLE: no" in stuck.reason
+    assert "ImplicitLE: never" in stuck.reason
+
+
+def test_the_reason_names_what_the_destination_does_not_show():
+    assert "WS1 does not show J2K" in plan("J2K", ["uncompressed"], ["J2K", "ExplicitLE"]).why
+
+
+def test_the_reason_names_what_the_peer_does_not_accept():
+    assert "WS1 does not accept J2K" in plan("J2K", "negotiate", ["ExplicitLE"]).why
+
+
+def test_the_colour_of_the_destination_is_part_of_the_rendition():
+    specs = [plan("JPEG", ["uncompressed"], ["ExplicitLE"], colour=c).spec for c in ("rgb", "as-encoded")]
+    assert specs[0].key != specs[1].key
+
+
+def test_uncompressed_means_little_endian_first():
+    assert resolve(["uncompressed"]) == (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)

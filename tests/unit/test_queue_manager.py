@@ -1,0 +1,489 @@
+"""The queue manager as a table of events and commands, and in a simulated hospital."""
+
+import itertools
+import random
+
+import pytest
+
+from dicomferry import events
+from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
+from dicomferry.settings import Destination
+from dicomferry.spool import Instance, State
+from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dispatcher.circuit import Circuit
+from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.lanes import LOOKAHEAD
+from dispatcher.manager import DELIVER_MOST, TRANSCODE_MOST, UNSTARTED, QueueManager
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+J2K = "1.2.840.10008.1.2.4.90"
+
+
+def destination(name="ws1", **keywords):
+    keywords = {"transfer_syntaxes": ["uncompressed"]} | keywords
+    return Destination(name=name, title=name.upper(), host="127.0.0.1", port=104, **keywords)
+
+
+def manager(*destinations, learned=True, accepts=(EXPLICIT_LE, IMPLICIT_LE)):
+    destinations = destinations or (destination(),)
+    numbers = itertools.count()
+    return QueueManager(
+        destinations,
+        boot="boot",
+        accepted={d.name: {CT: frozenset(accepts)} for d in destinations} if learned else {},
+        new_batch_id=lambda: f"batch{next(numbers)}",
+    )
+
+
+def known(number, to=("ws1",), *, syntax=J2K, delivered=(), dead=(), study="1.2.3", size=500_000):
+    instance = Instance(
+        id=f"i{number}", sop_class_uid=CT, sop_instance_uid=f"1.2.{number}", study_instance_uid=study,
+        series_instance_uid="1.2.3.4", modality="CT", transfer_syntax_uid=syntax, calling_ae_title="PACS",
+        called_ae_title="FERRY", peer="127.0.0.1", received_at=0.0, size=size, digest="", route="",
+        destinations=tuple(to),
+    )  # fmt: skip
+    return Known(State(instance, frozenset(delivered), frozenset(dead)))
+
+
+def feed(queue, *what, now=0.0):
+    for event in what:
+        queue.handle(event, now)
+    return queue.schedule(now)
+
+
+def of(commands, kind):
+    return [c.batch for c in commands if isinstance(c, Publish) and isinstance(c.batch, kind)]
+
+
+def only(commands, kind):
+    found = of(commands, kind)
+    assert len(found) == 1, commands
+    return found[0]
+
+
+def rendered(batch):
+    return [events.Rendered(batch.id, instance, batch.spec.key) for instance in batch.instances]
+
+
+def delivered(batch):
+    return [events.Delivered(batch.id, batch.destination, p.instance, p.key, 0) for p in batch.parcels]
+
+
+def refused(batch, *, final=True, attempts=1, status=0xA900):
+    parcel = batch.parcels[0]
+    return events.Refused(
+        batch.id, batch.destination, parcel.instance, parcel.key, status, "not this", final, attempts
+    )
+
+
+# One instance's way
+
+
+def test_an_instance_is_rendered_then_delivered_then_retired():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    assert transcode.spec.transfer_syntax_uid == EXPLICIT_LE
+    deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
+    assert [(p.instance, p.key) for p in deliver.parcels] == [("i1", transcode.spec.key)]
+    commands = feed(queue, *delivered(deliver), events.Finished(deliver.id))
+    assert Retire("i1") in commands
+    assert not queue.entries
+    assert not queue.outstanding
+
+
+def test_an_instance_in_an_accepted_syntax_skips_transcode():
+    commands = feed(manager(), known(1, syntax=EXPLICIT_LE))
+    assert not of(commands, TranscodeBatch)
+    assert only(commands, DeliverBatch).parcels[0].key is None
+
+
+def test_history_is_written_before_the_instance_is_retired():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    kinds = [type(c) for c in feed(queue, *delivered(deliver))]
+    assert kinds.index(Note) < kinds.index(Retire)
+
+
+def test_two_destinations_that_want_the_same_share_one_rendition():
+    queue = manager(destination("ws1"), destination("ws2"))
+    transcode = only(feed(queue, known(1, ("ws1", "ws2"))), TranscodeBatch)
+    deliveries = of(feed(queue, *rendered(transcode)), DeliverBatch)
+    assert sorted(batch.destination for batch in deliveries) == ["ws1", "ws2"]
+
+
+def test_an_instance_stays_until_its_last_destination_has_it():
+    queue = manager(destination("ws1"), destination("ws2"))
+    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    assert not any(isinstance(c, Retire) for c in feed(queue, *delivered(first)))
+    assert Retire("i1") in feed(queue, *delivered(second))
+
+
+def test_what_was_delivered_everywhere_before_a_restart_is_retired_at_once():
+    assert Retire("i1") in feed(manager(), known(1, delivered=["ws1"]))
+
+
+def test_what_is_dead_stays_parked_after_a_restart():
+    queue = manager()
+    assert feed(queue, known(1, dead=["ws1"])) == []
+    assert queue.parked == {"i1"}
+    assert queue.lanes["ws1"].dead == 1
+
+
+def test_the_same_instance_told_twice_is_sent_once():
+    queue = manager()
+    feed(queue, known(1, syntax=EXPLICIT_LE))
+    assert not of(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+
+
+def test_a_delivery_to_a_destination_that_was_removed_is_left_on_the_spool():
+    queue = manager()
+    assert feed(queue, known(1, ("gone",))) == []
+    assert "i1" in queue.entries
+
+
+def test_one_stuck_destination_does_not_hold_up_the_other():
+    queue = manager(destination("ws1", transfer_syntaxes=["mpeg"]), destination("ws2"))
+    commands = feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    assert any(isinstance(c, Bury) and c.destination == "ws1" for c in commands)
+    deliver = only(commands, DeliverBatch)
+    commands = feed(queue, *delivered(deliver))
+    assert not any(isinstance(c, Retire) for c in commands)
+    assert queue.parked == {"i1"}
+
+
+# Learning what a peer accepts
+
+
+def test_an_unlearned_lane_is_probed_with_the_classes_that_wait():
+    commands = feed(manager(learned=False), known(1))
+    assert only(commands, ProbeBatch).sop_classes == (CT,)
+    assert not of(commands, TranscodeBatch)
+
+
+def test_what_the_probe_learned_decides_the_rendition():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    commands = feed(queue, events.Learned(probe.id, "ws1", {CT: [IMPLICIT_LE]}, probe=True))
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+def test_a_class_that_the_peer_does_not_take_is_parked_and_not_asked_for_ever():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    commands = feed(queue, events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id))
+    assert any(isinstance(c, Bury) for c in commands)
+    assert not of(commands, ProbeBatch)
+
+
+def test_a_peer_that_changed_its_mind_gets_what_it_takes_now():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    deliver = only(feed(queue, *rendered(transcode)), DeliverBatch)
+    commands = feed(
+        queue,
+        events.Learned(deliver.id, "ws1", {CT: [IMPLICIT_LE]}, probe=False),
+        refused(deliver, status=None),
+        events.Finished(deliver.id),
+    )
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+# What workers say
+
+
+def test_an_unsuitable_rendition_gives_way_to_the_next_syntax():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+def test_what_no_rendition_can_hold_is_parked_with_the_reasons():
+    queue = manager()
+    commands = feed(queue, known(1))
+    for _ in (EXPLICIT_LE, IMPLICIT_LE):
+        transcode = only(commands, TranscodeBatch)
+        commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
+    bury = next(c for c in commands if isinstance(c, Bury))
+    assert "too long" in bury.reason
+
+
+def test_a_damaged_instance_is_parked_with_the_reason():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    commands = feed(queue, events.Failed(transcode.id, "i1", transcode.spec.key, "truncated codestream"))
+    assert Bury("i1", "ws1", "truncated codestream", None, 0) in commands
+
+
+def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
+    queue = manager()
+    batches = of(feed(queue, *(known(n) for n in range(8))), TranscodeBatch)
+    died = next(batch for batch in batches if len(batch.instances) == 2)
+    assert not died.alone
+    commands = feed(queue, events.Started(died.id), Lost(died.id, died=True))
+    reread = next(c for c in commands if isinstance(c, Reread))
+    assert set(reread.instances) == set(died.instances)
+    for batch in batches:
+        if batch is not died:
+            feed(queue, *rendered(batch), events.Finished(batch.id))
+    again = of(feed(queue, *(known(int(i[1:])) for i in died.instances)), TranscodeBatch)
+    again = [batch for batch in again if set(batch.instances) & set(died.instances)]
+    assert sorted(batch.instances for batch in again) == sorted((i,) for i in died.instances)
+    assert all(batch.alone for batch in again)
+
+
+def test_a_message_that_redis_lost_is_simply_published_again():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    feed(queue, Lost(batch.id, died=False))
+    again = only(feed(queue, known(1)), TranscodeBatch)
+    assert again.instances == batch.instances
+    assert not again.alone
+
+
+def test_a_rendition_that_is_missing_at_the_forwarder_is_made_again():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
+    assert Reread(("i1",)) in feed(queue, events.Finished(deliver.id))
+    assert only(feed(queue, known(1)), TranscodeBatch).instances == ("i1",)
+
+
+# What destinations say
+
+
+def test_a_refused_object_goes_in_the_next_best_syntax_once_then_waits_then_dies():
+    queue = manager(destination(max_attempts=3, retry_after=30))
+    syntaxes, now, attempts = [], 0.0, 0
+    commands = feed(queue, known(1))
+    for _ in range(20):
+        for transcode in of(commands, TranscodeBatch):
+            commands = feed(queue, *rendered(transcode), events.Finished(transcode.id), now=now)
+        if any(isinstance(c, Bury) for c in commands):
+            break
+        for deliver in of(commands, DeliverBatch):
+            syntaxes.append(deliver.parcels[0].key.split("-")[0])
+            attempts += 1
+            commands = feed(queue, refused(deliver, attempts=attempts), events.Finished(deliver.id), now=now)
+            break
+        else:
+            now += 5.0
+            commands = feed(queue, now=now)
+    assert syntaxes[:2] == [EXPLICIT_LE, IMPLICIT_LE]
+    assert len(syntaxes) == 3
+    assert now >= 30.0
+    bury = next(c for c in commands if isinstance(c, Bury))
+    assert (bury.status, bury.attempts) == (0xA900, 3)
+
+
+def test_a_processing_failure_is_tried_again_in_the_same_syntax():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    commands = feed(queue, refused(deliver, final=False, status=0x0110), events.Finished(deliver.id))
+    assert not of(commands, DeliverBatch)
+    assert only(feed(queue, now=40.0), DeliverBatch).parcels[0].key is None
+
+
+def test_a_refusal_does_not_open_the_circuit():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    feed(queue, refused(deliver), events.Finished(deliver.id))
+    assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
+
+
+# Circuits
+
+
+def unreachable(queue, deliver, now=0.0):
+    return feed(
+        queue,
+        events.Unreachable(deliver.id, deliver.destination, "connection refused"),
+        events.Finished(deliver.id),
+        now=now,
+    )
+
+
+def test_an_unreachable_destination_gets_nothing_but_probes():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    assert unreachable(queue, deliver) == []
+    commands = feed(queue, known(2, syntax=EXPLICIT_LE), known(3), now=1.0)
+    assert not any(isinstance(c, Publish) for c in commands)
+    commands = feed(queue, now=7.0)
+    assert [type(c.batch) for c in commands] == [ProbeBatch]
+    assert feed(queue, now=8.0) == []
+
+
+def test_an_answered_probe_lets_one_object_try_and_then_all():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(10))), DeliverBatch)
+    unreachable(queue, deliver)
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    commands = feed(
+        queue, events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id), now=7.1
+    )
+    trial = only(commands, DeliverBatch)
+    assert [p.instance for p in trial.parcels] == ["i0"]
+    commands = feed(queue, *delivered(trial), events.Finished(trial.id), now=7.2)
+    assert [p.instance for p in only(commands, DeliverBatch).parcels] == [f"i{n}" for n in range(1, 10)]
+
+
+def test_no_delivery_loses_an_attempt_while_the_destination_is_off():
+    queue, now = manager(destination(max_attempts=1)), 0.0
+    commands = feed(queue, known(1, syntax=EXPLICIT_LE))
+    for _ in range(50):
+        now += 700.0
+        for deliver in of(commands, DeliverBatch):
+            commands = unreachable(queue, deliver, now)
+        for probe in of(commands, ProbeBatch):
+            down = events.Unreachable(probe.id, "ws1", "no answer")
+            commands = feed(queue, down, events.Finished(probe.id), now=now)
+        commands = feed(queue, now=now + 650)
+    assert queue.lanes["ws1"].pending == 1
+
+
+def test_one_destination_that_is_off_does_not_touch_the_other():
+    queue = manager(destination("ws1"), destination("ws2"))
+    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    unreachable(queue, first)
+    feed(queue, *delivered(second), events.Finished(second.id))
+    commands = feed(queue, known(2, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    assert only(commands, DeliverBatch).destination == "ws2"
+
+
+def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit():
+    queue = manager(destination(max_associations=2))
+    many = [known(n, syntax=EXPLICIT_LE, size=200 << 20) for n in range(4)]
+    first, second = of(feed(queue, *many), DeliverBatch)
+    commands = unreachable(queue, second)
+    assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
+    assert not of(commands, DeliverBatch)
+    assert of(feed(queue, *delivered(first), events.Finished(first.id)), DeliverBatch)
+
+
+def test_a_probe_that_was_lost_is_asked_again_later():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    assert not of(feed(queue, Lost(probe.id, died=True)), ProbeBatch)
+    assert of(feed(queue, now=7.0), ProbeBatch)
+
+
+# Bounds and fairness
+
+
+def test_work_outstanding_in_celery_is_bounded():
+    queue = manager()
+    commands = feed(queue, *(known(n) for n in range(1000)))
+    batches = of(commands, TranscodeBatch)
+    assert len(batches) == UNSTARTED
+    assert all(len(batch.instances) <= TRANSCODE_MOST for batch in batches)
+
+
+def test_a_batch_is_replaced_when_a_worker_starts_it():
+    queue = manager()
+    first = of(feed(queue, *(known(n) for n in range(1000))), TranscodeBatch)[0]
+    assert len(of(feed(queue, events.Started(first.id)), TranscodeBatch)) == 1
+
+
+def test_lanes_take_turns_at_the_workers():
+    queue = manager(destination("ws1"), destination("ws2"))
+    commands = feed(queue, *(known(n) for n in range(500)), *(known(n, ("ws2",)) for n in range(500, 510)))
+    labels = [c.label for c in commands if isinstance(c, Publish) and isinstance(c.batch, TranscodeBatch)]
+    assert {text.split()[0] for text in labels} == {"WS1", "WS2"}
+
+
+def test_renditions_are_made_ahead_only_so_far():
+    queue = manager()
+    commands = feed(queue, *(known(n) for n in range(1000)))
+    made = 0
+    while batches := of(commands, TranscodeBatch):
+        commands = []
+        for batch in batches:
+            made += len(batch.instances)
+            commands += feed(queue, events.Started(batch.id), *rendered(batch), events.Finished(batch.id))
+    assert LOOKAHEAD <= made < LOOKAHEAD + TRANSCODE_MOST * (UNSTARTED + 1)
+
+
+def test_a_deliver_batch_is_bounded_and_one_a_lane():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
+    assert len(deliver.parcels) == DELIVER_MOST
+    assert deliver.more
+
+
+def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
+    commands = feed(manager(), known(1, study="1.2.826.0.1.3680043.2.843"))
+    labels = [c.label for c in commands if isinstance(c, Publish)]
+    assert labels == ["WS1 study 1.2.8...843 CT n=1 J2K->ExplicitLE"]
+
+
+# A hospital, simulated: a world that loses messages, kills batches, forgets events
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
+    chance = random.Random(seed)
+    names = ["ws1", "ws2", "ws3"]
+    queue = manager(*(destination(n, max_associations=chance.choice([1, 2])) for n in names), learned=False)
+    spool = {f"i{n}": known(n, chance.sample(names, chance.randint(1, 3))).state for n in range(60)}
+    accepted = {
+        n: chance.choice([[EXPLICIT_LE], [IMPLICIT_LE, J2K], [EXPLICIT_LE, IMPLICIT_LE]]) for n in names
+    }
+    off_until = {n: chance.choice([0.0, 0.0, 100.0]) for n in names}
+    sent = []
+    for state in spool.values():
+        queue.handle(Known(state), 0.0)
+
+    def mark(instance, name):
+        state = spool[instance]
+        spool[instance] = State(state.instance, state.delivered | {name}, state.dead)
+
+    def say(event):
+        if chance.random() < 0.9:  # else Redis forgot it
+            queue.handle(event, now)
+
+    def run(batch):
+        if chance.random() < 0.1:
+            queue.handle(Lost(batch.id, died=chance.random() < 0.5), now)
+            return
+        say(events.Started(batch.id))
+        if isinstance(batch, TranscodeBatch):
+            for event in rendered(batch):
+                say(event)
+        elif now < off_until[batch.destination]:
+            say(events.Unreachable(batch.id, batch.destination, "off"))
+        elif isinstance(batch, ProbeBatch):
+            answer = dict.fromkeys(batch.sop_classes, accepted[batch.destination])
+            say(events.Learned(batch.id, batch.destination, answer, probe=True))
+        else:
+            for parcel in batch.parcels:
+                if batch.destination in spool[parcel.instance].delivered:
+                    continue
+                sent.append((parcel.instance, batch.destination))
+                mark(parcel.instance, batch.destination)
+                say(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, 0))
+        queue.handle(events.Finished(batch.id), now)
+
+    now = 0.0
+    retired = set()
+    while spool.keys() - retired and now < 20_000:
+        commands = queue.schedule(now)
+        now += 1.0
+        for command in commands:
+            match command:
+                case Publish():
+                    run(command.batch)
+                case Reread():
+                    for instance in command.instances:
+                        gone = instance in retired
+                        queue.handle(Vanished(instance) if gone else Known(spool[instance]), now)
+                case Retire():
+                    assert not spool[command.instance].pending
+                    retired.add(command.instance)
+                case Bury():
+                    pytest.fail(command.reason)
+    wanted = {(i, name) for i, state in spool.items() for name in state.instance.destinations}
+    assert sorted(sent) == sorted(wanted)
+    assert not queue.entries
+    assert not queue.outstanding
+    assert all(lane.pending == 0 for lane in queue.lanes.values())
