@@ -106,6 +106,7 @@ class Spool:
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
         self.history = root / "history.sqlite"
+        self._status = root / "status.json"
 
     def prepare(self) -> None:
         """Make what is missing: every part calls this before it starts.
@@ -346,6 +347,22 @@ class Spool:
         except (FileNotFoundError, ValueError, KeyError):
             return {}
         return accepted
+
+    # What the dispatcher shows
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Show the state of all lanes to whoever asks; a snapshot, never the truth, so it is not synced."""
+        temporary = durable.unpublished(self._status)
+        temporary.write_text(json.dumps(status))
+        temporary.rename(self._status)
+
+    def status(self) -> dict[str, Any] | None:
+        """The last snapshot, its "at" in seconds since the epoch; None where there is none yet."""
+        try:
+            content: dict[str, Any] = json.loads(self._status.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return content
 
 
 def _dump(instance: Instance) -> bytes:

@@ -42,13 +42,14 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Write a line of history."""
+    """Write a line of history; `at` in seconds since the epoch, None for now."""
 
     instance: str
     sop_instance_uid: str
     what: str
     destination: str
     words: str
+    at: float | None = None
 
 
 Command = Publish | Bury | Retire | Reread | Note

@@ -11,6 +11,7 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS history (
     at REAL, instance TEXT, sop_instance_uid TEXT, what TEXT, destination TEXT, words TEXT
 );
+CREATE UNIQUE INDEX IF NOT EXISTS received_once ON history (instance) WHERE what = 'received';
 CREATE INDEX IF NOT EXISTS by_sop_instance_uid ON history (sop_instance_uid);
 CREATE INDEX IF NOT EXISTS by_what ON history (what, destination);
 """
@@ -37,9 +38,9 @@ class History:
         return database
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Append lines, all in one transaction."""
+        """Append lines, all in one transaction; "received" counts once an instance, whoever restarts."""
         with self._database:
-            self._database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def delivered_counts(self) -> dict[str, int]:
         """How many deliveries each destination has on record."""

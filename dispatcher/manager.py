@@ -152,6 +152,10 @@ class QueueManager:
             instance.transfer_syntax_uid,
             instance.size,
         )
+        words = f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, {instance.route}"
+        self._commands.append(
+            Note(instance.id, instance.sop_instance_uid, "received", "", words, instance.received_at)
+        )
         if instance.id not in self.parked:
             for name in state.dead & self.lanes.keys():
                 self.lanes[name].dead += 1

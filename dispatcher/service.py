@@ -182,6 +182,7 @@ class Dispatcher:
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
                 self._manager.handle(verdict, time.time())
             status = snapshot(self._manager, self._spool, at=time.time(), read_at=self._read_at)
+            self._spool.write_status(status)
             self._redis.set(events.STATUS_KEY, json.dumps(status))
         except RedisError as error:
             self._redis_is(answering=False, reason=str(error))
@@ -217,11 +218,9 @@ class Dispatcher:
                 case Reread():
                     for instance in command.instances:
                         self._reread(instance)
-                case Note():
-                    self._rows.append(
-                        (time.time(), command.instance, command.sop_instance_uid, command.what,
-                         command.destination, command.words)
-                    )  # fmt: skip
+                case Note(instance, sop_instance_uid, what, destination, words, at):
+                    row = (at or time.time(), instance, sop_instance_uid, what, destination, words)
+                    self._rows.append(row)
                 case Retire():
                     retired.append(command.instance)
         return retired

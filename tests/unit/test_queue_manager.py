@@ -55,6 +55,10 @@ def of(commands, kind):
     return [c.batch for c in commands if isinstance(c, Publish) and isinstance(c.batch, kind)]
 
 
+def asked(commands):
+    return [c for c in commands if not isinstance(c, Note)]
+
+
 def only(commands, kind):
     found = of(commands, kind)
     assert len(found) == 1, commands
@@ -124,7 +128,7 @@ def test_what_was_delivered_everywhere_before_a_restart_is_retired_at_once():
 
 def test_what_is_dead_stays_parked_after_a_restart():
     queue = manager()
-    assert feed(queue, known(1, dead=["ws1"])) == []
+    assert not asked(feed(queue, known(1, dead=["ws1"])))
     assert queue.parked == {"i1"}
     assert queue.lanes["ws1"].dead == 1
 
@@ -137,7 +141,7 @@ def test_the_same_instance_told_twice_is_sent_once():
 
 def test_a_delivery_to_a_destination_that_was_removed_is_left_on_the_spool():
     queue = manager()
-    assert feed(queue, known(1, ("gone",))) == []
+    assert not asked(feed(queue, known(1, ("gone",))))
     assert "i1" in queue.entries
 
 
@@ -308,7 +312,7 @@ def test_an_unreachable_destination_gets_nothing_but_probes():
     deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
     assert unreachable(queue, deliver) == []
     commands = feed(queue, known(2, syntax=EXPLICIT_LE), known(3), now=1.0)
-    assert not any(isinstance(c, Publish) for c in commands)
+    assert not asked(commands)
     commands = feed(queue, now=7.0)
     assert [type(c.batch) for c in commands] == [ProbeBatch]
     assert feed(queue, now=8.0) == []
