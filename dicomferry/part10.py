@@ -1,6 +1,8 @@
 """The frame of a DICOM file (PS3.10 section 7.1): preamble, prefix, File Meta Information."""
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.dataset import FileMetaDataset
@@ -12,6 +14,9 @@ from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_
 from dicomferry.errors import Permanent
 
 PREFIX_LENGTH = 132
+_LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
 
 
 def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -43,3 +48,45 @@ def dataset_offset(path: Path) -> int:
     if len(head) < PREFIX_LENGTH + 12 or head[128:132] != b"DICM" or head[132:136] != b"\x02\x00\x00\x00":
         raise Permanent(f"{path.name} is no DICOM file: no DICM prefix and group length (PS3.10 7.1)")
     return PREFIX_LENGTH + 12 + int(struct.unpack_from("<I", head, 140)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a file says of its data set, without a look into it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    offset: int  # of the data set's first byte
+
+
+def read_meta(path: Path) -> Meta:
+    """Read the File Meta Information of the file at `path`; what follows it is not touched.
+
+    Raises:
+        Permanent: `path` is no DICOM file, or it lacks one of the three UIDs.
+    """
+    offset = dataset_offset(path)
+    with path.open("rb") as file:
+        file.seek(PREFIX_LENGTH)
+        elements = dict(_elements(file.read(offset - PREFIX_LENGTH)))
+    try:
+        sop_class, sop_instance, syntax = (
+            elements[element].decode("ascii").rstrip("\0 ") for element in (0x0002, 0x0003, 0x0010)
+        )
+    except (KeyError, UnicodeDecodeError) as error:
+        raise Permanent(f"{path.name} lacks a UID in its File Meta Information (PS3.10 7.1)") from error
+    return Meta(sop_class, sop_instance, syntax, offset)
+
+
+def _elements(group: bytes) -> Iterator[tuple[int, bytes]]:
+    """Element numbers and values of a group in Explicit VR Little Endian (PS3.5 7.1.2)."""
+    at = 0
+    while at + 8 <= len(group):
+        element, vr, length = struct.unpack_from("<2xH2sH", group, at)
+        at += 8
+        if vr in _LONG_VRS:
+            length = int.from_bytes(group[at : at + 4], "little")
+            at += 4
+        yield element, group[at : at + length]
+        at += length

@@ -1,0 +1,87 @@
+"""The forwarder's Celery tasks, and the worker that runs them on threads.
+
+A thread pool ignores Celery's time limits; what ends every wait here is a timeout of the destination's.
+"""
+
+import logging
+import secrets
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+from celery import Celery, signals
+
+from dicomferry.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
+from dicomferry.broker import celery_app, redis_client
+from dicomferry.events import EventSender
+from dicomferry.settings import Settings
+from dicomferry.spool import Spool
+from forwarder.delivery import Forwarder
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 64  # threads: a lane that waits for a dead peer costs one for its timeout
+STOP_GRACE = 3.0  # seconds that an object being sent gets when the forwarder stops
+
+
+def register(app: Celery, settings: Settings) -> Forwarder:
+    """Give `app` the tasks of the forwarder, which is returned: who runs them closes it in the end."""
+    forwarder = Forwarder(settings, EventSender(redis_client(settings)))
+
+    @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
+    def deliver(**message: Any) -> None:
+        forwarder.deliver(DeliverBatch.from_message(message))
+
+    @app.task(name=PROBE)  # type: ignore[untyped-decorator]
+    def probe(**message: Any) -> None:
+        forwarder.probe(ProbeBatch.from_message(message))
+
+    return forwarder
+
+
+def run(settings: Settings, concurrency: int = CONCURRENCY) -> None:
+    """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT, which end it within seconds.
+
+    Raises:
+        Misconfigured: no broker, or the spool cannot be used.
+    """
+    Spool(settings.spool).prepare()
+    app = celery_app(settings)
+    forwarder = register(app, settings)
+
+    def keep_logging(**_: Any) -> None:
+        """Logging is set up by the command line; a receiver keeps Celery from doing it again."""
+
+    def stop_first(**_: Any) -> None:
+        # Celery's own reaction waits for running tasks before it tells anyone: tell the forwarder before.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            _before(number, forwarder)
+
+    signals.setup_logging.connect(keep_logging, weak=False)
+    signals.worker_ready.connect(stop_first, weak=False)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=concurrency,
+        queues=[DELIVER_QUEUE],
+        hostname=f"forwarder@{socket.gethostname()}-{secrets.token_hex(3)}",
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+    )
+    try:
+        worker.start()
+    finally:
+        forwarder.close()
+    log.info("Stopped")
+
+
+def _before(number: signal.Signals, forwarder: Forwarder) -> None:
+    celerys = signal.getsignal(number)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        forwarder.stop(STOP_GRACE)
+        if callable(celerys):
+            celerys(signum, frame)
+
+    signal.signal(number, stop)
