@@ -1,0 +1,93 @@
+"""Image attributes: what is read of a data set, and what decoding it changes. Pure.
+
+A rendition keeps every attribute that the standard does not make wrong: lossy history (PS3.3 C.7.6.1.1.5),
+values and padding in their sign, the SOP Instance UID.
+"""
+
+import struct
+from collections.abc import Mapping
+
+from dicomferry.errors import Permanent
+from workers.codecs import RGB, YBR, Image
+
+SAMPLES = 0x00280002
+PHOTOMETRIC = 0x00280004
+PLANAR = 0x00280006
+FRAMES = 0x00280008
+ROWS = 0x00280010
+COLUMNS = 0x00280011
+ALLOCATED = 0x00280100
+STORED = 0x00280101
+HIGH_BIT = 0x00280102
+REPRESENTATION = 0x00280103
+DESCRIBING = frozenset(
+    (SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION)
+)
+
+# PS3.3 C.7.6.3.1.8 to .10: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
+# They describe fragments, which native pixel data has not.
+ONLY_ENCAPSULATED = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
+
+
+def describe(values: Mapping[int, bytes]) -> Image:
+    """The image that `values`, by tag and in little endian, describe.
+
+    Raises:
+        Permanent: one that no image does without is missing or no number.
+    """
+    allocated = _number(values, ALLOCATED)
+    stored = _number(values, STORED, allocated)
+    frames = _text(values, FRAMES) or "1"
+    if not frames.isdigit() or not int(frames):
+        raise Permanent("(0028,0008) Number of Frames is no positive number")
+    return Image(
+        rows=_number(values, ROWS),
+        columns=_number(values, COLUMNS),
+        samples=_number(values, SAMPLES, 1),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=_number(values, HIGH_BIT, stored - 1),
+        signed=bool(_number(values, REPRESENTATION, 0)),
+        photometric=_text(values, PHOTOMETRIC),
+        frames=int(frames),
+    )
+
+
+def native_colour(colour: str, wanted: str) -> str:
+    """The photometric interpretation of native samples that are `colour` now; `wanted` is a spec's colour."""
+    return RGB if colour == YBR and wanted == "rgb" else colour
+
+
+def changes(image: Image, colour: str) -> dict[int, tuple[bytes, bytes]]:
+    """VR and value of the elements that differ once `image` is native with samples in `colour`.
+
+    Raises:
+        Permanent: nothing here; elements not named stay as they are.
+    """
+    if image.samples == 1:
+        return {}
+    changed = {PLANAR: (b"US", b"\x00\x00")}
+    if colour != image.photometric:
+        text = colour.encode("ascii")
+        changed[PHOTOMETRIC] = (b"CS", text + b" " * (len(text) % 2))
+    return changed
+
+
+def pixel_data_vr(bits_allocated: int, *, explicit: bool) -> bytes:
+    """The VR of native Pixel Data (PS3.5 A.1, A.2): OB only where it is explicit and a cell is one byte."""
+    return b"OB" if explicit and bits_allocated <= 8 else b"OW"
+
+
+def _number(values: Mapping[int, bytes], tag: int, default: int | None = None) -> int:
+    value = values.get(tag, b"")
+    if len(value) >= 2:
+        return int(struct.unpack_from("<H", value)[0])
+    if default is None:
+        raise Permanent(
+            f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing: no image can be decoded without it"
+        )
+    return default
+
+
+def _text(values: Mapping[int, bytes], tag: int) -> str:
+    return values.get(tag, b"").decode("ascii", "replace").strip(" \x00")

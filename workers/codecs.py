@@ -1,0 +1,268 @@
+"""The codec table: which library decodes which transfer syntax, and how far it is believed.
+
+A decode takes one frame's codestream and the data set's description of the image and returns the samples
+as the native pixel cells of PS3.5 8.1.1, colour by pixel. The libraries' own judgement is not enough:
+imagecodecs returns pixels for a JPEG that was cut, and every one of them allocates what a header asks for,
+so the header of the codestream is read first and must agree with the data set's.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# OpenJPEG and others would start threads of their own beside the worker's processes.
+os.environ.setdefault("OPJ_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import imagecodecs
+import numpy as np
+import openjpeg
+
+from dicomferry.errors import Permanent
+from dicomferry.syntaxes import BY_UID
+from workers.codestreams import Header, read_j2k, read_jpeg, without_jp2
+
+RGB = "RGB"
+YBR = "YBR_FULL"
+
+# One decoded frame; what a hostile header may make us allocate.
+LARGEST_FRAME = 1 << 30
+# A blank image compresses well, a bomb better: above this ratio and size a frame is not believed.
+_BOMB_RATIO = 20_000
+_BOMB_SIZE = 64 << 20
+
+_JPEG = "1.2.840.10008.1.2.4."
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a data set says of its pixel data (PS3.3 C.7.6.3)."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    frames: int = 1
+
+    @property
+    def frame_length(self) -> int:
+        """Bytes of one native frame, where a pixel cell fills whole bytes."""
+        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+
+    @property
+    def native_length(self) -> int:
+        """Bytes of all native frames, padded to even length."""
+        length = self.frame_length * self.frames
+        return length + length % 2
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One frame's samples: rows x columns (x 3), little endian pixel cells of Bits Allocated."""
+
+    samples: np.ndarray
+    colour: str  # the photometric interpretation that they have
+    notes: tuple[str, ...] = ()  # where codestream and data set disagree, and who was believed
+
+
+Decoder = Callable[[bytes, Image, bool], Decoded]
+
+
+def decode(transfer_syntax_uid: str, codestream: bytes, image: Image, *, rgb: bool) -> Decoded:
+    """Decode one frame. `rgb` lets a decoder that can convert YCbCr do so; others leave it to the caller.
+
+    Raises:
+        Permanent: the frame is damaged, contradicts the data set, or no decoder knows the syntax.
+    """
+    decoder = DECODERS.get(transfer_syntax_uid)
+    if decoder is None:
+        raise Permanent(f"no decoder for transfer syntax {transfer_syntax_uid}")
+    _check_description(image)
+    if image.frame_length > max(_BOMB_SIZE, len(codestream) * _BOMB_RATIO):
+        raise Permanent(
+            f"a frame of {len(codestream)} bytes that claims to hold {image.frame_length} is not believed"
+        )
+    try:
+        return decoder(codestream, image, rgb)
+    except (RuntimeError, ValueError, struct.error) as error:
+        # imagecodecs' errors are RuntimeErrors; their text speaks of the codestream, never of the patient.
+        label = BY_UID[transfer_syntax_uid].label
+        raise Permanent(f"a {label} frame cannot be decoded: {str(error)[:200]}") from error
+
+
+def _check_description(image: Image) -> None:
+    if not (image.rows and image.columns and image.samples in (1, 3)):
+        raise Permanent(
+            f"no image has {image.rows} rows, {image.columns} columns and {image.samples} samples"
+        )
+    if image.bits_allocated not in (8, 16, 32) or not 1 <= image.bits_stored <= image.bits_allocated:
+        raise Permanent(
+            f"compressed pixel data cannot have {image.bits_allocated} bits allocated "
+            f"and {image.bits_stored} stored"
+        )
+    if image.frame_length > LARGEST_FRAME:
+        raise Permanent(f"a frame of {image.frame_length} bytes is over the limit of {LARGEST_FRAME}")
+
+
+def _check_agreement(header: Header, image: Image) -> None:
+    if (header.rows, header.columns) != (image.rows, image.columns):
+        raise Permanent(
+            f"the codestream has {header.rows} rows and {header.columns} columns, "
+            f"the data set says {image.rows} and {image.columns}"
+        )
+    if header.components != image.samples:
+        raise Permanent(
+            f"the codestream has {header.components} components, the data set says {image.samples}"
+        )
+    if header.precision > image.bits_allocated:
+        raise Permanent(
+            f"samples of {header.precision} bits do not fit the {image.bits_allocated} bits allocated"
+        )
+    if image.high_bit != image.bits_stored - 1 and header.precision <= image.bits_stored:
+        raise Permanent(
+            f"High Bit {image.high_bit} with {image.bits_stored} bits stored: the codestream's "
+            f"{header.precision} bits could stand in either place"
+        )
+
+
+def _jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
+    """JPEG, any process that libjpeg-turbo knows; the colour space is never left to it."""
+    header = read_jpeg(codestream)
+    _check_agreement(header, image)
+    if image.samples == 1:
+        return _as_cells(imagecodecs.jpeg8_decode(codestream), header, image, image.photometric)
+    colour, notes = _jpeg_colour(header, image)
+    if header.lossless or colour == RGB:
+        # Equal input and output colour spaces: no conversion.
+        values = imagecodecs.jpeg8_decode(codestream, colorspace=RGB, outcolorspace=RGB)
+    else:
+        colour_out = RGB if rgb else "YCBCR"
+        values = imagecodecs.jpeg8_decode(codestream, colorspace="YCBCR", outcolorspace=colour_out)
+        colour = RGB if rgb else YBR
+    return _as_cells(values, header, image, colour, notes)
+
+
+def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:
+    """A lossy stream's own markers are believed before the data set; lossless JPEG has no transform."""
+    said = RGB if image.photometric == RGB else YBR
+    if header.lossless or header.transformed is None:
+        return said, ()
+    found = YBR if header.transformed else RGB
+    if found == said:
+        return found, ()
+    return found, (f"the JPEG is {found} though the data set says {image.photometric}",)
+
+
+def _jpeg_ls(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
+    header = read_jpeg(codestream)
+    _check_agreement(header, image)
+    values = imagecodecs.jpegls_decode(codestream)
+    return _as_cells(values, header, image, _plain_colour(image))
+
+
+def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
+    """JPEG 2000 and HTJ2K through OpenJPEG, which undoes the component transform and refuses cut streams."""
+    bare = without_jp2(codestream)
+    notes: tuple[str, ...] = () if bare is codestream else ("a JP2 file stood in place of the codestream",)
+    header = read_j2k(bare)
+    _check_agreement(header, image)
+    colour = image.photometric
+    if image.samples == 3:
+        colour = RGB if header.transformed else _plain_colour(image)
+        if header.transformed is not image.photometric.startswith(("YBR_RCT", "YBR_ICT")):
+            transform = "a" if header.transformed else "no"
+            notes += (f"the codestream has {transform} component transform: {image.photometric} is {colour}",)
+    if image.signed and not header.signed:
+        notes += ("the codestream is unsigned, the data set signed: its bits were kept",)
+    size = header.precision + 7 >> 3
+    kind = f"<{'i' if header.signed else 'u'}{4 if size == 3 else size}"
+    values = openjpeg.utils.decode(bare, 0, reshape=False).view(kind)
+    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
+    return _as_cells(values.reshape(shape), header, image, colour, notes)
+
+
+def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
+    """RLE (PS3.5 annex G): a segment for each byte of each sample, most significant first."""
+    cell = image.bits_allocated // 8
+    count = image.samples * cell
+    if len(codestream) < 64 or int.from_bytes(codestream[:4], "little") != count:
+        raise Permanent(f"an RLE frame has not the {count} segments of this image (PS3.5 G.5)")
+    offsets = (*struct.unpack_from(f"<{count}I", codestream, 4), len(codestream))
+    pixels = image.rows * image.columns
+    planes = np.empty((pixels, image.samples, cell), np.uint8)
+    for index in range(count):
+        start, end = offsets[index : index + 2]
+        if not 64 <= start < end <= len(codestream):
+            raise Permanent("the segment offsets of an RLE frame are wrong: it is damaged or truncated")
+        sample, significance = divmod(index, cell)
+        segment = _packbits(codestream[start:end], pixels)
+        planes[:, sample, cell - 1 - significance] = segment
+    values = planes.reshape(-1).view(f"<u{cell}")
+    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
+    return Decoded(values.reshape(shape), _plain_colour(image))
+
+
+def _packbits(segment: bytes, pixels: int) -> np.ndarray:
+    """`pixels` bytes from one segment; a byte that pads it to even length is not data (PS3.5 G.3.1)."""
+    if len(segment) * 64 < pixels:
+        raise Permanent("an RLE segment is too short for the image: it is truncated")
+    try:
+        unpacked = imagecodecs.packbits_decode(segment)
+    except imagecodecs.ImcdError:
+        unpacked = imagecodecs.packbits_decode(segment[:-1])
+    if len(unpacked) < pixels:
+        raise Permanent(f"an RLE segment holds {len(unpacked)} bytes of {pixels}: it is truncated")
+    return np.frombuffer(unpacked, np.uint8, pixels)
+
+
+def _plain_colour(image: Image) -> str:
+    """What the samples are where the codestream transforms nothing."""
+    if image.samples == 1:
+        return image.photometric
+    return YBR if image.photometric in (YBR, "YBR_FULL_422") else RGB
+
+
+def _as_cells(
+    values: np.ndarray, header: Header, image: Image, colour: str, notes: tuple[str, ...] = ()
+) -> Decoded:
+    """Put decoded values into pixel cells as the data set describes them (PS3.5 8.1.1).
+
+    Pixel Representation is the data set's: where the codestream says otherwise its bits are kept and read as
+    the data set reads them. Bits above Bits Stored stay where the codestream carries them, else they extend
+    the sign.
+    """
+    expected = (image.rows, image.columns) + ((image.samples,) if image.samples > 1 else ())
+    if values.shape != expected:
+        raise Permanent(f"the decoder returned an image of {values.shape} for one of {expected}")
+    cells = np.ascontiguousarray(values).astype(f"<u{image.bits_allocated // 8}", copy=False)
+    if header.signed and not image.signed:
+        cells = cells & ((1 << header.precision) - 1)
+        notes += ("the codestream is signed, the data set is not: its bits were kept",)
+    elif image.signed and not header.signed and header.precision <= image.bits_stored:
+        spare = image.bits_allocated - image.bits_stored
+        kind = f"<i{image.bits_allocated // 8}"
+        cells = (cells << spare).view(kind) >> spare if spare else cells
+    return Decoded(cells, colour, notes)
+
+
+def to_rgb(samples: np.ndarray, bits_stored: int) -> np.ndarray:
+    """YBR_FULL to RGB, the inverse of PS3.3 C.7.6.3.1.2, rounded to the nearest."""
+    centre, top = 1 << bits_stored - 1, (1 << bits_stored) - 1
+    y, cb, cr = (samples[..., index].astype(np.float32) for index in range(3))
+    cb -= centre
+    cr -= centre
+    planes = (y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb)
+    return np.stack([np.clip(np.rint(p), 0, top) for p in planes], axis=-1).astype(samples.dtype)
+
+
+DECODERS: dict[str, Decoder] = {
+    "1.2.840.10008.1.2.5": _rle,
+    **dict.fromkeys((_JPEG + "50", _JPEG + "51", _JPEG + "57", _JPEG + "70"), _jpeg),
+    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), _jpeg_ls),
+    **dict.fromkeys((_JPEG + "90", _JPEG + "91", _JPEG + "201", _JPEG + "202", _JPEG + "203"), _jpeg_2000),
+}

@@ -1,0 +1,150 @@
+"""What the header of a compressed frame says of itself, read before any decoder sees it.
+
+The decoders hide damage or believe hostile sizes; the header of a codestream must agree with the data
+set's before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C, JPEG 2000: T.800 annex A.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from dicomferry.errors import Permanent
+
+_J2K_START = b"\xff\x4f\xff\x51"
+_JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+_FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
+_SCAN = 0xDA
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One frame's codestream header."""
+
+    rows: int
+    columns: int
+    components: int
+    precision: int  # bits per sample
+    signed: bool = False
+    transformed: bool | None = None  # colours: whether they are YCbCr; None where the stream doesn't say
+    lossless: bool = False  # JPEG process 14
+
+
+def read_jpeg(codestream: bytes) -> Header:
+    """The header of a JPEG or JPEG-LS frame.
+
+    Raises:
+        Permanent: it has no SOI, no frame header, no scan or no EOI.
+    """
+    if codestream[:2] != b"\xff\xd8":
+        raise Permanent("a JPEG frame does not begin with SOI (T.81 B.2.1)")
+    frame: tuple[int, bytes] | None = None
+    jfif = False
+    adobe: int | None = None
+    for marker, segment, after in _segments(codestream):
+        if marker in _FRAME_HEADERS and frame is None:
+            frame = marker, segment
+        elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
+            jfif = True
+        elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
+            adobe = segment[11]
+        elif marker == _SCAN:
+            # Entropy-coded data cannot contain an EOI, so a cut stream has none behind its first scan.
+            if codestream.rfind(b"\xff\xd9", after) < 0:
+                raise Permanent("a JPEG frame has no EOI: it is truncated")
+            break
+    if frame is None:
+        raise Permanent("a JPEG frame has no frame header (SOF)")
+    marker, segment = frame
+    if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
+        raise Permanent("a JPEG frame header is cut short")
+    precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
+    identifiers = segment[6 : 6 + 3 * components : 3]
+    return Header(
+        rows,
+        columns,
+        components,
+        precision,
+        transformed=_is_ycbcr(adobe, jfif, identifiers),
+        lossless=marker == 0xC3,
+    )
+
+
+def _segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
+    """Marker, content and end of each marker segment up to and with the first scan header."""
+    found = []
+    at = 2
+    while at + 4 <= len(codestream):
+        if codestream[at] != 0xFF:
+            raise Permanent(f"no marker at byte {at} of a JPEG frame: it is damaged")
+        marker = codestream[at + 1]
+        if marker == 0xFF:  # fill bytes, T.81 B.1.1.2
+            at += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            at += 2
+            continue
+        length = int.from_bytes(codestream[at + 2 : at + 4], "big")
+        end = at + 2 + length
+        if length < 2 or end > len(codestream):
+            break
+        found.append((marker, codestream[at + 4 : end], end))
+        if marker == _SCAN:
+            return found
+        at = end
+    raise Permanent("a JPEG frame ends before its first scan: it is truncated")
+
+
+def _is_ycbcr(adobe: int | None, jfif: bool, identifiers: bytes) -> bool | None:
+    if adobe is not None:
+        return adobe == 1
+    if jfif:
+        return True
+    return False if identifiers == b"RGB" else None
+
+
+def without_jp2(codestream: bytes) -> bytes:
+    """The JPEG 2000 codestream itself, where an old encoder left the JP2 file's boxes around it."""
+    if not codestream.startswith(_JP2_START):
+        return codestream
+    start = codestream.find(_J2K_START)
+    if start < 0:
+        raise Permanent("a JP2 file in place of a frame holds no codestream")
+    return codestream[start:]
+
+
+def read_j2k(codestream: bytes) -> Header:
+    """The header of a JPEG 2000 or HTJ2K frame, bare codestream.
+
+    Raises:
+        Permanent: it has no SIZ or no COD, its components differ, or a component is subsampled.
+    """
+    if codestream[:4] != _J2K_START or len(codestream) < 42:
+        raise Permanent("a JPEG 2000 frame does not begin with SOC and SIZ (T.800 A.4)")
+    right, bottom, left, top = struct.unpack_from(">4I", codestream, 8)
+    (components,) = struct.unpack_from(">H", codestream, 40)
+    described = codestream[42 : 42 + 3 * components]
+    if not components or len(described) < 3 * components:
+        raise Permanent("the SIZ of a JPEG 2000 frame is cut short")
+    if described != described[:3] * components:
+        raise Permanent("the components of a JPEG 2000 frame differ in precision or sampling")
+    if described[1:3] != b"\x01\x01":
+        raise Permanent("the components of a JPEG 2000 frame are subsampled (PS3.5 A.4.4)")
+    return Header(
+        rows=bottom - top,
+        columns=right - left,
+        components=components,
+        precision=(described[0] & 0x7F) + 1,
+        signed=bool(described[0] & 0x80),
+        transformed=_has_component_transform(codestream),
+    )
+
+
+def _has_component_transform(codestream: bytes) -> bool:
+    """Whether COD (T.800 A.6.1) says that the first three components were transformed."""
+    at = 2
+    while at + 9 <= len(codestream) and codestream[at + 1] != 0x90:  # SOT ends the main header
+        marker, length = struct.unpack_from(">HH", codestream, at)
+        if marker == 0xFF52:
+            return codestream[at + 8] == 1
+        at += 2 + length
+    raise Permanent("a JPEG 2000 frame has no COD: it is truncated or damaged")

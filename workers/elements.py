@@ -1,0 +1,187 @@
+"""The structure of an encoded data set: where its elements are, without decoding their values.
+
+Works on any bytes-like object, usually a memory-mapped file, and touches only headers. What it refuses, it
+refuses with tags and offsets, never with values. (PS3.5 section 7)
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+from typing import NamedTuple
+
+from dicomferry.errors import Permanent
+
+Bytes = bytes | mmap
+
+UNDEFINED = 0xFFFFFFFF
+ITEM = 0xFFFEE000
+ITEM_END = 0xFFFEE00D
+SEQUENCE_END = 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
+
+# PS3.5 7.1.2: these have two reserved bytes and a length of 32 bits; every other VR one of 16 bits.
+LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+SHORT_VRS = frozenset(
+    (
+        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO",
+        b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
+    )
+)  # fmt: skip
+
+# Deeper nesting than any SR document has; a hostile one must not exhaust the stack.
+_DEEPEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How data elements are encoded."""
+
+    explicit: bool
+    big: bool = False  # big endian
+
+    @property
+    def order(self) -> str:
+        """The byte order, as `struct` spells it."""
+        return ">" if self.big else "<"
+
+
+IMPLICIT = Encoding(explicit=False)
+EXPLICIT = Encoding(explicit=True)
+EXPLICIT_BIG = Encoding(explicit=True, big=True)
+
+
+class Element(NamedTuple):
+    """Where one data element (or item) stands; offsets count from the start of the file."""
+
+    tag: int
+    vr: bytes | None  # None where the encoding has none: implicit VR, items
+    start: int  # of the tag
+    value: int  # of the value
+    stop: int  # of the value's end, delimiter left out
+    end: int  # where the next element starts
+    undefined: bool  # of undefined length
+
+    @property
+    def length(self) -> int:
+        """Bytes of the value."""
+        return self.stop - self.value
+
+
+def name(tag: int) -> str:
+    """A tag as people write it."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def content_encoding(vr: bytes | None, encoding: Encoding) -> Encoding:
+    """How the items of a sequence are encoded: those of a UN always implicitly (PS3.5 6.2.2)."""
+    return IMPLICIT if vr == b"UN" else encoding
+
+
+def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
+    """The elements from `start` to `end`, in order; those inside of sequences are left out.
+
+    Raises:
+        Permanent: what stands there is damaged.
+    """
+    at = start
+    while at < end:
+        element = _element(source, at, end, encoding, depth)
+        if element.tag in (ITEM, SEQUENCE_END):
+            raise Permanent(f"stray {name(element.tag)} at offset {at}: the data set is damaged")
+        if element.tag == ITEM_END and not depth:
+            raise Permanent(f"stray {name(element.tag)} at offset {at}: the data set is damaged")
+        yield element
+        if element.tag == ITEM_END:
+            return
+        at = element.end
+
+
+def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
+    """The items of a sequence, or the fragments of encapsulated pixel data, which are items too.
+
+    `encoding` is that of the items' content.
+
+    Raises:
+        Permanent: what stands there is damaged.
+    """
+    at = sequence.value
+    while at < sequence.stop:
+        item = _item(source, at, sequence.stop, encoding, depth)
+        if item.tag == SEQUENCE_END:
+            return
+        yield item
+        at = item.end
+
+
+def _element(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
+    tag, vr, value, length = _header(source, at, end, encoding)
+    if length == UNDEFINED:
+        inner = content_encoding(vr, encoding)
+        stop, after = _delimited(source, value, end, inner, depth, lenient=tag == PIXEL_DATA)
+        return Element(tag, vr, at, value, stop, after, undefined=True)
+    if length > end - value:
+        raise Permanent(
+            f"{name(tag)} at offset {at} claims {length} bytes where {end - value} remain: "
+            "the data set is truncated"
+        )
+    return Element(tag, vr, at, value, value + length, value + length, undefined=False)
+
+
+def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, bytes | None, int, int]:
+    """Tag, VR, offset of the value, and its length."""
+    if end - at < 8:
+        raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
+    order = encoding.order
+    group, number = struct.unpack_from(order + "HH", source, at)
+    tag = group << 16 | number
+    if not encoding.explicit or group == 0xFFFE:
+        return tag, None, at + 8, struct.unpack_from(order + "I", source, at + 4)[0]
+    vr = bytes(source[at + 4 : at + 6])
+    if vr in SHORT_VRS:
+        return tag, vr, at + 8, struct.unpack_from(order + "H", source, at + 6)[0]
+    # PS3.5 6.2: a VR that we don't know yet has the long form. Old private ones have the short form.
+    if vr in LONG_VRS or (vr.isalpha() and vr.isupper() and source[at + 6 : at + 8] == b"\x00\x00"):
+        if end - at < 12:
+            raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
+        return tag, vr, at + 12, struct.unpack_from(order + "I", source, at + 8)[0]
+    if vr.isalpha() and vr.isupper():
+        return tag, vr, at + 8, struct.unpack_from(order + "H", source, at + 6)[0]
+    raise Permanent(f"{name(tag)} at offset {at} has no value representation: the data set is damaged")
+
+
+def _delimited(
+    source: Bytes, at: int, end: int, encoding: Encoding, depth: int, *, lenient: bool
+) -> tuple[int, int]:
+    """Where a sequence of undefined length ends, without and with its delimiter."""
+    while at < end:
+        item = _item(source, at, end, encoding, depth)
+        if item.tag == SEQUENCE_END:
+            return at, item.end
+        at = item.end
+    if at == end and lenient:
+        # Seen in old files: no delimiter after the last fragment. The frames' own checks find a missing one.
+        return at, at
+    raise Permanent(f"a sequence has no delimiter before offset {end}: the data set is truncated")
+
+
+def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
+    if depth > _DEEPEST:
+        raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
+    tag, _, value, length = _header(source, at, end, encoding)
+    if tag == SEQUENCE_END:
+        return Element(tag, None, at, value, value, value, undefined=False)
+    if tag != ITEM:
+        raise Permanent(f"{name(tag)} at offset {at} where an item should be: the data set is damaged")
+    if length != UNDEFINED:
+        if length > end - value:
+            raise Permanent(
+                f"an item at offset {at} claims more bytes than remain: the data set is truncated"
+            )
+        return Element(tag, None, at, value, value + length, value + length, undefined=False)
+    for element in elements(source, value, end, encoding, depth=depth + 1):
+        if element.tag == ITEM_END:
+            return Element(tag, None, at, value, element.start, element.end, undefined=True)
+    raise Permanent(f"an item at offset {at} has no delimiter: the data set is truncated")

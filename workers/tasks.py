@@ -1,0 +1,155 @@
+"""The Celery worker that transcodes: one task, whose batch names instances on the spool.
+
+The lease makes a second run of the same message a no-op, a rendition that stands is not made again, and no
+exception leaves the task: a MemoryError that did would stop the whole worker.
+"""
+
+import errno
+import logging
+import os
+import secrets
+import socket
+from typing import Any
+
+# Celery's soft shutdown wants SIGTERM remapped, and reads this when it is first imported.
+os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
+from celery import Celery
+from redis import Redis
+
+from dicomferry import logs
+from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
+from dicomferry.broker import celery_app, redis_client
+from dicomferry.errors import Permanent, Transient
+from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
+from dicomferry.settings import Settings
+from dicomferry.spool import Spool
+from workers import transcode
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+_ATTEMPT = "transcode"
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Register the task `dicomferry.transcode` on `app`."""
+    spool = Spool(settings.spool.absolute())
+    redis = redis_client(settings)  # connects at its first command, so in the child process
+
+    @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
+    def transcode_batch(**message: Any) -> None:
+        run_batch(spool, redis, TranscodeBatch.from_message(message))
+
+
+def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch) -> None:
+    """Make the renditions of a batch, each reported as soon as it stands.
+
+    Nothing is done where the batch's lease is gone or held.
+    """
+    with spool.hold_lease(batch.id) as held:
+        if not held:
+            log.info("Dropped batch=%s: its lease is gone or held", batch.id)
+            return
+        push(redis, [Started(batch.id)])
+        for instance in batch.instances:
+            outcome = _run_instance(spool, batch, instance)
+            if outcome is not None:
+                push(redis, [outcome])
+    push(redis, [Finished(batch.id)])
+
+
+def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
+    """Make one rendition; None where there is nothing to report, and the dispatcher asks again or knows."""
+    key = batch.spec.key
+    try:
+        if spool.rendition(batch.boot, instance, key).exists():
+            return Rendered(batch.id, instance, key)
+        if not spool.received(instance).exists():
+            log.info("Gone instance=%s", instance)
+            return None
+        if batch.alone and spool.add_attempt(instance, _ATTEMPT) > MAX_ATTEMPTS:
+            log.error("Failed instance=%s key=%s: killed its worker", instance, key)
+            return Failed(batch.id, instance, key, "it killed its worker three times")
+        outcome = _transcode(spool, batch, instance)
+        if batch.alone:
+            spool.clear_attempts(instance, _ATTEMPT)
+    except MemoryError:
+        # Its attempt stays on record: what never fits into memory is dead after three.
+        log.warning("Postponed instance=%s key=%s: out of memory", instance, key)
+        return None
+    except OSError as error:
+        log.warning("Postponed instance=%s key=%s: %s", instance, key, _name(error))
+        return None
+    return outcome
+
+
+def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
+    """Run the codec once.
+
+    Raises:
+        MemoryError: it wanted more than there is.
+    """
+    key = batch.spec.key
+    try:
+        target = spool.rendition(batch.boot, instance, key)
+        notes = transcode.transcode(spool.received(instance), target, batch.spec)
+    except transcode.Unsuitable as error:
+        log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)
+        return Unsuitable(batch.id, instance, key, str(error))
+    except Permanent as error:
+        log.warning("Failed instance=%s key=%s: %s", instance, key, error)
+        return Failed(batch.id, instance, key, str(error))
+    except MemoryError:
+        raise
+    except (Transient, OSError) as error:
+        log.warning("Postponed instance=%s key=%s: %s", instance, key, _name(error))
+        return None
+    except Exception as error:  # noqa: BLE001  the edge of the task: nothing may leave it
+        # Its text and traceback may quote values of the data set: type and place say enough.
+        reason = f"unexpected {type(error).__name__} at {_place(error)}"
+        log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
+        return Failed(batch.id, instance, key, reason)
+    log.info("Rendered instance=%s key=%s%s", instance, key, f": {notes}" if notes else "")
+    return Rendered(batch.id, instance, key, notes)
+
+
+def _name(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__} {errno.errorcode.get(error.errno, error.errno)}"
+    return type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    """File and line that raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else "an unknown place"
+
+
+def run(settings: Settings, concurrency: int | None = None) -> None:
+    """Run the worker in this process until it is stopped, by SIGTERM (softly) or SIGINT.
+
+    `concurrency` is the number of child processes: the settings' or the number of cores where it is None.
+
+    Raises:
+        Misconfigured: no broker, or no usable spool.
+    """
+    Spool(settings.spool.absolute()).prepare()
+    logs.configure("worker", settings.log_level)
+    app = celery_app(settings)
+    register(app, settings)
+    children = concurrency or settings.worker.concurrency or os.cpu_count() or 1
+    app.worker_main(
+        [
+            "worker",
+            f"--hostname=worker@{socket.gethostname()}-{secrets.token_hex(3)}",
+            f"--queues={TRANSCODE_QUEUE}",
+            "--pool=prefork",
+            f"--concurrency={children}",
+            f"--loglevel={settings.log_level}",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )
