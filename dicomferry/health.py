@@ -27,17 +27,19 @@ class Unwell(Transient):
     """A part does not do its work, or not yet; the message says what was asked and what came back."""
 
 
-def check(part: str, settings: Settings) -> None:
+def check(part: str, settings: Settings, patience: float = _PATIENCE) -> None:
     """Ask one part (a key of `CHECKS`) of this machine, or of this container, for a sign of its work.
+
+    It has `patience` seconds to answer.
 
     Raises:
         Unwell: it gave none.
         Misconfigured: no broker is set.
     """
-    CHECKS[part](settings)
+    CHECKS[part](settings, patience)
 
 
-def check_ingest(settings: Settings) -> None:
+def check_ingest(settings: Settings, patience: float = _PATIENCE) -> None:
     """Ingest answers a C-ECHO, or turns the caller away by name, which takes the same acceptor."""
     from pynetdicom import AE  # noqa: PLC0415  half a second that the other checks need not spend
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -45,8 +47,8 @@ def check_ingest(settings: Settings) -> None:
     called = _most_open(settings.ae)
     calling = called.callers[0].title if called.callers else "HEALTH"
     entity = AE(calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _PATIENCE
-    entity.connection_timeout = _PATIENCE
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = patience
+    entity.connection_timeout = patience
     entity.add_requested_context(Verification)
     host, port = _reachable(settings.ingest.host), settings.ingest.port
     association = entity.associate(host, port, ae_title=called.title)
@@ -60,8 +62,9 @@ def check_ingest(settings: Settings) -> None:
         raise Unwell(f"ingest at {host}:{port} does not answer a C-ECHO")
 
 
-def check_dispatcher(settings: Settings) -> None:
+def check_dispatcher(settings: Settings, patience: float = _PATIENCE) -> None:
     """The dispatcher has read the spool, and its status is fresh."""
+    del patience  # the client's own timeouts are short
     try:
         text = redis_client(settings).get(STATUS_KEY)
     except RedisError as error:
@@ -77,29 +80,29 @@ def check_dispatcher(settings: Settings) -> None:
         raise Unwell("the dispatcher is still reading the spool")
 
 
-def check_worker(settings: Settings) -> None:
+def check_worker(settings: Settings, patience: float = _PATIENCE) -> None:
     """The transcoding worker on this host answers a ping."""
-    _check_celery("worker", settings)
+    _check_celery("worker", settings, patience)
 
 
-def check_forwarder(settings: Settings) -> None:
+def check_forwarder(settings: Settings, patience: float = _PATIENCE) -> None:
     """The forwarder on this host answers a ping."""
-    _check_celery("forwarder", settings)
+    _check_celery("forwarder", settings, patience)
 
 
-def check_flower(settings: Settings) -> None:
+def check_flower(settings: Settings, patience: float = _PATIENCE) -> None:
     """Flower serves; this page of its needs no password."""
     url = f"http://{_bracketed(_reachable(settings.flower.host))}:{settings.flower.port}/healthcheck"
     # No proxy of the environment stands between a machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=_PATIENCE) as answer:
+        with opener.open(url, timeout=patience) as answer:
             answer.read()
     except (urllib.error.URLError, OSError) as error:
         raise Unwell(f"Flower at {url} does not serve: {error}") from error
 
 
-CHECKS: dict[str, Callable[[Settings], None]] = {
+CHECKS: dict[str, Callable[[Settings, float], None]] = {
     "ingest": check_ingest,
     "dispatcher": check_dispatcher,
     "worker": check_worker,
@@ -108,12 +111,12 @@ CHECKS: dict[str, Callable[[Settings], None]] = {
 }
 
 
-def _check_celery(part: str, settings: Settings) -> None:
+def _check_celery(part: str, settings: Settings, patience: float) -> None:
     # Nodes are named part@host-random: several of one part may run on a host, one that answers will do.
     pattern = f"{part}@{socket.gethostname()}-*"
     app = celery_app(settings)
     try:
-        answers = app.control.inspect(timeout=_PATIENCE, limit=1, pattern=pattern, matcher="glob").ping()
+        answers = app.control.inspect(timeout=patience, limit=1, pattern=pattern, matcher="glob").ping()
     except (OperationalError, RedisError, OSError) as error:
         raise Unwell(f"Redis does not answer: {error}") from error
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+Ended = Callable[[str, int], None]
 _LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
 
 
@@ -41,23 +42,21 @@ class Patience:
 
 
 class Supervisor:
-    """Runs parts until it is closed; then, or where it is killed, `folders` are removed.
+    """Runs parts until it is closed; then, or where it is killed, `folders` are removed, `locks` released.
 
-    `on_exit` learns the name and exit code (negative: the signal) of every part that ended by itself.
+    `ended` learns the name and exit code (negative: the signal) of every part that ended by itself.
     """
 
     def __init__(
-        self, patience: Patience, on_exit: Callable[[str, int], None], folders: Sequence[Path] = ()
+        self, patience: Patience, ended: Ended, folders: Sequence[Path], locks: Sequence[int]
     ) -> None:
-        self._patience, self._on_exit = patience, on_exit
+        self._patience, self._ended = patience, ended
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._forwarders: set[asyncio.Task[None]] = set()
+        warden = [sys.executable, "-P", "-m", "dicomferry.warden", *map(str, folders)]
         # A session of its own: neither Ctrl-C nor a closed terminal ends it before us.
         self._warden = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dicomferry.warden", *map(str, folders)],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
+            warden, bufsize=0, stdin=subprocess.PIPE, pass_fds=locks, start_new_session=True
         )
 
     def start(self, part: Part) -> None:
@@ -66,7 +65,7 @@ class Supervisor:
 
     async def stop(self, *names: str) -> None:
         """Stop the parts named, all at once; those that do not go within the grace are killed."""
-        keepers = [self._keepers.pop(name) for name in names]
+        keepers = [self._keepers.pop(name) for name in names if name in self._keepers]
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
@@ -83,7 +82,7 @@ class Supervisor:
         while True:
             started = time.monotonic()
             code = await self._run(part)
-            self._on_exit(part.name, code)
+            self._ended(part.name, code)
             if time.monotonic() - started >= self._patience.healthy:
                 delay = self._patience.first
             log.error("PartEnded part=%s code=%d; restarting in %g s", part.name, code, delay)

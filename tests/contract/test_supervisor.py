@@ -26,6 +26,7 @@ SUPERVISE = textwrap.dedent("""
             Patience(**given["patience"]),
             lambda name, code: print("exit", name, code, flush=True),
             [pathlib.Path(folder) for folder in given["folders"]],
+            [],
         )
         for name, command in given["parts"].items():
             supervisor.start(Part(name, tuple(command), {"GIVEN": "from the supervisor"}))

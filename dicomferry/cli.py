@@ -1,0 +1,160 @@
+"""The command line. Each command imports its own part alone, so that ``--help`` is quick and a part small.
+
+Exit codes: 0 done, 1 failed, 2 misused (a wrong argument, configuration or machine).
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicomferry import __version__
+from dicomferry.errors import FerryError, Misconfigured
+from dicomferry.settings import DEFAULT_FILE, Settings, load
+
+# A traceback with the values of local variables could show a patient's name.
+app = typer.Typer(
+    name="dicomferry", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
+
+
+def main() -> None:
+    """Run one command; what was raised on purpose is a sentence on standard error, not a traceback."""
+    try:
+        app()
+    except FerryError as error:
+        typer.echo(f"dicomferry: {error}", err=True)
+        sys.exit(2 if isinstance(error, Misconfigured) else 1)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dicomferry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """A DICOM gateway: takes every object, transcodes it into what each workstation shows, delivers it."""
+
+
+@app.command()
+def demo(
+    workers: Annotated[int | None, typer.Option(min=1, help="Transcoding processes; one a core.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep what was sent and received, and the spool, here.")
+    ] = None,
+) -> None:
+    """Run everything on this machine, send sample images, compare what arrives, stop."""
+    from dicomferry.demo import run  # noqa: PLC0415
+
+    raise typer.Exit(run(workers, keep))
+
+
+@app.command()
+def up(config: Config = DEFAULT_FILE) -> None:
+    """Run every part on this machine; prints `ready` when all answer."""
+    settings = _start("up", config)
+    from dicomferry.up import run  # noqa: PLC0415
+
+    run(settings, config)
+
+
+@app.command()
+def ingest(config: Config = DEFAULT_FILE) -> None:
+    """Run the part that receives: the SCP."""
+    settings = _start("ingest", config)
+    from ingest.acceptor import run  # noqa: PLC0415
+
+    run(settings)
+
+
+@app.command()
+def dispatcher(config: Config = DEFAULT_FILE) -> None:
+    """Run the part that decides what is to be done; one for a spool."""
+    settings = _start("dispatcher", config)
+    from dispatcher.service import run  # noqa: PLC0415
+
+    run(settings)
+
+
+@app.command()
+def worker(
+    config: Config = DEFAULT_FILE,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Processes; one a core.")] = None,
+) -> None:
+    """Run the part that transcodes; as many as you like."""
+    settings = _start("worker", config)
+    _shut_down_softly()
+    from workers.tasks import run  # noqa: PLC0415
+
+    run(settings, concurrency or settings.worker.concurrency)
+
+
+@app.command()
+def forwarder(config: Config = DEFAULT_FILE) -> None:
+    """Run the part that delivers: the SCU."""
+    settings = _start("forwarder", config)
+    _shut_down_softly()
+    from forwarder.tasks import run  # noqa: PLC0415
+
+    run(settings)
+
+
+@app.command()
+def flower(config: Config = DEFAULT_FILE) -> None:
+    """Run the page that shows the batches."""
+    settings = _start("flower", config)
+    from dicomferry.flower import run  # noqa: PLC0415
+
+    run(settings)
+
+
+@app.command()
+def check_config(config: Config = DEFAULT_FILE) -> None:
+    """Say whether the configuration is right, and what would be, without starting anything."""
+    settings = load(config)
+    typer.echo(
+        f"{config}: right; spool {settings.spool}, {len(settings.ae)} called AE titles, "
+        f"{len(settings.destination)} destinations, {len(settings.route)} routes"
+    )
+
+
+@app.command()
+def health(
+    part: Annotated[str, typer.Argument(help="ingest, dispatcher, worker, forwarder or flower")],
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """Say whether a part of this machine does its work: 0 where it does."""
+    settings = load(config)
+    from dicomferry.health import CHECKS, check  # noqa: PLC0415
+
+    if part not in CHECKS:
+        raise typer.BadParameter(f"{part!r} is none of {', '.join(CHECKS)}", param_hint="PART")
+    check(part, settings)
+
+
+def _start(part: str, config: Path) -> Settings:
+    settings = load(config)
+    from dicomferry.logs import configure  # noqa: PLC0415
+
+    configure(part, settings.log_level)
+    return settings
+
+
+def _shut_down_softly() -> None:
+    # Celery reads it when it is imported: SIGTERM then lets the running batches end for a moment and goes,
+    # where its warm shutdown sometimes stalls.
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
+
+if __name__ == "__main__":
+    main()
