@@ -129,6 +129,32 @@ def check_config(config: Config = DEFAULT_FILE) -> None:
 
 
 @app.command()
+def status(
+    config: Config = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show the lanes: what is pending, delivered and dead, and whether the destination answers."""
+    settings = load(config)
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicomferry.show import status as show  # noqa: PLC0415
+
+    show(settings, Console(), as_json=as_json)
+
+
+@app.command()
+def explain(sop_instance_uid: str, config: Config = DEFAULT_FILE) -> None:
+    """Tell what happened to one SOP instance, and why."""
+    settings = load(config)
+    from rich.console import Console  # noqa: PLC0415
+
+    from dicomferry.show import explain as show  # noqa: PLC0415
+
+    if not show(settings, sop_instance_uid, Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def health(
     part: Annotated[str, typer.Argument(help="ingest, dispatcher, worker, forwarder or flower")],
     config: Config = DEFAULT_FILE,
