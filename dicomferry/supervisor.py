@@ -8,13 +8,14 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from dicomferry.warden import Warden
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,7 @@ class Supervisor:
         self._patience, self._ended = patience, ended
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._forwarders: set[asyncio.Task[None]] = set()
-        warden = [sys.executable, "-P", "-m", "dicomferry.warden", *map(str, folders)]
-        # A session of its own: neither Ctrl-C nor a closed terminal ends it before us.
-        self._warden = subprocess.Popen(
-            warden, bufsize=0, stdin=subprocess.PIPE, pass_fds=locks, start_new_session=True
-        )
+        self._warden = Warden(folders, locks)
 
     def start(self, part: Part) -> None:
         """Start `part` and keep it running."""
@@ -75,7 +72,7 @@ class Supervisor:
         await self.stop(*self._keepers)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*self._forwarders), 1)
-        await asyncio.to_thread(self._warden.communicate)
+        await asyncio.to_thread(self._warden.close)
 
     async def _keep(self, part: Part) -> None:
         delay = self._patience.first
@@ -95,7 +92,7 @@ class Supervisor:
             # A pipe of ours: with one of asyncio's, wait() lasts until all that inherited it have ended.
             child = await asyncio.create_subprocess_exec(
                 *part.command,
-                stdin=subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
                 env={**os.environ, **part.environment},
@@ -107,7 +104,7 @@ class Supervisor:
             return 1
         finally:
             os.close(writing)
-        self._tell_warden(f"+{child.pid}")
+        self._warden.watch(child.pid)
         self._forwarders.add(forwarder := asyncio.create_task(_forward(part.name, reading)))
         forwarder.add_done_callback(self._forwarders.discard)
         try:
@@ -121,12 +118,7 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
-            self._tell_warden(f"-{child.pid}")
-
-    def _tell_warden(self, line: str) -> None:
-        if self._warden.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._warden.stdin.write(f"{line}\n".encode())
+            self._warden.forget(child.pid)
 
 
 async def _forward(name: str, descriptor: int) -> None:

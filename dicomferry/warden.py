@@ -1,21 +1,54 @@
-"""Outlives a supervisor that was killed with -9, and takes what it had started along.
+"""Outlives a program that was killed with -9, and takes what it had started along.
 
-Reads ``+PGID`` and ``-PGID`` lines from the supervisor. Where its standard input ends, no supervisor is
-left: it kills the process groups that still stand (a part, and Celery's pool under it) and removes the
-folders named as arguments.
+The warden is a process of its own that reads ``+PGID`` and ``-PGID`` lines. Where its standard input ends,
+its owner is gone: it kills the process groups that still stand (a part, and Celery's pool under it) and
+removes the folders named as arguments.
 """
 
 import os
 import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+
+
+class Warden:
+    """The owner's end. `folders` go with the owner; `locks` (file descriptors) are held until all is gone."""
+
+    def __init__(self, folders: Sequence[Path] = (), locks: Sequence[int] = ()) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dicomferry.warden", *map(str, folders)],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            pass_fds=locks,
+            start_new_session=True,  # neither Ctrl-C nor a closed terminal ends it before its owner
+        )
+
+    def watch(self, group: int) -> None:
+        """This process group is to go with us."""
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """This process group has ended."""
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        """Let it clean up now, and wait for it."""
+        self._process.communicate()
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(line.encode())
 
 
 def main() -> None:
-    """Wait for the end of the supervisor, then clean up after it."""
+    """Wait for the end of the owner, then clean up after it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # It ends with its supervisor, not with its terminal.
+        signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()
     for line in sys.stdin:
         (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
