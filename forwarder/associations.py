@@ -17,8 +17,8 @@ from weakref import WeakSet
 
 from dicomferry.settings import Destination
 from forwarder.line import PeerFailure
-from forwarder.proposal import Proposal
-from forwarder.scu import Association, Context
+from forwarder.proposal import Context, Proposal
+from forwarder.scu import Association
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,16 @@ from forwarder import outcome
 from forwarder.associations import Associations, Loan
 from forwarder.line import PeerClosed, PeerFailure
 from forwarder.outcome import Disposition, Outcome
-from forwarder.proposal import Proposal, for_parcels, for_probe, learned
-from forwarder.scu import MOST_CONTEXTS, VERIFICATION, Association, Context
+from forwarder.proposal import (
+    MOST_CONTEXTS,
+    VERIFICATION,
+    Context,
+    Proposal,
+    for_parcels,
+    for_probe,
+    learned,
+)
+from forwarder.scu import Association
 
 log = logging.getLogger(__name__)
 

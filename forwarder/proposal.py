@@ -7,7 +7,12 @@ class of which every shown syntax was proposed has a complete answer, which may 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from forwarder.scu import MOST_CONTEXTS, VERIFICATION, Context
+from dicomferry.syntaxes import IMPLICIT_LE
+
+Context = tuple[str, str]  # SOP class UID, transfer syntax UID: each proposed by itself
+
+VERIFICATION: Context = ("1.2.840.10008.1.1", IMPLICIT_LE)
+MOST_CONTEXTS = 128  # odd ids 1 to 255 (PS3.8 9.3.2.2)
 
 
 @dataclass(frozen=True, slots=True)

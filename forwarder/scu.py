@@ -23,14 +23,9 @@ from pynetdicom.pdu_primitives import (
 
 from dicomferry.part10 import Meta
 from dicomferry.settings import Destination
-from dicomferry.syntaxes import IMPLICIT_LE
 from forwarder.line import Line, Pdu, PeerClosed, PeerFailure, pdu
 from forwarder.outcome import of_rejection
-
-Context = tuple[str, str]  # SOP class UID, transfer syntax UID: each proposed by itself
-
-VERIFICATION: Context = ("1.2.840.10008.1.1", IMPLICIT_LE)
-MOST_CONTEXTS = 128  # odd ids 1 to 255 (PS3.8 9.3.2.2)
+from forwarder.proposal import VERIFICATION, Context
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A
 _RELEASE_SECONDS = 2.0  # nothing depends on the answer
