@@ -28,11 +28,11 @@ class Warden:
         )
 
     def watch(self, group: int) -> None:
-        """This process group is to go with us."""
+        """Take this process group along."""
         self._tell(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """This process group has ended."""
+        """Leave this process group: it has ended."""
         self._tell(f"-{group}\n")
 
     def close(self) -> None:
