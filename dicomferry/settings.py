@@ -11,7 +11,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomferry.errors import Misconfigured
@@ -60,6 +69,13 @@ def _syntaxes(names: list[str]) -> list[str]:
     return names
 
 
+def _listed(names: object) -> object:
+    if isinstance(names, str):
+        # "negotiate" never comes here: it is the other branch of the destinations' union.
+        raise ValueError(f'{names!r} is no list; write ["{names}"], or for a destination "negotiate"')  # noqa: TRY004  pydantic wants it
+    return names
+
+
 def _broker(value: str) -> str:
     if not value.startswith(_BROKER_SCHEMES):
         raise ValueError(f"a broker's address starts with one of {', '.join(_BROKER_SCHEMES)}")
@@ -71,7 +87,7 @@ AEPattern = Annotated[str, AfterValidator(_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
-SyntaxNames = Annotated[list[str], AfterValidator(_syntaxes)]
+SyntaxNames = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_syntaxes)]
 
 
 class _Strict(BaseModel):

@@ -1,0 +1,232 @@
+"""The configuration: what is wrong is refused with the file, the key's path and what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from dicomferry.errors import Misconfigured
+from dicomferry.settings import Settings, load
+
+RIGHT = """
+spool = "spool"
+
+[ingest]
+port = 11112
+
+[[ae]]
+title = "FERRY"
+
+[[destination]]
+name = "reading-room"
+title = "WS1"
+host = "127.0.0.1"
+port = 11113
+transfer_syntaxes = ["uncompressed"]
+
+[[route]]
+called = "FERRY"
+to = ["reading-room"]
+"""
+
+
+def write(folder: Path, content: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(content)
+    return path
+
+
+def refusal(folder: Path, content: str) -> str:
+    with pytest.raises(Misconfigured) as error:
+        load(write(folder, content))
+    return str(error.value)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BROKER", "SPOOL", "LOG_LEVEL", "INGEST__PORT", "INGEST__HOST", "FLOWER__PASSWORD"):
+        monkeypatch.delenv(f"DICOMFERRY_{name}", raising=False)
+
+
+def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, RIGHT))
+    assert settings.spool == tmp_path / "spool"
+    assert settings.broker is None
+    assert settings.ingest.port == 11112
+    assert settings.destinations_for("PACS", "FERRY", "10.0.0.1") == ("reading-room",)
+    destination = settings.destination_named("reading-room")
+    assert destination is not None
+    assert destination.shown_syntaxes[:2] == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        # unknown keys
+        ('spool = "spool"', 'spoool = "spool"', ["spoool: unknown key", "spool, broker"]),
+        ("[ingest]\nport", "[ingest]\nprot", ["ingest.prot: unknown key", "[ingest] takes host, port"]),
+        (
+            'name = "reading-room"',
+            'name = "reading-room"\ncolor = "rgb"',
+            ["destination.0.color: unknown key", "colour"],
+        ),
+        (
+            'title = "FERRY"',
+            'title = "FERRY"\ncallers = [{name = "X"}]',
+            ["ae.0.callers.0.name: unknown key", "title"],
+        ),
+        # missing ones
+        ('title = "WS1"\n', "", ["destination.0.title: is missing"]),
+        ('[[route]]\ncalled = "FERRY"\nto = ["reading-room"]', "", ["route: is missing"]),
+        # wrong types and ranges
+        ("port = 11112", 'port = "dicom"', ["ingest.port:", "integer", "'dicom'"]),
+        ("port = 11112", "port = 0", ["ingest.port:", "greater than or equal to 1", "0"]),
+        ("port = 11113", "port = 70000", ["destination.0.port:", "65535", "70000"]),
+        (
+            'host = "127.0.0.1"',
+            'host = "no host!"',
+            ["destination.0.host:", "neither a host name nor an IP address"],
+        ),
+        (
+            'title = "WS1"',
+            'title = "WS1"\ncolour = "RGB"',
+            ["destination.0.colour:", "'rgb' or 'as-encoded'", "'RGB'"],
+        ),
+        ('title = "WS1"', 'title = "WS1"\nlossy = "maybe"', ["destination.0.lossy:", "boolean"]),
+        ("spool =", 'log_level = "LOUD"\nspool =', ["log_level:", "'DEBUG', 'INFO'", "'LOUD'"]),
+        ("spool =", 'broker = "localhost:6379"\nspool =', ["broker:", "redis://"]),
+        (
+            'name = "reading-room"',
+            'name = "../etc"',
+            ["destination.0.name:", "'../etc' cannot name a destination"],
+        ),
+        ("[ingest]", '[flower]\nuser = "a:b"\n[ingest]', ["flower.user:", "a:b"]),
+        # transfer syntaxes
+        (
+            '["uncompressed"]',
+            '["uncompresed"]',
+            ["destination.0.transfer_syntaxes:", "did you mean 'uncompressed'?"],
+        ),
+        (
+            '["uncompressed"]',
+            '["1.2.3.4"]',
+            ["destination.0.transfer_syntaxes:", "unknown transfer syntax '1.2.3.4'"],
+        ),
+        ('["uncompressed"]', "[]", ["destination.0.transfer_syntaxes:", 'write ["all"]']),
+        (
+            '["uncompressed"]',
+            '"negotiated"',
+            ["destination.0.transfer_syntaxes:", 'write ["negotiated"]', 'or for a destination "negotiate"'],
+        ),
+        (
+            'title = "FERRY"',
+            'title = "FERRY"\naccept = ["jpg2000"]',
+            ["ae.0.accept:", "did you mean 'jpeg2000'?"],
+        ),
+        # AE titles
+        (
+            'title = "WS1"',
+            'title = "A-WORKSTATION-OF-17"',
+            ["destination.0.title:", "has 19 characters", "1 to 16"],
+        ),
+        ('title = "WS1"', 'title = "WS\\\\1"', ["destination.0.title:", "without a backslash"]),
+        ('title = "WS1"', 'title = "  "', ["destination.0.title:", "1 to 16"]),
+        ('title = "WS1"', 'title = "WÖRK"', ["destination.0.title:", "printable ASCII"]),
+        (
+            'title = "WS1"',
+            'title = "WS1"\ncalling = "FAR-TOO-LONG-A-TITLE"',
+            ["destination.0.calling:", "1 to 16"],
+        ),
+        # what hangs together
+        (
+            'to = ["reading-room"]',
+            'to = ["reading-rom"]',
+            ["route.0.to:", "'reading-rom'", "there are reading-room"],
+        ),
+        ('to = ["reading-room"]', "to = []", ["route.0.to:", "at least 1 item"]),
+        ('called = "FERRY"', 'called = "FERY"', ["route.0.called:", "'FERY'", "there are FERRY"]),
+        (
+            '[[ae]]\ntitle = "FERRY"',
+            '[[ae]]\ntitle = "FERRY"\n[[ae]]\ntitle = "FERRY"',
+            ["ae title 'FERRY' is used twice"],
+        ),
+        (
+            'title = "FERRY"',
+            'title = "FERRY"\ncallers = [{title = "X", host = "pacs.local"}]',
+            ["ae.0.callers.0", "must be an IP address"],
+        ),
+        # no TOML at all
+        ("[[ae]]", "[[ae", ["is not TOML", "line 7"]),
+    ],
+)
+def test_what_is_wrong_is_refused_with_file_key_and_what_would_be_right(
+    tmp_path: Path, right: str, wrong: str, says: list[str]
+) -> None:
+    assert right in RIGHT
+    message = refusal(tmp_path, RIGHT.replace(right, wrong, 1))
+    for line in message.splitlines():
+        assert line.startswith(str(tmp_path / "site.toml"))
+    for words in says:
+        assert words in message
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, RIGHT.replace("port = 11112", "port = -1").replace('"WS1"', '"A\\\\B"'))
+    assert [line.split(": ")[1] for line in message.splitlines()] == ["ingest.port", "destination.0.title"]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"nowhere\.toml: no such file.*--config"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Misconfigured, match=r"site\.toml: cannot be read"):
+        load(path)
+
+
+def test_a_scalar_in_the_environment_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMFERRY_BROKER", "redis://redis:6379/0")
+    monkeypatch.setenv("DICOMFERRY_INGEST__PORT", "104")
+    monkeypatch.setenv("DICOMFERRY_FLOWER__PASSWORD", "secret")
+    monkeypatch.setenv("DICOMFERRY_SPOOL", "/var/lib/dicomferry")
+    settings = load(write(tmp_path, RIGHT))
+    assert settings.broker == "redis://redis:6379/0"
+    assert settings.ingest.port == 104
+    assert settings.ingest.host == "127.0.0.1"
+    assert settings.spool == Path("/var/lib/dicomferry")
+    assert settings.flower.password is not None
+    assert settings.flower.password.get_secret_value() == "secret"
+
+
+def test_what_is_wrong_in_the_environment_is_refused_by_the_variables_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMFERRY_INGEST__PORT", "none")
+    assert "(from DICOMFERRY_INGEST__PORT)" in refusal(tmp_path, RIGHT)
+
+
+def test_a_password_never_shows_in_the_settings(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, RIGHT + '\n[flower]\npassword = "hunter2"\n'))
+    assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_routes_of_several_rules_name_each_destination_once(tmp_path: Path) -> None:
+    routes = """
+        [[destination]]
+        name = "research"
+        title = "WS2"
+        host = "10.0.0.2"
+        port = 104
+
+        [[route]]
+        calling = "CT*"
+        to = ["research", "reading-room"]
+    """
+    settings: Settings = load(write(tmp_path, RIGHT + routes))
+    assert settings.destinations_for("CT1", "FERRY", "h") == ("reading-room", "research")
+    assert settings.destinations_for("MR1", "FERRY", "h") == ("reading-room",)
+    assert settings.destinations_for("MR1", "OTHER", "h") == ()
