@@ -226,7 +226,11 @@ class Forwarder:
     ) -> Loan:
         loan = self._associations.borrow(destination, calling, proposal, needs)
         if loan.fresh:
-            answer = self._learn(destination, proposal, loan.association.accepted)
+            try:
+                answer = self._learn(destination, proposal, loan.association.accepted)
+            except BaseException:
+                self._associations.drop(loan)
+                raise
             self._sender.send(events.Learned(batch.id, destination.name, answer, probe=False))
         return loan
 
