@@ -239,7 +239,8 @@ class Settings(BaseSettings):
                     )
             if not any(fnmatchcase(title, route.called) for title in titles):
                 raise ValueError(
-                    f"route.{index}.called: no [[ae]] has the title {route.called!r}; there are {', '.join(titles)}"
+                    f"route.{index}.called: no [[ae]] has the title {route.called!r}; "
+                    f"there are {', '.join(titles)}"
                 )
         return self
 
