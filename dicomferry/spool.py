@@ -84,6 +84,14 @@ def boot_id() -> str:
         return "unknown-boot"
 
 
+def digest_of(*parts: bytes) -> "hashlib.blake2b":
+    """The digest of a data set's bytes so far: `update` takes what follows, `hexdigest` is what is stored."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest
+
+
 def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
     """The id of an instance: the same object for the same destinations has the same one.
 

@@ -1,0 +1,221 @@
+"""The few elements of a data set that ingest needs, and whether the data set is whole.
+
+One walk over the element headers (PS3.5 chapter 7) does both. Values are stepped over, not read, except
+those few; so neither pixels nor a patient's name are ever looked at, and a large object costs what a small
+one does. What other toolkits tolerate is tolerated: an implicit element among explicit ones, a VR of a later
+edition, zeros after the end.
+"""
+
+import mmap
+import re
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+
+# The whole data set is deflated in these (PS3.5 A.5, A.7, A.11).
+_DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
+_LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_SHORT_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(),
+)
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+_SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
+_STUDY, _SERIES = 0x0020000D, 0x0020000E
+_WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
+
+_LONGEST = 128  # bytes of a wanted value; more is no UID
+_DEEPEST = 64  # nested sequences
+_MOST = 300_000  # elements looked at: a walk that long (0.3 s) has earned its trust
+_INFLATED_HEAD = 4 << 20  # bytes of a deflated data set in which the wanted elements must come
+_INFLATED_MOST = 256 << 20  # bytes that are inflated to see whether the stream ends well
+
+_UID = re.compile(r"[0-9](?:[0-9.]{0,62}[0-9])?")
+
+
+class Malformed(Exception):  # noqa: N818  a finding about a data set, which reception answers
+    """The data set does not hold together; ``str()`` says where, without a value of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a data set says of itself; empty where it does not."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+
+
+def is_uid(text: str) -> bool:
+    """Whether it is a UID (PS3.5 9.1), leading zeros in a component forgiven."""
+    return _UID.fullmatch(text) is not None
+
+
+def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
+    """Walk the data set that starts at `offset` of the file at `path`.
+
+    Raises:
+        Malformed: it is no data set in that transfer syntax, or it ends before its last element does.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if transfer_syntax_uid in _DEFLATED:
+            head, whole = _inflate(content, offset)
+            walk = _Walk(head, 0, transfer_syntax_uid, partial=not whole)
+        else:
+            walk = _Walk(content, offset, transfer_syntax_uid, partial=False)
+        return walk.run()
+
+
+def _inflate(content: mmap.mmap, offset: int) -> tuple[bytes, bool]:
+    """The first bytes of a deflated data set, and whether they are all of it.
+
+    Raises:
+        Malformed: the deflated stream is damaged or ends early.
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    head = bytearray()
+    inflated = 0
+    try:
+        for at in range(offset, len(content), 1 << 16):
+            waiting = content[at : at + (1 << 16)]
+            while waiting and not stream.eof and inflated < _INFLATED_MOST:
+                part = stream.decompress(waiting, 1 << 20)
+                waiting = stream.unconsumed_tail
+                inflated += len(part)
+                head += part[: _INFLATED_HEAD - len(head)]
+    except zlib.error as error:
+        raise Malformed(f"deflated stream is damaged: {error}") from error
+    if not stream.eof and inflated < _INFLATED_MOST:
+        raise Malformed(f"deflated stream ends early, after {inflated} bytes inflated")
+    return bytes(head), inflated == len(head)
+
+
+class _Walk:
+    """One pass over the elements of `content` from `at` on."""
+
+    def __init__(self, content: bytes | mmap.mmap, at: int, syntax: str, *, partial: bool) -> None:
+        self._content = content
+        self._at = at
+        self._end = len(content)
+        self._partial = partial  # the content is cut by us
+        self._explicit = syntax != IMPLICIT_LE
+        self._big_endian = syntax == EXPLICIT_BE
+        order = ">" if self._big_endian else "<"
+        self._tag = struct.Struct(order + "HH").unpack_from
+        self._short = struct.Struct(order + "H").unpack_from
+        self._long = struct.Struct(order + "I").unpack_from
+        self._left = _MOST
+        self._found: dict[int, str] = {}
+
+    def run(self) -> Header:
+        if self._end - self._at < 8:
+            raise Malformed("holds no element")
+        with suppress(_Enough):
+            self._elements()
+        found = self._found
+        return Header(
+            *(found.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _MODALITY))
+        )
+
+    def _elements(self) -> None:
+        """Walk the top level, to the last byte."""
+        while self._at < self._end:
+            if self._is_padding():
+                return
+            tag, length, explicit = self._head(self._explicit)
+            if tag in _WANTED and tag not in self._found and length <= _LONGEST:
+                value = self._content[self._at : self._at + length]
+                self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
+            self._step(tag, length, explicit, 0)
+
+    def _step(self, tag: int, length: int, explicit: bool, depth: int) -> None:
+        """Go past the value of an element."""
+        if length != _UNDEFINED:
+            self._at += length
+            if self._at > self._end:
+                self._ends_early(tag)
+            return
+        if depth >= _DEEPEST:
+            raise Malformed(f"sequences nest deeper than {_DEEPEST} at {_name(tag)}")
+        self._items(tag, explicit, depth)
+
+    def _items(self, tag: int, explicit: bool, depth: int) -> None:
+        """Go past items or fragments up to the sequence's delimiter."""
+        while True:
+            item, length = self._item_head(tag)
+            if item == _SEQUENCE_END:
+                return
+            if item != _ITEM:
+                raise Malformed(f"{_name(item)} where an item of {_name(tag)} should be")
+            if length != _UNDEFINED:
+                self._step(tag, length, explicit, depth)
+                continue
+            while (nested := self._head(explicit))[0] != _ITEM_END:
+                self._step(*nested, depth + 1)
+
+    def _item_head(self, parent: int) -> tuple[int, int]:
+        at = self._at
+        if at + 8 > self._end:
+            self._ends_early(parent)
+        self._count()
+        group, element = self._tag(self._content, at)
+        self._at = at + 8
+        return group << 16 | element, self._long(self._content, at + 4)[0]
+
+    def _head(self, explicit: bool) -> tuple[int, int, bool]:
+        """Tag, length, whether what it holds is explicit: of the element here. Its value is here then."""
+        tag, length = self._item_head(0)
+        if not explicit or tag >> 16 == 0xFFFE:
+            return tag, length, explicit
+        at = self._at
+        vr = bytes(self._content[at - 4 : at - 2])
+        if vr in _SHORT_VRS:
+            return tag, self._short(self._content, at - 2)[0], explicit
+        if vr in _LONG_VRS or (vr.isalpha() and vr.isupper()):
+            # A VR that a later edition adds has a 32 bit length too (PS3.5 7.1.2).
+            if at + 4 > self._end:
+                self._ends_early(tag)
+            self._at = at + 4
+            length = self._long(self._content, at)[0]
+            if vr == b"UN" and length == _UNDEFINED:
+                return tag, length, self._inside_un()
+        return tag, length, explicit
+
+    def _inside_un(self) -> bool:
+        """What a sequence of unknown VR holds is Implicit VR Little Endian (PS3.5 6.2.2 note 2)."""
+        if self._big_endian:
+            raise _Enough
+        return False
+
+    def _is_padding(self) -> bool:
+        """Whether nothing but zeros follows, as far as a look tells."""
+        rest = self._content[self._at : self._at + 8]
+        return not any(rest)
+
+    def _ends_early(self, tag: int) -> None:
+        if self._partial:
+            raise _Enough
+        where = f" in {_name(tag)}" if tag else ""
+        raise Malformed(f"ends early{where}: {self._end} bytes, at least {self._at} announced")
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Enough
+
+
+class _Enough(Exception):  # noqa: N818  ends a walk that found nothing wrong
+    """The walk has seen what it may."""
+
+
+def _name(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"

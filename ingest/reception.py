@@ -1,0 +1,180 @@
+"""From what has arrived to the spool, and the answer to the requestor.
+
+Success is answered only after `Spool.commit` has returned. Statuses are those of PS3.4 B.2.3 and PS3.7
+annex C.
+"""
+
+import itertools
+import json
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+
+from dicomferry import durable, syntaxes
+from dicomferry.spool import Instance, Spool, instance_id
+from ingest.admission import Admitted
+from ingest.arrival import Arrival
+from ingest.header import Header, Malformed, is_uid, read_header
+
+log = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+NOT_AUTHORISED = 0x0124
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xA900  # data set does not match SOP class
+CANNOT_UNDERSTAND = 0xC000
+FAULT_OF_OURS = 0xC001
+
+_LONGEST_COMMENT = 64  # characters of Error Comment (0000,0902), VR LO
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command set of a C-STORE says, and the context that it came in."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    abstract_syntax: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the requestor is told; `instance` is the id of what stands on the spool."""
+
+    status: int
+    comment: str = ""
+    instance: str | None = None
+
+    @property
+    def error_comment(self) -> str:
+        """The comment as Error Comment (0000,0902) can hold it."""
+        return self.comment.encode("ascii", "replace").decode()[:_LONGEST_COMMENT].rstrip()
+
+
+def receive(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
+    """Put what has arrived in its place, whichever that is; nothing of it stays in ``incoming``."""
+    try:
+        arrival.close()
+        return refusal(admitted, request) or _unwritten(arrival) or _judge(spool, admitted, request, arrival)
+    except OSError as error:
+        return Answer(OUT_OF_RESOURCES, f"spool: {error.strerror or error}")
+    finally:
+        arrival.discard()
+
+
+def refusal(admitted: Admitted, request: Request) -> Answer | None:
+    """Why an object is not even written, as its command set and its association tell already."""
+    if not admitted.destinations:
+        return Answer(
+            NOT_AUTHORISED, f"no route for {admitted.calling_ae_title} to {admitted.called_ae_title}"
+        )
+    if request.sop_class_uid != request.abstract_syntax:
+        return Answer(DOES_NOT_MATCH, "Affected SOP Class UID is not that of the context")
+    if not is_uid(request.sop_instance_uid):
+        return Answer(CANNOT_UNDERSTAND, "Affected SOP Instance UID is no UID")
+    return None
+
+
+def _unwritten(arrival: Arrival) -> Answer | None:
+    if arrival.failure is not None:
+        return Answer(OUT_OF_RESOURCES, arrival.failure)
+    if arrival.size == 0:
+        return Answer(CANNOT_UNDERSTAND, "no data set")
+    return None
+
+
+def _judge(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
+    try:
+        header = read_header(arrival.path, arrival.offset, request.transfer_syntax_uid)
+    except Malformed as finding:
+        return _quarantine(spool, admitted, request, arrival, str(finding))
+    answer = _mismatch(request, header)
+    return answer or _commit(spool, _instance(spool, admitted, request, header, arrival), arrival)
+
+
+def _mismatch(request: Request, header: Header) -> Answer | None:
+    if header.sop_class_uid != request.sop_class_uid:
+        return Answer(DOES_NOT_MATCH, "SOP Class UID of data set and command set differ")
+    if header.sop_instance_uid != request.sop_instance_uid:
+        return Answer(DOES_NOT_MATCH, "SOP Instance UID of data set and command set differ")
+    for name, uid in (("Study", header.study_instance_uid), ("Series", header.series_instance_uid)):
+        # Absent in what belongs to no patient, such as colour palettes (PS3.4 annex GG).
+        if uid and not is_uid(uid):
+            return Answer(CANNOT_UNDERSTAND, f"{name} Instance UID is no UID")
+    return None
+
+
+def _instance(
+    spool: Spool, admitted: Admitted, request: Request, header: Header, arrival: Arrival
+) -> Instance:
+    digest = arrival.digest
+    return Instance(
+        id=_free_id(spool, request.sop_instance_uid, digest, admitted.destinations),
+        sop_class_uid=request.sop_class_uid,
+        sop_instance_uid=request.sop_instance_uid,
+        study_instance_uid=header.study_instance_uid,
+        series_instance_uid=header.series_instance_uid,
+        modality=header.modality[:16],
+        transfer_syntax_uid=request.transfer_syntax_uid,
+        calling_ae_title=admitted.calling_ae_title,
+        called_ae_title=admitted.called_ae_title,
+        peer=admitted.host,
+        received_at=time.time(),
+        size=arrival.size,
+        digest=digest,
+        route=admitted.route,
+        destinations=admitted.destinations,
+    )
+
+
+def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tuple[str, ...]) -> str:
+    """The id under which nothing stands, or the same object with every delivery still pending.
+
+    A delivery that is done or dead would not happen again under the old id, though the sender asks for it.
+    """
+    for number in itertools.count():
+        candidate = instance_id(sop_instance_uid, digest, destinations, str(number or ""))
+        state = spool.state(candidate) if spool.folder(candidate).exists() else None
+        if state is None or not (state.delivered or state.dead):
+            return candidate
+    raise AssertionError
+
+
+def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
+    new = spool.commit(arrival.staging, instance)
+    log.info(
+        "%s %s %s %s %d bytes %.0f ms",
+        "Received" if new else "ReceivedAgain",
+        instance.id,
+        instance.sop_instance_uid,
+        syntaxes.label(instance.transfer_syntax_uid),
+        instance.size,
+        1000 * (time.monotonic() - arrival.started_at),
+    )
+    return Answer(SUCCESS, instance=instance.id)
+
+
+def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival, finding: str) -> Answer:
+    """Keep, durably, what cannot be forwarded, so that it is not lost when the sender forgets it."""
+    name = uuid.uuid4().hex
+    record = {
+        "reason": finding,
+        "sop_class_uid": request.sop_class_uid,
+        "sop_instance_uid": request.sop_instance_uid,
+        "transfer_syntax_uid": request.transfer_syntax_uid,
+        "calling_ae_title": admitted.calling_ae_title,
+        "called_ae_title": admitted.called_ae_title,
+        "peer": admitted.host,
+        "received_at": time.time(),
+        "size": arrival.size,
+        "digest": arrival.digest,
+    }
+    durable.sync_file(arrival.path)
+    durable.write_synced(arrival.staging / "reason.json", json.dumps(record).encode())
+    durable.sync_folder(arrival.staging)
+    arrival.staging.rename(spool.quarantine / name)
+    durable.sync_folder(spool.quarantine)
+    log.warning("Quarantined %s %s: %s", name, request.sop_instance_uid, finding)
+    return Answer(CANNOT_UNDERSTAND, f"kept as {name[:8]}: {finding}")
