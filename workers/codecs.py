@@ -213,7 +213,7 @@ def _packbits(segment: bytes, pixels: int) -> np.ndarray:
         raise Permanent("an RLE segment is too short for the image: it is truncated")
     try:
         unpacked = imagecodecs.packbits_decode(segment)
-    except imagecodecs.ImcdError:
+    except RuntimeError:
         unpacked = imagecodecs.packbits_decode(segment[:-1])
     if len(unpacked) < pixels:
         raise Permanent(f"an RLE segment holds {len(unpacked)} bytes of {pixels}: it is truncated")

@@ -11,13 +11,9 @@ import secrets
 import socket
 from typing import Any
 
-# Celery's soft shutdown wants SIGTERM remapped, and reads this when it is first imported.
-os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
-
-from celery import Celery
+from celery import Celery, signals
 from redis import Redis
 
-from dicomferry import logs
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.broker import celery_app, redis_client
 from dicomferry.errors import Permanent, Transient
@@ -129,27 +125,30 @@ def _place(error: Exception) -> str:
 
 
 def run(settings: Settings, concurrency: int | None = None) -> None:
-    """Run the worker in this process until it is stopped, by SIGTERM (softly) or SIGINT.
+    """Run the worker in this process until SIGTERM, SIGINT or SIGQUIT; the caller has set up logging.
 
     `concurrency` is the number of child processes: the settings' or the number of cores where it is None.
+    SIGTERM lets running batches end for a few seconds if REMAP_SIGTERM=SIGQUIT was in the environment before
+    Celery was imported; else it waits for them without end.
 
     Raises:
         Misconfigured: no broker, or no usable spool.
     """
     Spool(settings.spool.absolute()).prepare()
-    logs.configure("worker", settings.log_level)
     app = celery_app(settings)
     register(app, settings)
-    children = concurrency or settings.worker.concurrency or os.cpu_count() or 1
-    app.worker_main(
-        [
-            "worker",
-            f"--hostname=worker@{socket.gethostname()}-{secrets.token_hex(3)}",
-            f"--queues={TRANSCODE_QUEUE}",
-            "--pool=prefork",
-            f"--concurrency={children}",
-            f"--loglevel={settings.log_level}",
-            "--without-gossip",
-            "--without-mingle",
-        ]
-    )
+
+    def keep_logging(**_: Any) -> None:
+        """A receiver keeps Celery from setting up logging again."""
+
+    signals.setup_logging.connect(keep_logging, weak=False)
+    app.Worker(
+        pool="prefork",
+        concurrency=concurrency or settings.worker.concurrency or os.cpu_count() or 1,
+        queues=[TRANSCODE_QUEUE],
+        hostname=f"worker@{socket.gethostname()}-{secrets.token_hex(3)}",
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+    ).start()
+    log.info("Stopped")
