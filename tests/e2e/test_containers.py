@@ -103,7 +103,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_and_the_others_share_the_wo
 
     assert seen_before < len(sources), "killed too late to prove anything"
     arrived = workstation.by_uid()
-    assert Counter(map(uid_of, workstation.files())) == Counter(sources)
+    assert Counter(map(uid_of, workstation.files())) == Counter(dict.fromkeys(sources, 1))
     assert {syntax_of(path) for path in arrived.values()} <= {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
     for uid in list(sources)[::5]:
         assert native_pixels(arrived[uid]) == gdcm_pixels(sources[uid], tmp_path), sources[uid].name
