@@ -4,9 +4,12 @@ The settings of Celery are those that lose least: see docs/architecture.md, "Wha
 """
 
 import re
+from typing import Any
 from urllib.parse import unquote
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from redis import Redis
 
 from dicomferry.errors import Misconfigured
@@ -27,9 +30,30 @@ def broker_url(settings: Settings) -> str:
     return settings.broker
 
 
+class _Connection(Connection):
+    """kombu's, except that a worker that is asked for its broker, as Flower asks, tells no password.
+
+    Celery leaves the password out of the answer, but that of a unix socket stands in what kombu takes for
+    the host's name.
+    """
+
+    def info(self) -> dict[str, Any]:
+        told: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
+        told["hostname"] = without_password(told["hostname"] or "")
+        return told
+
+
+class _AMQP(AMQP):  # type: ignore[misc]
+    Connection = _Connection
+
+
+class _Celery(Celery):  # type: ignore[misc]
+    amqp_cls = _AMQP
+
+
 def celery_app(settings: Settings) -> Celery:
     """A Celery application without tasks; the stages register theirs."""
-    app = Celery("dicomferry", broker=broker_url(settings), set_as_current=False)
+    app = _Celery("dicomferry", broker=broker_url(settings), set_as_current=False)
     app.conf.update(
         task_acks_late=True,
         task_reject_on_worker_lost=False,  # it has no counter; the lease says what was lost
