@@ -1,5 +1,6 @@
 """Bad input: each gets a clear answer, and nothing that was answered success is lost."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomferry.part10 import dataset_offset
 from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, shipped, uid_of
+from tests.support.images import fresh_copies, uid_of
 from tests.support.ports import free_port
+from tests.support.services import program
 from tests.support.site import Site, destination, progress
 
 J2K = "1.2.840.10008.1.2.4.90"
@@ -49,10 +51,14 @@ def store(site: Site, path: Path, content: bytes) -> int:
 
 
 def test_an_unknown_called_ae_is_rejected_and_told_so(site):
-    (path,) = fresh_copies("MR2_J2KR.dcm", 1, site.folder / "unknown-ae")
-    sent = send(site.port, [path], called="NOBODY")
-    assert sent.returncode != 0
-    assert "Called AE Title Not Recognized" in sent.stdout + sent.stderr
+    echo = subprocess.run(
+        [program("echoscu"), "-aec", "NOBODY", "127.0.0.1", str(site.port)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert echo.returncode != 0
+    assert "Called AE Title Not Recognized" in echo.stdout + echo.stderr
 
 
 def test_an_unsupported_sop_class_gets_no_context_and_the_rest_still_does(site):
@@ -84,7 +90,6 @@ def test_a_damaged_image_is_parked_with_its_reason_and_the_others_pass(site, wor
     damaged, *healthy = fresh_copies("MR2_J2KR.dcm", 5, site.folder / "damaged")
     dataset = dcmread(damaged)
     pixels = bytearray(dataset.PixelData)
-    pixels[len(pixels) // 3 : 2 * len(pixels) // 3] = bytes(len(pixels) // 3)
     start = pixels.index(b"\xff\x4f\xff\x51")
     pixels[start + 4 : start + 40] = bytes(36)
     dataset.PixelData = bytes(pixels)
@@ -98,15 +103,7 @@ def test_a_damaged_image_is_parked_with_its_reason_and_the_others_pass(site, wor
     assert uid_of(damaged) not in workstation.by_uid()
 
 
-def test_a_file_that_is_no_dicom_is_refused_by_transcode_before_anything_is_sent(site):
-    text = site.folder / "readme.dcm"
-    text.write_text("hello")
-    sent = send(site.port, [text])
-    assert sent.returncode != 0
-
-
 def test_the_site_still_works_after_all_that(site, workstation):
     files = fresh_copies("US1_J2KR.dcm", 2, site.folder / "after")
     assert send(site.port, files).returncode == 0
     progress(lambda: len({uid_of(p) for p in files} & workstation.by_uid().keys()), 2)
-    assert shipped("US1_J2KR.dcm").exists()

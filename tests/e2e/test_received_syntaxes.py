@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
+from pynetdicom.sop_class import EncapsulatedPDFStorage, GrayscaleSoftcopyPresentationStateStorage
 
 from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, keyword
 from tests.support.dcmtk import Workstation, send
@@ -21,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.services import program
 from tests.support.site import Site, destination, progress
 
-GREY, COLOUR = "CT_small.dcm", "examples_rgb_color.dcm"
+GREY, UNSIGNED, COLOUR = "CT_small.dcm", "ExplVR_BigEnd.dcm", "examples_rgb_color.dcm"
 _JPEG = "1.2.840.10008.1.2.4."
 
 # received syntax -> source, DCMTK tool and its options that make it, DCMTK tool that decodes it
@@ -35,7 +36,7 @@ MADE = {
     _JPEG + "57": (GREY, ("dcmcjpeg", "+el", "+un"), ("dcmdjpeg",)),
     _JPEG + "70": (COLOUR, ("dcmcjpeg", "+e1", "+un"), ("dcmdjpeg",)),
     _JPEG + "80": (GREY, ("dcmcjpls", "+el"), ("dcmdjpls",)),
-    _JPEG + "81": (GREY, ("dcmcjpls", "+en", "+md", "2"), ("dcmdjpls",)),
+    _JPEG + "81": (UNSIGNED, ("dcmcjpls", "+en", "+md", "2"), ("dcmdjpls",)),
 }
 SHIPPED = {_JPEG + "90": "693_J2KR.dcm", _JPEG + "91": "693_J2KI.dcm"}
 LOSSY_DCT = {_JPEG + "50", _JPEG + "51"}  # right decoders of these differ by 1
@@ -113,11 +114,32 @@ def test_htj2k_arrives_with_the_pixels_that_were_encoded(site, workstation, tmp_
     assert native_pixels(delivered(workstation, plain)) == pixels.tobytes()
 
 
-@pytest.mark.parametrize("name", ["test-SR.dcm", "rtplan.dcm", "rtstruct.dcm", "waveform_ecg.dcm"])
+@pytest.mark.parametrize(
+    "name", ["test-SR.dcm", "rtplan.dcm", "waveform_ecg.dcm", "pdf", "presentation state"]
+)
 def test_objects_without_pixels_arrive_with_every_element(site, workstation, tmp_path, name):
-    (path,) = fresh_copies(name, 1, tmp_path)
+    (plain,) = fresh_copies(name if name.endswith(".dcm") else "test-SR.dcm", 1, tmp_path)
+    if not name.endswith(".dcm"):
+        elements = {
+            "pdf": {
+                "EncapsulatedDocument": b"%PDF-1.4 ",
+                "MIMETypeOfEncapsulatedDocument": "application/pdf",
+            },
+            "presentation state": {"ContentLabel": "MARKS", "PresentationLUTShape": "IDENTITY"},
+        }[name]
+        dataset = dcmread(plain)
+        del dataset.ContentSequence
+        dataset.SOPClassUID = (
+            EncapsulatedPDFStorage if name == "pdf" else GrayscaleSoftcopyPresentationStateStorage
+        )
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        for element, value in elements.items():
+            setattr(dataset, element, value)
+        dataset.save_as(plain, enforce_file_format=True)
+    path = convert(("dcmconv", "+td"), plain, tmp_path / "deflated.dcm")  # so that it has to be re-encoded
     assert send(site.port, [path]).returncode == 0
     ours, theirs = dcmread(delivered(workstation, path)), dcmread(path)
+    assert ours.file_meta.TransferSyntaxUID == EXPLICIT_LE
     assert ours == theirs
 
 
