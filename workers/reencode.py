@@ -120,16 +120,25 @@ class Reencoder:
     ) -> None:
         if depth > _DEEPEST:
             raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
-        listed = [
-            e for e in elements(self._source.view, start, end, encoding) if e.tag & 0xFFFF
-        ]  # group lengths have element number 0
+        # A group length has the element number 0.
+        listed = [e for e in elements(self._source.view, start, end, encoding) if e.tag & 0xFFFF]
         values = self._values(listed)
         if representation := values.get(attributes.REPRESENTATION):
             signed = representation[:2] != b"\x00\x00"
-        native = self._native(listed, values)
+        native = self._native(listed, values, depth)
         changes = dict(native.changes) if native else {}
         missing = sorted(changes.keys() - {e.tag for e in listed})
+        begin = stop = start  # a stretch that is the same in both, to be copied at once
         for element in listed:
+            before = bool(missing) and missing[0] < element.tag
+            if encoding == target and not before and not self._differs(element, native):
+                if element.start != stop:
+                    self._copy(out, begin, stop)
+                    begin = element.start
+                stop = element.end
+                continue
+            self._copy(out, begin, stop)
+            begin = stop = element.end
             while missing and missing[0] < element.tag:
                 tag = missing.pop(0)
                 self._small(out, tag, *changes[tag], target)
@@ -142,6 +151,17 @@ class Reencoder:
                 out.writelines(native.frames)
             else:
                 self._element(out, element, encoding, target, signed=signed, depth=depth)
+        self._copy(out, begin, stop)
+
+    def _differs(self, element: Element, native: Native | None) -> bool:
+        """Whether decoding changes the element, where its encoding stays."""
+        if native and (
+            element.tag in native.changes
+            or element.tag in attributes.ONLY_ENCAPSULATED
+            or element.tag == PIXEL_DATA
+        ):
+            return True
+        return self._holds_pixel_data(element)
 
     def _values(self, listed: list[Element]) -> dict[int, bytes]:
         return {
@@ -150,10 +170,16 @@ class Reencoder:
             if e.tag in attributes.DESCRIBING and not e.undefined
         }
 
-    def _native(self, listed: list[Element], values: Mapping[int, bytes]) -> Native | None:
+    def _native(self, listed: list[Element], values: Mapping[int, bytes], depth: int) -> Native | None:
         pixel_data = next((e for e in listed if e.tag == PIXEL_DATA), None)
-        if pixel_data is None or not pixel_data.undefined:
+        if pixel_data is None:
             return None
+        if not pixel_data.undefined:
+            if self._decode is not None and depth == 0:
+                raise Permanent(
+                    "pixel data is not in fragments though the syntax is a compressed one (PS3.5 A.4)"
+                )
+            return None  # an icon's may be native in any syntax
         if self._decode is None:
             raise Permanent(
                 "pixel data is in fragments though the transfer syntax is a native one (PS3.5 A.4)"
@@ -173,9 +199,6 @@ class Reencoder:
         signed: bool,
         depth: int,
     ) -> None:
-        if encoding == target and not self._holds_pixel_data(element):
-            self._copy(out, element.start, element.end)
-            return
         vr = element.vr or _vr(element.tag, element.length, signed)
         if vr == _SQ or (element.undefined and vr not in _BINARY):
             vr = vr if vr == _SQ else _UN

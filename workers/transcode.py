@@ -21,7 +21,7 @@ from dicomferry.errors import Permanent
 from dicomferry.part10 import dataset_offset, frame
 from dicomferry.spool import RenditionSpec
 from workers import attributes, codecs
-from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, Encoding, elements
+from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements
 from workers.frames import Fragments, split
 from workers.reencode import Native, Reencoder, Source
 
@@ -161,24 +161,12 @@ def _open(path: Path, scratch: Path) -> Iterator[_Received]:
             raise Permanent("the File Meta Information lacks a UID (PS3.10 7.1)")
         uids = meta[_TRANSFER_SYNTAX], meta[_SOP_CLASS], meta[_SOP_INSTANCE]
         if uids[0] != syntaxes.DEFLATED_LE:
-            received = _Received(Source(view, file.fileno()), offset, len(view), *uids)
-            _check_encapsulation(received)
-            yield received
+            yield _Received(Source(view, file.fileno()), offset, len(view), *uids)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
             _inflate(view, offset, inflated)
             with _mapped(inflated) as content:
                 yield _Received(Source(content, inflated.fileno()), 0, len(content), *uids)
-
-
-def _check_encapsulation(received: _Received) -> None:
-    """Pixel data of a compressed syntax must be in fragments; an icon's need not (PS3.5 A.4)."""
-    found = syntaxes.BY_UID.get(received.transfer_syntax_uid)
-    if found is None or found.native:
-        return
-    for element in elements(received.source.view, received.start, received.end, received.encoding):
-        if element.tag == PIXEL_DATA and not element.undefined:
-            raise Permanent(f"pixel data is not in fragments though the syntax is {found.label} (PS3.5 A.4)")
 
 
 @contextmanager

@@ -31,7 +31,8 @@ PLANAR = 0x00280006
 # No Part 10 file as ingest writes it, so never on a spool.
 UNFRAMED = {
     "ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "OT-PAL-8-face.dcm", "empty_charset_LEI.dcm",
-    "meta_missing_tsyntax.dcm", "nested_priv_SQ.dcm", "no_meta.dcm", "no_meta_group_length.dcm", "rtstruct.dcm",
+    "meta_missing_tsyntax.dcm", "nested_priv_SQ.dcm", "no_meta.dcm", "no_meta_group_length.dcm",
+    "rtstruct.dcm",
 }  # fmt: skip
 DAMAGED = {
     "JPEG2000-embedded-sequence-delimiter.dcm": "columns",  # the SIZ is overwritten

@@ -81,13 +81,13 @@ ENCODERS = {
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize(
-    ("bits", "samples", "signed"),
-    [(8, 1, False), (10, 1, False), (12, 1, False), (16, 1, False), (16, 1, True), (8, 3, False)],
+    "kind", [(8, 1, False), (10, 1, False), (12, 1, False), (16, 1, False), (16, 1, True), (8, 3, False)]
 )
 @pytest.mark.parametrize("uid", sorted(ENCODERS))
 def test_lossless_frames_of_every_kind_come_back(
-    uid: str, bits: int, samples: int, signed: bool, frames: int, target: str, tmp_path: Path
+    uid: str, kind: tuple[int, int, bool], frames: int, target: str, tmp_path: Path
 ) -> None:
+    bits, samples, signed = kind
     pictures = [image(33, 35, bits, samples=samples, signed=signed, seed=n) for n in range(frames)]
     made = dataset(pictures[0].shape, bits, signed=signed)
     source = encapsulated(tmp_path / "in.dcm", made, uid, [ENCODERS[uid](p, bits) for p in pictures])
