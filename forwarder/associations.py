@@ -55,15 +55,14 @@ class Associations:
             PeerFailure: none can be had; the reason in words.
         """
         found = self._take(destination, calling, needs)
-        if found is not None:
-            if not found.association.is_alive:
-                found.association.abort()  # The peer closed it meanwhile, which is its right.
-            elif found.calling == calling and set(needs) <= found.association.proposed:
-                return replace(found, fresh=False)
-            else:
-                self._release(found)
-        # Its place, or a free one, is ours.
+        # Its place, or a free one, is ours from here on.
         try:
+            if found is not None and not found.association.is_alive:
+                found.association.abort()  # The peer closed it meanwhile, which is its right.
+            elif found is not None and found.calling == calling and set(needs) <= found.association.proposed:
+                return replace(found, fresh=False)
+            elif found is not None:
+                self._release(found)
             association = Association.request(destination, calling, proposal.contexts, self._watch)
         except BaseException:
             self._leave(destination.name)

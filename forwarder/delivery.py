@@ -106,7 +106,7 @@ class Forwarder:
 
     def _send_batch(self, batch: DeliverBatch, destination: Destination) -> None:
         shipments = self._shipments(batch, destination)
-        loads = list(_loads(shipments, destination))
+        loads = list(_loads(shipments, lambda instance: self._calling(destination, instance)))
         for calling, load in loads:
             keep = batch.more and load is loads[-1][1]
             words = self._send_load(batch, destination, calling, load, keep=keep)
@@ -237,8 +237,7 @@ class Forwarder:
     # Probing
 
     def _ask(self, batch: ProbeBatch, destination: Destination) -> None:
-        # Where we call with each instance's own title, a probe has none: the first of ours stands in.
-        calling = self._settings.ae[0].title if destination.calling == "original" else destination.calling
+        calling = self._calling(destination, None)
         answer: dict[str, list[str]] = {}
         for proposal in for_probe(batch.sop_classes, destination.shown_syntaxes):
             loan = self._associations.borrow(destination, calling, proposal, proposal.contexts)
@@ -264,6 +263,17 @@ class Forwarder:
             if known | answer != known:
                 self._spool.learn(destination.name, known | answer)
         return answer
+
+    def _calling(self, destination: Destination, instance: Instance | None) -> str:
+        """The AE title to call with: where that is the instance's own, ours stands in for one that has none.
+
+        A probe is about no instance; and what a requestor called itself may be no AE title (PS3.5 6.2).
+        """
+        if destination.calling != "original":
+            return destination.calling
+        title = instance.calling_ae_title.strip() if instance is not None else ""
+        usable = title.isascii() and title.isprintable() and "\\" not in title
+        return title if title and usable else self._settings.ae[0].title
 
     # Failing
 
@@ -304,14 +314,11 @@ def _send(association: Association, shipment: Shipment) -> tuple[int | None, Out
     return status, outcome.of_status(status)
 
 
-def _loads(shipments: Iterable[Shipment], destination: Destination) -> Iterator[tuple[str, list[Shipment]]]:
+def _loads(
+    shipments: Iterable[Shipment], calling: Callable[[Instance], str]
+) -> Iterator[tuple[str, list[Shipment]]]:
     """Split into what one association can carry: one calling AE title, at most 128 presentation contexts."""
-
-    def calling(shipment: Shipment) -> str:
-        own = destination.calling == "original"
-        return shipment.instance.calling_ae_title if own else destination.calling
-
-    for title, group in groupby(shipments, calling):
+    for title, group in groupby(shipments, lambda shipment: calling(shipment.instance)):
         load: list[Shipment] = []
         contexts: set[Context] = set()
         for shipment in group:

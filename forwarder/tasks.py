@@ -4,6 +4,7 @@ A thread pool ignores Celery's time limits; what ends every wait here is a timeo
 """
 
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker import state
 
 from dicomferry.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
 from dicomferry.broker import celery_app, redis_client
@@ -53,13 +55,17 @@ def run(settings: Settings, concurrency: int = CONCURRENCY) -> None:
     def keep_logging(**_: Any) -> None:
         """Logging is set up by the command line; a receiver keeps Celery from doing it again."""
 
-    def stop_first(**_: Any) -> None:
-        # Celery's own reaction waits for running tasks before it tells anyone: tell the forwarder before.
+    def stop_within_seconds(**_: Any) -> None:
+        # In the place of Celery's own reactions: a warm one waits for ever, a cold one always its full time.
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            forwarder.stop(STOP_GRACE)
+            state.should_stop = os.EX_OK
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            _before(number, forwarder)
+            signal.signal(number, stop)
 
     signals.setup_logging.connect(keep_logging, weak=False)
-    signals.worker_ready.connect(stop_first, weak=False)
+    signals.worker_ready.connect(stop_within_seconds, weak=False)
     worker = app.Worker(
         pool="threads",
         concurrency=concurrency,
@@ -74,14 +80,3 @@ def run(settings: Settings, concurrency: int = CONCURRENCY) -> None:
     finally:
         forwarder.close()
     log.info("Stopped")
-
-
-def _before(number: signal.Signals, forwarder: Forwarder) -> None:
-    celerys = signal.getsignal(number)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        forwarder.stop(STOP_GRACE)
-        if callable(celerys):
-            celerys(signum, frame)
-
-    signal.signal(number, stop)

@@ -90,7 +90,8 @@ def test_another_calling_title_is_another_association(tmp_path: Path) -> None:
         assert borrow(associations, to(peer.port), calling="PACS2").fresh
 
 
-def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence(associations: Associations) -> None:
+def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
+    associations = Associations(idle_seconds=60)
     port = free_port()
     with pynetdicom_scp(port=port):
         associations.give_back(borrow(associations, to(port)), keep=True)

@@ -312,9 +312,10 @@ def test_batches_with_more_to_come_share_an_association(tmp_path: Path, broker: 
 def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Path, broker: str) -> None:
     with pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port, "calling": "original"})
-        heard = post.deliver(post.put(calling="CT1"), post.put(calling="CT1"), post.put(calling="MR1"))
-    assert len(only(Delivered, heard)) == 3
-    assert peer.callers == ["CT1", "MR1"]
+        callers = ("CT1", "CT1", "MR1", "", "no\\title")
+        heard = post.deliver(*(post.put(calling=caller) for caller in callers))
+    assert len(only(Delivered, heard)) == 5
+    assert peer.callers == ["CT1", "MR1", "FERRY"]
 
 
 def test_more_contexts_than_one_association_carries_take_several(tmp_path: Path, broker: str) -> None:

@@ -66,7 +66,7 @@ def ct(tmp_path: Path) -> Path:
     return fresh_copies("CT_small.dcm", 1, tmp_path / "ct")[0]
 
 
-@pytest.mark.parametrize("maximum_pdu", [0, 16382, 4096])
+@pytest.mark.parametrize("maximum_pdu", [0, 16382, 4097])
 def test_the_bytes_of_the_data_set_arrive_as_they_are_in_the_file(tmp_path: Path, maximum_pdu: int) -> None:
     files = [
         shipped(name)
@@ -77,6 +77,10 @@ def test_the_bytes_of_the_data_set_arrive_as_they_are_in_the_file(tmp_path: Path
         assert send(to(peer.port), *files) == [0] * len(files)
     assert [bytes_ for _, _, bytes_ in peer.datasets] == [encoded(path) for path in files]
     assert [syntax for _, syntax, _ in peer.datasets] == [context_of(path)[1] for path in files]
+    assert all(length <= (maximum_pdu or length) for length, _ in peer.pdus)
+    # Only the end of a deflated data set that lacks its padding (PS3.5 A.5) is odd, as it is in the file.
+    odd = [fragment for _, fragment in peer.pdus if fragment % 2]
+    assert len(odd) == sum(len(encoded(path)) % 2 for path in files) == 1
 
 
 def test_storescp_gets_exactly_what_was_sent(tmp_path: Path) -> None:

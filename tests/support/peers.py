@@ -28,6 +28,7 @@ class Seen:
     datasets: list[tuple[str, str, bytes]] = field(default_factory=list)  # UID, transfer syntax, bytes
     callers: list[str] = field(default_factory=list)  # calling AE title of each association requested
     proposed: list[int] = field(default_factory=list)  # number of contexts in each
+    pdus: list[tuple[int, int]] = field(default_factory=list)  # of P-DATA-TF: its length, its fragment's
     most_at_once: int = 0
     now: int = 0
     released: int = 0
@@ -65,6 +66,10 @@ def pynetdicom_scp(
         seen.now -= 1
         seen.aborted += 1
 
+    def on_pdu(event: Any) -> None:
+        for item in getattr(event.pdu, "presentation_data_value_items", ()):
+            seen.pdus.append((event.pdu.pdu_length, len(item.presentation_data_value) - 1))
+
     def on_store(event: Any) -> int:
         status = answer(event)
         encoded = event.encoded_dataset(include_meta=False)
@@ -81,6 +86,7 @@ def pynetdicom_scp(
     listeners = [
         (evt.EVT_REQUESTED, on_request), (evt.EVT_ESTABLISHED, on_established),
         (evt.EVT_RELEASED, on_released), (evt.EVT_ABORTED, on_aborted), (evt.EVT_C_STORE, on_store),
+        (evt.EVT_PDU_RECV, on_pdu),
     ]  # fmt: skip
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=listeners)
     seen.port = server.socket.getsockname()[1]
