@@ -1,5 +1,6 @@
 """Destinations that differ, and destinations that are off."""
 
+import subprocess
 import time
 
 from pydicom import dcmread
@@ -9,9 +10,16 @@ from dicomferry.syntaxes import EXPLICIT_LE
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.ports import free_port
+from tests.support.services import program
 from tests.support.site import Site, destination, progress
 
 OFF_FOR = 60.0  # seconds
+
+
+def as_dcmtk_writes_it(path):
+    """dcmsend writes sequences with explicit lengths: let the file have them before it is sent."""
+    subprocess.run([program("dcmconv"), str(path), str(path)], check=True, capture_output=True)
+    return path
 
 
 def dataset_bytes(path):
@@ -21,7 +29,7 @@ def dataset_bytes(path):
 def test_each_of_two_workstations_gets_what_it_shows_and_one_the_original_bytes(tmp_path):
     plain = Workstation(tmp_path / "plain", free_port(), title="PLAIN")
     able = Workstation(tmp_path / "able", free_port(), "+xa", "+B", title="ABLE")
-    files = fresh_copies("MR2_J2KR.dcm", 5, tmp_path / "pacs")
+    files = [as_dcmtk_writes_it(path) for path in fresh_copies("MR2_J2KR.dcm", 5, tmp_path / "pacs")]
     site = Site(
         tmp_path / "site",
         destination("plain", plain.port, title="PLAIN"),

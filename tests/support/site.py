@@ -56,8 +56,13 @@ class Site:
             start_new_session=True,
         )
         log.close()
-        wait_until(lambda: self._ready() or self._process.poll() is not None, "`ready`", _START)
-        assert self._process.poll() is None, self.log.read_text()
+        try:
+            wait_until(lambda: self._ready() or self._process.poll() is not None, "`ready`", _START)
+            assert self._process.poll() is None, "`up` gave up"
+        except BaseException:
+            print(self.log.read_text()[-8000:])
+            self.stop()
+            raise
         return self
 
     def _ready(self) -> bool:
