@@ -286,7 +286,8 @@ def test_no_object_waits_for_a_delayed_acknowledgement(tmp_path: Path, stalling:
             assert send(to(peer.port), *files) == [0] * len(files)
             return time.perf_counter() - start
 
-    prompt = seconds(tmp_path / "prompt")
+    # An idle machine shows 30 times; the better of two, and 2 times, holds on one that is overloaded.
+    prompt = min(seconds(tmp_path / "prompt1"), seconds(tmp_path / "prompt2"))
     stalling()
     stalled = seconds(tmp_path / "stalled")
-    assert stalled > 4 * prompt, (stalled, prompt)
+    assert stalled > 2 * prompt, (stalled, prompt)
