@@ -55,7 +55,7 @@ def composition(
     composed = Composition(folder, free_port(), free_port())
     try:
         composed.compose("up", "--detach", "--build", "--scale", f"worker={WORKERS}", seconds=900)
-        wait_until(lambda: not composed.unhealthy(), "every service to be healthy", seconds=180)
+        wait_until(lambda: not composed.unhealthy(), "every service to be healthy", seconds=300)
         yield composed
     finally:
         print(composed.unhealthy(), composed.compose("logs", "--no-color", "--tail", "200"))
