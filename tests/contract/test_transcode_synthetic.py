@@ -125,6 +125,24 @@ def halved(codestream: bytes) -> tuple[bytes, bytes]:
     return codestream[:middle], codestream[middle:]
 
 
+@pytest.mark.parametrize("uid", [JPEG + "80", JPEG + "90"])
+def test_ycbcr_in_a_lossless_codestream_becomes_rgb_only_where_that_is_wanted(
+    uid: str, tmp_path: Path
+) -> None:
+    # White, black, and the primaries, by the equations of PS3.3 C.7.6.3.1.2.
+    rgb = np.array([(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+    ybr = np.array([(255, 128, 128), (0, 128, 128), (76, 85, 255), (150, 44, 21), (29, 255, 107)], np.uint8)
+    picture = np.tile(np.repeat(ybr, 8, axis=0), (40, 1, 1))
+    made = dataset(picture.shape, 8, PhotometricInterpretation="YBR_FULL")
+    codestream = jpeg_ls(picture) if uid.endswith("80") else bytes(openjpeg.utils.encode_array(picture, 8))
+    source = encapsulated(tmp_path / "in.dcm", made, uid, [codestream])
+    converted, kept = dcmread(rendition(source)), dcmread(rendition(source, colour="as-encoded"))
+    assert (converted.PhotometricInterpretation, kept.PhotometricInterpretation) == ("RGB", "YBR_FULL")
+    assert kept.PixelData == picture.tobytes()
+    expected = np.tile(np.repeat(rgb, 8, axis=0), (40, 1, 1)).astype(int)
+    assert abs(np.frombuffer(converted.PixelData, np.uint8).reshape(picture.shape) - expected).max() <= 1
+
+
 def test_offset_tables_of_fragments_do_not_survive_decoding(tmp_path: Path) -> None:
     pictures = [image(40, 40, 12, seed=n) for n in range(2)]
     made = dataset((40, 40), 12, NumberOfFrames=2)

@@ -279,7 +279,7 @@ def test_a_worker_runs_what_celery_brings_and_leaves_nothing_when_it_is_stopped(
 
 
 def test_a_worker_killed_in_the_middle_leaves_its_lease_unlocked_for_the_dispatcher(
-    worker: subprocess.Popen[bytes], broker: str, spool: Spool, redis: Redis
+    worker: subprocess.Popen[bytes], broker: str, spool: Spool
 ) -> None:
     instances = [put(spool, shipped("RG1_J2KR.dcm"), "ws") for _ in range(30)]
     batch = a_batch(spool, *instances)
