@@ -5,10 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from dicomferry.errors import Permanent
@@ -24,17 +20,26 @@ def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -
 
     They depend on the arguments alone, so that a rendition's bytes depend only on its input.
     """
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = PYNETDICOM_IMPLEMENTATION_UID
-    meta.ImplementationVersionName = PYNETDICOM_IMPLEMENTATION_VERSION
-    buffer = DicomBytesIO()
-    buffer.write(b"\x00" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
-    return buffer.getvalue()
+    # Written out, since pydicom takes 0.5 ms for it, which ingest would spend on every object.
+    elements = b"".join(
+        (
+            struct.pack("<HH2s2xI", 2, 0x0001, b"OB", 2) + b"\x00\x01",  # File Meta Information Version
+            _element(0x0002, b"UI", sop_class_uid),
+            _element(0x0003, b"UI", sop_instance_uid),
+            _element(0x0010, b"UI", transfer_syntax_uid),
+            _element(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID),
+            _element(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+        )
+    )
+    return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+def _element(element: int, vr: bytes, text: str) -> bytes:
+    """A File Meta element of a VR with a 16 bit length, padded to an even one (PS3.5 6.2)."""
+    value = text.encode("ascii")
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
 def dataset_offset(path: Path) -> int:

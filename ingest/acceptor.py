@@ -17,9 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import cast
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.broker import redis_client
@@ -29,7 +27,7 @@ from dicomferry.settings import Settings
 from dicomferry.spool import Spool
 from ingest.admission import Rejected, admit
 from ingest.arrival import Room
-from ingest.association import MAXIMUM_PDU, Answerer, FerryAssociation, FerryServer, Sink
+from ingest.association import MAXIMUM_PDU, FerryAssociation, FerryServer, Sink
 from ingest.contexts import narrow
 from ingest.reception import CANNOT_UNDERSTAND, FAULT_OF_OURS, OUT_OF_RESOURCES, Answer, receive, refusal
 
@@ -114,11 +112,10 @@ class Reception:
         )
         log.info("Accepted %s at %s to %s", calling, decision.host, called)
 
-    def on_store(self, event: evt.Event) -> Dataset:
+    def on_store(self, association: FerryAssociation, sink: Sink) -> Answer:
         """Answer a C-STORE, when everything that it brought has been read."""
-        sink = cast("Sink", cast("C_STORE", event.request).DataSet)
         try:
-            answer = self._answer(cast("FerryAssociation", event.assoc), sink)
+            answer = self._answer(association, sink)
         except Exception:
             log.exception("Fault")
             answer = Answer(FAULT_OF_OURS, "fault in dicomferry, see its log")
@@ -127,11 +124,7 @@ class Reception:
             log.warning("Refused %s 0x%04X: %s", uid, answer.status, answer.comment)
         elif self._events is not None:
             self._events.send(Received(answer.instance))
-        status = Dataset()
-        status.Status = answer.status
-        if answer.error_comment:
-            status.ErrorComment = answer.error_comment
-        return status
+        return answer
 
     def _answer(self, association: FerryAssociation, sink: Sink) -> Answer:
         if association.admitted is None or sink.request is None:
@@ -153,13 +146,16 @@ def _listen(settings: Settings, reception: Reception) -> FerryServer:
     # Counted by `admit`, which knows whom to tell; pynetdicom's own limit must not come first.
     ae.maximum_associations = settings.ingest.max_associations + 1_000_000
     ae.network_timeout = settings.ingest.network_timeout
-    answers: list[Answerer] = [
-        (evt.EVT_REQUESTED, reception.on_requested),
-        (evt.EVT_C_STORE, reception.on_store),
-    ]
     host, port = settings.ingest.host, settings.ingest.port
     try:
-        return FerryServer(ae, (host, port), reception.spool, reception.room, answers)
+        return FerryServer(
+            ae,
+            (host, port),
+            reception.spool,
+            reception.room,
+            requested=reception.on_requested,
+            store=reception.on_store,
+        )
     except OSError as error:
         raise Misconfigured(f"ingest.port: {_why_not(error, host, port)}") from error
 

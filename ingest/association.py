@@ -7,10 +7,10 @@ after an abort. Relies on pynetdicom 3.0's `DIMSEServiceProvider.message`, `Asso
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from socketserver import BaseServer
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -19,7 +19,6 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer, RequestHandler
 
@@ -27,11 +26,10 @@ from dicomferry.spool import Spool
 from dicomferry.wire import PromptSocket
 from ingest.admission import Admitted
 from ingest.arrival import Arrival, Room
-from ingest.reception import Request, refusal
+from ingest.dimse import store_response
+from ingest.reception import Answer, Request, refusal
 
 log = logging.getLogger(__name__)
-
-Answerer = tuple[evt.EventType, Callable[[evt.Event], Any]]
 
 MAXIMUM_PDU = 1 << 18  # bytes that a peer may put in one PDU; DCMTK never puts more than 128 KiB
 _LONGEST_PDU = 4 << 20  # bytes: more is no request for an association either
@@ -152,9 +150,21 @@ class FerryAssociation(Association):
         context = self._accepted_cx.get(context_id)
         if isinstance(msg, C_STORE) and msg.MessageID is not None and context is not None:
             # pynetdicom chooses the service by the SOP class and knows none for a private one.
-            StorageServiceClass(self).SCP(msg, context)
+            self._answer_store(msg, context_id)
         else:
             super()._serve_request(msg, context_id)
+
+    def _answer_store(self, msg: C_STORE, context_id: int) -> None:
+        sink = cast("Sink", msg.DataSet)
+        answer = self.server.store(self, sink)
+        if not self.is_established or msg.MessageID is None:
+            return
+        uids = (sink.request.sop_class_uid, sink.request.sop_instance_uid) if sink.request else ("", "")
+        response = P_DATA()
+        response.presentation_data_value_list.append(
+            (context_id, b"\x03" + store_response(msg.MessageID, *uids, answer.status, answer.comment))
+        )
+        self.dul.send_pdu(response)
 
 
 class Connection(RequestHandler):
@@ -175,8 +185,7 @@ class Connection(RequestHandler):
         acceptor.implementation_class_uid = self.ae.implementation_class_uid
         acceptor.implementation_version_name = self.ae.implementation_version_name
         association.requestor.address_info = self.remote
-        for event, answer in self.server.answers:
-            association.bind(event, answer)
+        association.bind(evt.EVT_REQUESTED, self.server.requested)
         return association
 
 
@@ -186,11 +195,19 @@ class FerryServer(AssociationServer):
     request_queue_size = 128  # connections that wait to be accepted; the default of 5 refuses a burst
 
     def __init__(
-        self, ae: AE, address: tuple[str, int], spool: Spool, room: Room, answers: Sequence[Answerer]
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        spool: Spool,
+        room: Room,
+        *,
+        requested: Callable[[evt.Event], None],
+        store: Callable[[FerryAssociation, Sink], Answer],
     ) -> None:
         self.spool = spool
         self.room = room
-        self.answers = answers
+        self.requested = requested  # admits an association or rejects it
+        self.store = store  # answers a C-STORE, and never raises
         super().__init__(ae, address, ae.ae_title, [], request_handler=Connection)
 
     def stop_accepting(self) -> None:

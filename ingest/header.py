@@ -30,6 +30,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
+_WANTED_GROUPS = frozenset(tag >> 16 for tag in _WANTED)
 
 _LONGEST = 128  # bytes of a wanted value; more is no UID
 _DEEPEST = 64  # nested sequences
@@ -113,6 +114,7 @@ class _Walk:
         self._tag = struct.Struct(order + "HH").unpack_from
         self._short = struct.Struct(order + "H").unpack_from
         self._long = struct.Struct(order + "I").unpack_from
+        self._explicit_head = struct.Struct(order + "HH2sH").unpack_from
         self._left = _MOST
         self._found: dict[int, str] = {}
 
@@ -128,14 +130,38 @@ class _Walk:
 
     def _elements(self) -> None:
         """Walk the top level, to the last byte."""
-        while self._at < self._end:
-            if self._is_padding():
-                return
+        while self._at < self._end and not self._is_padding():
             tag, length, explicit = self._head(self._explicit)
-            if tag in _WANTED and tag not in self._found and length <= _LONGEST:
-                value = self._content[self._at : self._at + length]
-                self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
+            self._keep(tag, length)
             self._step(tag, length, explicit, 0)
+            if self._explicit:
+                self._skip_short_elements()
+
+    def _skip_short_elements(self) -> None:
+        """Go past explicit elements of a 16 bit length: most elements are, so this is what a walk costs."""
+        content, unpack, wanted, short = self._content, self._explicit_head, _WANTED_GROUPS, _SHORT_VRS
+        at, last = self._at, self._end - 8
+        while at <= last:
+            group, element, vr, length = unpack(content, at)
+            if vr not in short:
+                break
+            self._left -= 1
+            at += 8
+            if group in wanted:
+                self._at = at
+                self._keep(group << 16 | element, length)
+            at += length
+        self._at = at
+        if at > self._end:
+            self._ends_early(0)
+        if self._left < 0:
+            raise _Enough
+
+    def _keep(self, tag: int, length: int) -> None:
+        """Keep the value that is here, if it is one of those wanted."""
+        if tag in _WANTED and tag not in self._found and length <= _LONGEST:
+            value = self._content[self._at : self._at + length]
+            self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
 
     def _step(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Go past the value of an element."""

@@ -26,8 +26,6 @@ DOES_NOT_MATCH = 0xA900  # data set does not match SOP class
 CANNOT_UNDERSTAND = 0xC000
 FAULT_OF_OURS = 0xC001
 
-_LONGEST_COMMENT = 64  # characters of Error Comment (0000,0902), VR LO
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -46,11 +44,6 @@ class Answer:
     status: int
     comment: str = ""
     instance: str | None = None
-
-    @property
-    def error_comment(self) -> str:
-        """The comment as Error Comment (0000,0902) can hold it."""
-        return self.comment.encode("ascii", "replace").decode()[:_LONGEST_COMMENT].rstrip()
 
 
 def receive(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
