@@ -115,6 +115,8 @@ def _check_celery(part: str, settings: Settings, patience: float) -> None:
     # Nodes are named part@host-random: several of one part may run on a host, one that answers will do.
     pattern = f"{part}@{socket.gethostname()}-*"
     app = celery_app(settings)
+    # A check does not wait for Redis to come back: the next one will see it.
+    app.conf.broker_transport_options |= {"max_retries": 0}
     try:
         answers = app.control.inspect(timeout=patience, limit=1, pattern=pattern, matcher="glob").ping()
     except (OperationalError, RedisError, OSError) as error:
