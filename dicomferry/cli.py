@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 misused (a wrong argument, configuration or mach
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -93,7 +94,7 @@ def worker(
 ) -> None:
     """Run the part that transcodes; as many as you like."""
     settings = _start("worker", config)
-    _shut_down_softly()
+    _tame_celery()
     from workers.tasks import run  # noqa: PLC0415
 
     run(settings, concurrency or settings.worker.concurrency)
@@ -103,7 +104,7 @@ def worker(
 def forwarder(config: Config = DEFAULT_FILE) -> None:
     """Run the part that delivers: the SCU."""
     settings = _start("forwarder", config)
-    _shut_down_softly()
+    _tame_celery()
     from forwarder.tasks import run  # noqa: PLC0415
 
     run(settings)
@@ -176,10 +177,12 @@ def _start(part: str, config: Path) -> Settings:
     return settings
 
 
-def _shut_down_softly() -> None:
+def _tame_celery() -> None:
     # Celery reads it when it is imported: SIGTERM then lets the running batches end for a moment and goes,
     # where its warm shutdown sometimes stalls.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+    # Its warning is about pickled messages; ours are JSON.
+    warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 
 
 if __name__ == "__main__":

@@ -13,21 +13,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import AE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dicomferry.errors import FerryError
+from dicomferry.pacs import send
 from dicomferry.samples import Sample, make
 from dicomferry.syntaxes import GROUPS, label
-from dicomferry.warden import Warden
+from dicomferry.warden import GATE, Warden
 from dicomferry.workstation import TITLE, Arrival, Workstation, listening
 
 _STALLED = 120.0  # seconds without progress
@@ -171,16 +171,19 @@ def _running(folder: Path, warden: Warden, workstation: Workstation, workers: in
     # Whatever an operator has set for a real dicomferry is not for this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFERRY_")}
     log = folder / "up.log"
+    waiting, gate = os.pipe()
     with log.open("wb") as stderr:
         # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
         program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dicomferry.cli", "up", "--config", str(config)],
+            [*GATE, sys.executable, "-P", "-m", "dicomferry.cli", "up", "--config", str(config)],
+            stdin=waiting,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment,
             start_new_session=True,
         )
-    warden.watch(program.pid)
+    os.close(waiting)
+    warden.admit(program.pid, gate)
     try:
         _wait_ready(program, log)
         yield site
@@ -233,38 +236,12 @@ def _send_and_wait(
             progress.advance(sending)
             arrived()
 
-        sent = _send(samples, site.ingest, stored)
+        sent = send(samples, site.ingest, stored)
         seen, moved = -1, time.monotonic()
         while seen < len(samples) and time.monotonic() - moved < _STALLED:
             time.sleep(0.05)
             if (number := arrived()) != seen:
                 seen, moved = number, time.monotonic()
-    return sent
-
-
-def _send(samples: Sequence[Sample], port: int, advance: Callable[[], object]) -> dict[str, float]:
-    """Store all in one association with one context for each SOP class and transfer syntax, as a PACS does.
-
-    Raises:
-        FerryError: dicomferry does not answer, or with a failure.
-    """
-    entity = AE("PACS")
-    for pair in {(str(sample.dataset.SOPClassUID), sample.syntax) for sample in samples}:
-        entity.add_requested_context(*pair)
-    association = entity.associate("127.0.0.1", port, ae_title="FERRY")
-    if not association.is_established:
-        raise FerryError(f"no association with FERRY at 127.0.0.1:{port}")
-    sent = {}
-    try:
-        for sample in samples:
-            sent[sample.uid] = time.monotonic()
-            status = getattr(association.send_c_store(sample.dataset), "Status", None)
-            if status != 0x0000:
-                answer = "nothing" if status is None else f"status 0x{status:04X}"
-                raise FerryError(f"C-STORE of {sample.name} was answered with {answer}")
-            advance()
-    finally:
-        association.release()
     return sent
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dicomferry.warden import Warden
+from dicomferry.warden import GATE, Warden
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +87,13 @@ class Supervisor:
             delay = min(2 * delay, self._patience.longest)
 
     async def _run(self, part: Part) -> int:
-        reading, writing = os.pipe()
+        # Pipes of ours: with asyncio's own, wait() lasts until all that inherited them have ended.
+        (reading, writing), (waiting, gate) = os.pipe(), os.pipe()
         try:
-            # A pipe of ours: with one of asyncio's, wait() lasts until all that inherited it have ended.
             child = await asyncio.create_subprocess_exec(
+                *GATE,
                 *part.command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=waiting,
                 stdout=writing,
                 stderr=writing,
                 env={**os.environ, **part.environment},
@@ -100,11 +101,13 @@ class Supervisor:
             )
         except OSError as error:
             os.close(reading)
+            os.close(gate)
             log.error("PartNotStarted part=%s: %s", part.name, error)  # noqa: TRY400  no news in the stack
             return 1
         finally:
             os.close(writing)
-        self._warden.watch(child.pid)
+            os.close(waiting)
+        self._warden.admit(child.pid, gate)
         self._forwarders.add(forwarder := asyncio.create_task(_forward(part.name, reading)))
         forwarder.add_done_callback(self._forwarders.discard)
         try:

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+# What is started behind the gate waits, on its standard input, until the warden knows of it; where its owner
+# dies before, it never runs.
+GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
+
 
 class Warden:
     """The owner's end. `folders` go with the owner; `locks` (file descriptors) are held until all is gone."""
@@ -27,9 +31,12 @@ class Warden:
             start_new_session=True,  # neither Ctrl-C nor a closed terminal ends it before its owner
         )
 
-    def watch(self, group: int) -> None:
-        """Take this process group along."""
+    def admit(self, group: int, gate: int) -> None:
+        """Take this process group along, then open its gate: the other end of its standard input."""
         self._tell(f"+{group}\n")
+        with suppress(BrokenPipeError):
+            os.write(gate, b"\n")
+        os.close(gate)
 
     def forget(self, group: int) -> None:
         """Leave this process group: it has ended."""

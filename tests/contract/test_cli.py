@@ -137,7 +137,7 @@ SLEEPER = """
 import sys, time
 from pathlib import Path
 from dicomferry import cli
-cli._shut_down_softly()
+cli._tame_celery()
 from dicomferry.broker import celery_app
 from dicomferry.settings import load
 app = celery_app(load(Path(sys.argv[1])))

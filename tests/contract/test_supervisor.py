@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.processes import alive, wait_until
+from tests.support.processes import alive, command_lines, wait_until
 
 # Runs the parts that it is given as JSON; what it says itself comes through its log.
 SUPERVISE = textwrap.dedent("""
@@ -133,7 +134,7 @@ def test_a_part_that_was_healthy_restarts_without_the_delay_of_old_failures(tmp_
 def test_a_program_that_does_not_exist_stops_nothing_else(tmp_path: Path) -> None:
     present = "import time; print('here', flush=True); time.sleep(100)"
     with supervised(tmp_path, {"absent": ["/no/such/program"], "present": present}) as program:
-        wait_until(lambda: "PartNotStarted part=absent" in said(tmp_path), "the failure")
+        wait_until(lambda: "PartEnded part=absent code=127" in said(tmp_path), "the failure")
         wait_until(lambda: "here" in said(tmp_path), "the other part")
         program.terminate()
         assert program.wait(timeout=10) == 0
@@ -176,3 +177,21 @@ def test_a_supervisor_killed_with_9_leaves_neither_process_nor_folder(tmp_path: 
         program.kill()
         wait_until(lambda: not any(alive(number) for number in ids), "the parts to be killed")
         wait_until(lambda: not folder.exists(), "the folder to be removed")
+
+
+def test_a_supervisor_killed_while_it_starts_its_parts_leaves_none(tmp_path: Path) -> None:
+    # Killed at any moment between the fork of a part and its note to the warden.
+    mark = str(tmp_path / "mark")
+    parts = {f"part{number}": f"import time; time.sleep(1000)  # {mark}" for number in range(5)}
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05):
+        with supervised(tmp_path, parts) as program:
+            time.sleep(delay)
+            program.kill()
+            program.wait()
+        wait_until(lambda: not sleeping(mark), f"the parts of one killed after {delay:g} s to end")
+
+
+def sleeping(mark: str) -> list[int]:
+    return [
+        pid for pid, line in command_lines().items() if f"time.sleep(1000)  # {mark}" in line and alive(pid)
+    ]
