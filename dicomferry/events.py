@@ -104,11 +104,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """Forwarder: the destination does not answer, rejects us, or is out of resources; no object's fault."""
+    """Forwarder: the destination does not answer, rejects us, or is out of resources; no object's fault.
+
+    `instance` is the object that was on its way when it happened, if any: perhaps its fault after all.
+    """
 
     batch: str
     destination: str
     reason: str
+    instance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -399,14 +399,26 @@ class QueueManager:
         if lane.probe == event.batch:
             lane.probe = None
         else:
-            waiting = [self._sent(event.destination, instance) for instance in self._in_order(outstanding)]
-            lane.give_back([d for d in waiting if d is not None and d.batch == event.batch])
+            self._give_back(lane, outstanding, last=event.instance)
             outstanding.instances.clear()
             others = len(lane.sending - {event.batch})
             if others and lane.circuit.state is Circuit.CLOSED:
                 lane.limit = others
                 return
         self._trip(lane, now, event.reason)
+
+    def _give_back(self, lane: Lane, outstanding: _Outstanding, last: str | None) -> None:
+        """Put what was not sent at the head of the lane; `last`, whose sending failed, at its end.
+
+        An object that makes its peer abort every time would else keep all the others from ever being tried.
+        """
+        batch, name = outstanding.batch.id, lane.destination.name
+        sent = [self._sent(name, instance) for instance in self._in_order(outstanding)]
+        waiting = [delivery for delivery in sent if delivery is not None and delivery.batch == batch]
+        lane.give_back([delivery for delivery in waiting if delivery.entry.id != last])
+        for delivery in waiting:
+            if delivery.entry.id == last:
+                lane.move(delivery, Place.READY)
 
     @staticmethod
     def _in_order(outstanding: _Outstanding) -> list[str]:

@@ -176,6 +176,9 @@ class Forwarder:
                     self._delivered(batch, shipment, status, result)
                 else:
                     self._refused(batch, shipment.parcel, status, result)
+            except PeerFailure as failure:
+                failure.instance = shipment.instance.id
+                raise
             except FileNotFoundError:
                 log.info("Gone instance=%s destination=%s", shipment.instance.id, batch.destination)
         return None
@@ -293,7 +296,7 @@ class Forwarder:
             work()
         except PeerFailure as failure:
             if not self._stopping.is_set():
-                self._unreachable(batch, str(failure))
+                self._unreachable(batch, str(failure), failure.instance)
         except Exception as error:  # noqa: BLE001  the edge: nothing may escape and be lost with its batch
             where = type(error).__name__
             if isinstance(error, OSError) and error.strerror:
@@ -301,8 +304,8 @@ class Forwarder:
             # Not the exception's text, which might quote the data set.
             self._unreachable(batch, f"internal error: {where}")
 
-    def _unreachable(self, batch: DeliverBatch | ProbeBatch, words: str) -> None:
-        self._sender.send(events.Unreachable(batch.id, batch.destination, words))
+    def _unreachable(self, batch: DeliverBatch | ProbeBatch, words: str, instance: str | None = None) -> None:
+        self._sender.send(events.Unreachable(batch.id, batch.destination, words, instance))
         log.warning("Unreachable destination=%s batch=%s: %s", batch.destination, batch.id, words)
 
 

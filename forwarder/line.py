@@ -23,6 +23,8 @@ _CHUNK = 1 << 16
 class PeerFailure(Transient):
     """The destination cannot be reached, does not answer, rejects us or is lost; ``str()`` says how."""
 
+    instance: str | None = None  # the object that was on its way
+
 
 class PeerClosed(PeerFailure):
     """The destination ended the association: it aborted, released or closed."""

@@ -332,6 +332,19 @@ def test_an_answered_probe_lets_one_object_try_and_then_all():
     assert [p.instance for p in only(commands, DeliverBatch).parcels] == [f"i{n}" for n in range(1, 10)]
 
 
+def test_an_object_that_makes_its_peer_abort_does_not_hold_up_the_others():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(3))), DeliverBatch)
+    aborted = events.Unreachable(deliver.id, "ws1", "aborted by the destination", "i0")
+    feed(queue, aborted, events.Finished(deliver.id))
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    answer = events.Learned(probe.id, "ws1", {}, probe=True)
+    trial = only(feed(queue, answer, events.Finished(probe.id), now=7.1), DeliverBatch)
+    assert [p.instance for p in trial.parcels] == ["i1"]
+    rest = only(feed(queue, *delivered(trial), events.Finished(trial.id), now=7.2), DeliverBatch)
+    assert [p.instance for p in rest.parcels] == ["i2", "i0"]
+
+
 def test_no_delivery_loses_an_attempt_while_the_destination_is_off():
     queue, now = manager(destination(max_attempts=1)), 0.0
     commands = feed(queue, known(1, syntax=EXPLICIT_LE))
