@@ -268,10 +268,14 @@ class Spool:
         return self.renditions / boot / instance / f"{key}.dcm"
 
     def sweep(self) -> None:
-        """Drop another boot's renditions and what the trash still holds; the dispatcher's first act."""
-        for folder in self.renditions.iterdir():
-            if folder.name != boot_id():
-                shutil.rmtree(folder, ignore_errors=True)
+        """Drop another boot's renditions, those of no instance, and the trash; the dispatcher's first act."""
+        for boot in self.renditions.iterdir():
+            for folder in boot.iterdir():
+                # One whose instance was retired while a second worker made it.
+                if boot.name != boot_id() or not self.folder(folder.name).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+            if boot.name != boot_id():
+                shutil.rmtree(boot, ignore_errors=True)
         for grave in self.trash.iterdir():
             shutil.rmtree(grave, ignore_errors=True)
 

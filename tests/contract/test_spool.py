@@ -84,13 +84,14 @@ def test_equal_specs_have_equal_keys_and_other_settings_other_keys():
     assert rgb.key == again.key != ybr.key
 
 
-def test_renditions_of_another_boot_are_swept(spool):
-    for boot in (boot_id(), "earlier"):
-        path = spool.rendition(boot, "i", "k")
+def test_renditions_of_another_boot_or_of_no_instance_are_swept(spool):
+    pending = put(spool, shipped(IMAGE), "ws1").id
+    for boot, instance in ((boot_id(), pending), (boot_id(), "retired"), ("earlier", pending)):
+        path = spool.rendition(boot, instance, "k")
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
     spool.sweep()
-    assert spool.rendition(boot_id(), "i", "k").exists()
+    assert list(spool.renditions.glob("*/*/*")) == [spool.rendition(boot_id(), pending, "k")]
     assert not (spool.renditions / "earlier").exists()
 
 
