@@ -1,0 +1,69 @@
+"""`dicomferry demo`, as a newcomer runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pydicom import dcmread
+
+from tests.support.processes import alive, command_lines, wait_until
+
+DEMO = [sys.executable, "-P", "-m", "dicomferry.cli", "demo"]
+
+
+def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    # An operator's own settings must not lead the demo to a real spool or broker.
+    environment = os.environ | {
+        "DICOMFERRY_SPOOL": str(tmp_path / "real"),
+        "DICOMFERRY_BROKER": "redis://127.0.0.1:1/0",
+    }
+    ended = subprocess.run(
+        [*DEMO, "--workers", "2", "--keep", str(kept)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "were delivered, with the pixels that were sent" in ended.stdout
+    assert "Flower shows the batches while this runs: http://127.0.0.1:" in ended.stdout
+    for syntax in (
+        "J2K",
+        "HTJ2K",
+        "JPEG",
+        "JPEG12",
+        "JPEGLossless",
+        "JPEGLosslessSV1",
+        "JPEGLS",
+        "RLE",
+        "Deflated",
+    ):
+        assert f" {syntax} " in ended.stdout, syntax
+    received = [dcmread(path) for path in (kept / "received").iterdir()]
+    assert len(received) >= 20
+    assert len({dataset.SOPInstanceUID for dataset in received}) == len(received)
+    assert {dataset.file_meta.TransferSyntaxUID.name for dataset in received} == {"Explicit VR Little Endian"}
+    assert not (tmp_path / "real").exists()
+    assert not remains(kept)
+
+
+def test_a_demo_that_is_killed_takes_everything_along(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    program = subprocess.Popen([*DEMO, "--keep", str(kept)], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(
+            lambda: any("cli worker" in line for line in remains(kept).values()), "a worker", seconds=60
+        )
+    finally:
+        program.kill()
+        program.wait()
+    wait_until(lambda: not remains(kept), "every part to end", seconds=20)
+
+
+def remains(folder: Path) -> dict[int, str]:
+    """What runs with the demo's configuration."""
+    mark = f"--config {folder}"
+    return {pid: line for pid, line in command_lines().items() if mark in line and alive(pid)}
