@@ -12,6 +12,7 @@ from io import BytesIO
 from socketserver import BaseServer
 from typing import Any, cast
 
+from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -27,6 +28,7 @@ from dicomferry.wire import PromptSocket
 from ingest.admission import Admitted
 from ingest.arrival import Arrival, Room
 from ingest.dimse import store_response
+from ingest.header import is_uid
 from ingest.reception import Answer, Request, refusal
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ class Sink(BytesIO):
         if self.request is None:
             self.request = self._association.request_of(self._message)
             self.arrival = self._association.begin(self.request)
+            if not is_uid(self.request.sop_instance_uid):
+                # pynetdicom aborts on one that is too long; the request, which is kept, gets an answer.
+                self._message.command_set.AffectedSOPInstanceUID = UID("0")
         if self.arrival is not None:
             self.arrival.write(part)
         return len(part)

@@ -5,6 +5,8 @@ pydicom takes 0.6 ms to encode one, which is more than everything else that answ
 
 import struct
 
+from ingest.header import is_uid
+
 _STORE_RESPONSE = 0x8001
 _NO_DATA_SET = 0x0101
 _LONGEST_COMMENT = 64  # characters of Error Comment, VR LO
@@ -17,13 +19,13 @@ def store_response(
     error_comment = comment.encode("ascii", "replace").replace(b"\\", b"/")[:_LONGEST_COMMENT].strip()
     elements = b"".join(
         (
-            _text(0x0002, sop_class_uid.encode("ascii", "replace"), b"\0"),
+            _uid(0x0002, sop_class_uid),
             _number(0x0100, _STORE_RESPONSE),
             _number(0x0120, message_id),
             _number(0x0800, _NO_DATA_SET),
             _number(0x0900, status),
             _text(0x0902, error_comment, b" ") if error_comment else b"",
-            _text(0x1000, sop_instance_uid.encode("ascii", "replace"), b"\0"),
+            _uid(0x1000, sop_instance_uid),
         )
     )
     return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
@@ -31,6 +33,11 @@ def store_response(
 
 def _number(element: int, value: int) -> bytes:
     return struct.pack("<HHIH", 0, element, 2, value)
+
+
+def _uid(element: int, uid: str) -> bytes:
+    # Optional in a response: one that is no UID is not sent back, where it could only do harm.
+    return _text(element, uid.encode("ascii"), b"\0") if is_uid(uid) else b""
 
 
 def _text(element: int, value: bytes, padding: bytes) -> bytes:
