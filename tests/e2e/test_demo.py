@@ -50,6 +50,34 @@ def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path
     assert not remains(kept)
 
 
+# The demo with two samples, of which one expects a pixel that was never sent.
+SPOILT = """
+import sys
+from dataclasses import replace
+from dicomferry import demo
+
+def spoilt(make=demo.make):
+    right, wrong = make()[2:4]
+    frames = wrong.frames.copy()
+    frames[0, 0, 0] ^= 1
+    return [right, replace(wrong, frames=frames)]
+
+demo.make = spoilt
+sys.exit(demo.run())
+"""
+
+
+def test_one_pixel_that_differs_fails_the_demo_and_is_named() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", SPOILT], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert ended.stdout.count("Missed:") == 1
+    assert "Missed: examples_jpeg2k.dcm (" in ended.stdout
+    assert "differs by up to 1" in ended.stdout
+    assert "were delivered, with the pixels" not in ended.stdout
+
+
 def test_a_demo_that_is_killed_takes_everything_along(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     program = subprocess.Popen([*DEMO, "--keep", str(kept)], stdout=subprocess.DEVNULL)
