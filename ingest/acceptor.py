@@ -9,11 +9,10 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import cast
 
@@ -98,7 +97,7 @@ class Reception:
         request = cast("A_ASSOCIATE", association.requestor.primitive)
         calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
         address = association.requestor.address or ""
-        standing = len(association.server.active_associations)
+        standing = len(association.server.associations())
         decision = admit(self.settings, calling, called, address, associations=standing)
         if isinstance(decision, Rejected):
             log.warning("Rejected %s at %s: %s", calling, address, decision.why)
@@ -198,19 +197,20 @@ def _sweep(spool: Spool) -> None:
 
 def _finish(server: FerryServer) -> None:
     """Let associations end by themselves, then by an abort, then by closing their sockets."""
-    _wait_ended(server, _GRACE)
-    for association in server.active_associations:
-        association.abort(block=False)
-    _wait_ended(server, _FAREWELL)
-    for association in server.active_associations:
-        sock = association.dul.socket.socket if association.dul.socket else None
-        if sock is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-    _wait_ended(server, _FAREWELL)
+
+    def standing() -> list[FerryAssociation]:
+        return [association for association in server.associations() if association.is_established]
+
+    _wait_for(lambda: not standing(), _GRACE)
+    for association in standing():
+        # It blocks until the A-ABORT has left, which a stuck peer can delay.
+        threading.Thread(target=association.abort, daemon=True).start()
+    _wait_for(lambda: not standing(), _FAREWELL)
+    for association in server.associations():
+        association.disconnect()
 
 
-def _wait_ended(server: FerryServer, seconds: float) -> None:
+def _wait_for(holds: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while server.active_associations and time.monotonic() < deadline:
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)

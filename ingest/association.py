@@ -6,8 +6,10 @@ after an abort. Relies on pynetdicom 3.0's `DIMSEServiceProvider.message`, `Asso
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from socketserver import BaseServer
 from typing import Any, cast
@@ -104,6 +106,7 @@ class FerryAssociation(Association):
         self._room = server.room
         self._arrivals: set[Arrival] = set()
         self._ended = False
+        self.dul.daemon = True  # a peer that is stuck must not keep the process
         self._arrivals_lock = threading.Lock()
 
     def request_of(self, message: DIMSEMessage) -> Request:
@@ -137,6 +140,13 @@ class FerryAssociation(Association):
         """The arrival has been answered."""
         with self._arrivals_lock:
             self._arrivals.discard(arrival)
+
+    def disconnect(self) -> None:
+        """End it without a word, from any thread."""
+        sock = self.dul.socket.socket if self.dul.socket else None
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def run_reactor(self) -> None:
         """Serve until the association ends, then leave nothing of it in ``incoming``."""
@@ -214,6 +224,10 @@ class FerryServer(AssociationServer):
         self.requested = requested  # admits an association or rejects it
         self.store = store  # answers a C-STORE, and never raises
         super().__init__(ae, address, ae.ae_title, [], request_handler=Connection)
+
+    def associations(self) -> list[FerryAssociation]:
+        """Those that stand, and connections that have not asked for one yet."""
+        return [cast("FerryAssociation", association) for association in self.active_associations]
 
     def stop_accepting(self) -> None:
         """Close the listening socket; associations that stand go on."""
