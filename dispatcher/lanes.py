@@ -21,7 +21,7 @@ class Place(Enum):
     RENDERING = auto()
     READY = auto()
     SENDING = auto()
-    DELAYED = auto()  # was refused, and waits for its next attempt
+    DELAYED = auto()  # was refused or came back undone, and waits for its next attempt
     GONE = auto()  # delivered, dead or forgotten: queues skip it
 
 
@@ -51,6 +51,7 @@ class Delivery:
     choice: Choice = UNPLANNED
     batch: str | None = None  # that renders or sends it
     ruled_out: dict[str, str] | None = None  # transfer syntaxes found unsuitable or refused, with the reason
+    undone: int = 0  # times that its batch ended without a word on it: lost, or a full disk
     moved_on: bool = False  # the next best syntax was tried after a refusal
 
 

@@ -26,6 +26,7 @@ UNSTARTED = 4  # transcode batches in Celery that no worker has begun, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
 DELIVER_MOST, DELIVER_BYTES = 64, 256 << 20
 PROBES = 32  # at once, so that black holes leave threads to those who answer
+FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 
 
@@ -137,9 +138,21 @@ class QueueManager:
             lost = delivery.batch is not None and delivery.batch not in self.outstanding
             if lost:
                 self._rendered.pop(entry.id, None)  # what was said to be there may have been the fault
-            if lost or delivery.destination in new:
+                self._come_back(delivery, now)
+            elif delivery.destination in new:
                 self._enter(delivery, now)
         self._settle(entry)
+
+    def _come_back(self, delivery: Delivery, now: float) -> None:
+        """Take up again what came back undone: at once, then ever later; a full disk is not asked in a loop."""
+        delivery.batch = None
+        if delivery.undone:
+            delay = min(FIRST_AGAIN * 2 ** min(delivery.undone - 1, 16), LAST_AGAIN)
+            self._move(delivery, Place.DELAYED)
+            self._at(now + delay, delivery.destination, delivery)
+        else:
+            self._enter(delivery, now)
+        delivery.undone += 1
 
     def _new_entry(self, state: State) -> Entry:
         instance = state.instance
@@ -297,6 +310,7 @@ class QueueManager:
         self._note(entry, "rendered", "", label(uid) + (f": {event.notes}" if event.notes else ""))
         for delivery in self._waiters(event.instance, event.key):
             delivery.batch = None
+            delivery.undone = 0
             self._move(delivery, Place.READY)
 
     def _unsuitable(self, event: events.Unsuitable, now: float) -> None:

@@ -245,6 +245,22 @@ def test_a_message_that_redis_lost_is_simply_published_again():
     assert not again.alone
 
 
+def test_work_that_comes_back_undone_is_asked_for_ever_more_rarely():
+    queue, asked_at, now = manager(), [], 0.0
+    commands = feed(queue, known(1))
+    while now < 700:
+        batches, commands = of(commands, TranscodeBatch), []
+        for batch in batches:  # a full disk: the worker has nothing to say
+            asked_at.append(now)
+            feed(queue, events.Started(batch.id), events.Finished(batch.id), now=now)
+            commands += feed(queue, known(1), now=now)
+        now += 1
+        commands += feed(queue, now=now)
+    assert len(asked_at) < 12
+    assert asked_at[-1] - asked_at[-2] > asked_at[2] - asked_at[1]
+    assert queue.lanes["ws1"].pending == 1
+
+
 def test_a_rendition_that_is_missing_at_the_forwarder_is_made_again():
     queue = manager()
     transcode = only(feed(queue, known(1)), TranscodeBatch)
