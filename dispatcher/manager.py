@@ -144,7 +144,7 @@ class QueueManager:
         self._settle(entry)
 
     def _come_back(self, delivery: Delivery, now: float) -> None:
-        """Take up again what came back undone: at once, then ever later; a full disk is not asked in a loop."""
+        """Take up again what came back undone: at once, then ever later, lest a full disk make a loop."""
         delivery.batch = None
         if delivery.undone:
             delay = min(FIRST_AGAIN * 2 ** min(delivery.undone - 1, 16), LAST_AGAIN)
