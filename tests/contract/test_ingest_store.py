@@ -1,7 +1,9 @@
 """A C-STORE over a socket: what stands on the spool, and what the sender is told."""
 
 import json
+import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -208,6 +210,34 @@ def test_too_little_space_answers_out_of_resources(tmp_path: Path) -> None:
             answer = store_bytes(association, content, uid)
         assert answer.Status == 0xA700
         assert "MB" in answer.ErrorComment
+        assert ingest.leftovers() == []
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root, outside a container, mounts file systems")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_while_objects_arrive_answers_out_of_resources_until_there_is_room(
+    tiny: Path,
+) -> None:
+    content, uid = ct_bytes()
+    with an_ingest(tiny, ingest={"min_free_mb": 0}) as ingest:
+        filler = tiny / "filler"
+        filler.write_bytes(b"*" * (220 << 10))
+        with associated(ingest.port, (CT, [EXPLICIT_LE])) as association:
+            statuses = [store_bytes(association, content, uid).Status for _ in range(2)]
+            filler.write_bytes(b"")
+            statuses.append(store_bytes(association, content, uid).Status)
+        assert statuses == [0xA700, 0xA700, 0x0000]
+        assert len(ingest.instances()) == 1
         assert ingest.leftovers() == []
 
 
