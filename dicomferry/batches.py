@@ -31,6 +31,7 @@ class TranscodeBatch:
     spec: RenditionSpec
     instances: tuple[str, ...]
     alone: bool = False  # its batch died before: count the attempt on the spool first
+    verify: str = "always"  # or "sampled", "never": whether an encoded rendition is decoded back and compared
 
     def to_message(self) -> dict[str, Any]:
         """As keyword arguments of the task, made of JSON types."""
@@ -40,7 +41,14 @@ class TranscodeBatch:
     def from_message(cls, message: dict[str, Any]) -> "TranscodeBatch":
         """The reverse of `to_message`."""
         spec = RenditionSpec(**message["spec"])
-        return cls(message["id"], message["boot"], spec, tuple(message["instances"]), message["alone"])
+        return cls(
+            message["id"],
+            message["boot"],
+            spec,
+            tuple(message["instances"]),
+            message["alone"],
+            message["verify"],
+        )
 
 
 @dataclass(frozen=True, slots=True)

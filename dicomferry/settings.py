@@ -142,6 +142,10 @@ class Destination(_Strict):
     transfer_syntaxes: Literal["negotiate"] | SyntaxNames = "negotiate"
     colour: Literal["rgb", "as-encoded"] = "rgb"
     lossy: bool = False
+    quality: Annotated[int, Field(ge=1, le=100)] = 90  # of lossy JPEG and JPEG XL
+    ratio: Annotated[float, Field(gt=1)] = 10.0  # of lossy JPEG 2000 and HTJ2K
+    near: Annotated[int, Field(ge=1, le=255)] = 2  # of near-lossless JPEG-LS
+    verify: Literal["always", "sampled", "never"] = "always"  # decode encoded renditions back and compare
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1
     timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
     max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead

@@ -53,6 +53,10 @@ class RenditionSpec:
 
     transfer_syntax_uid: str
     colour: str = "rgb"  # "rgb" or "as-encoded": what YCbCr becomes in native pixel data
+    # Of lossy targets alone; None everywhere else, so that equal renditions have equal specs.
+    quality: int | None = None  # JPEG and JPEG XL: 1 (worst) to 100
+    ratio: float | None = None  # JPEG 2000 and HTJ2K: compressed to one part in so many
+    near: int | None = None  # JPEG-LS: how far a sample may be off
 
     @property
     def key(self) -> str:

@@ -287,7 +287,14 @@ class QueueManager:
 
     def _publish_transcode(self, lane: Lane, spec: RenditionSpec, deliveries: list[Delivery]) -> None:
         instances = tuple(d.entry.id for d in deliveries)
-        batch = TranscodeBatch(self._new_batch_id(), self._boot, spec, instances, deliveries[0].entry.alone)
+        batch = TranscodeBatch(
+            self._new_batch_id(),
+            self._boot,
+            spec,
+            instances,
+            deliveries[0].entry.alone,
+            lane.destination.verify,
+        )
         for delivery in deliveries:
             lane.move(delivery, Place.RENDERING)
             delivery.batch = batch.id

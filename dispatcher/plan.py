@@ -57,8 +57,24 @@ def choose(
             manner = (
                 "best lossless that it accepts" if destination.negotiates else "first it accepts of its list"
             )
-            return Choice(uid, RenditionSpec(uid, destination.colour), f"{reason}; {label(uid)}: {manner}")
+            return Choice(uid, _spec(uid, destination), f"{reason}; {label(uid)}: {manner}")
     return Stuck(_nothing_left(received, name, usable, ruled_out, lossy=destination.lossy))
+
+
+def _spec(uid: str, destination: Destination) -> RenditionSpec:
+    """The rendition in syntax `uid` as `destination` wants it; settings that don't apply to it are left out."""
+    target = BY_UID[uid]
+    if target.native:
+        return RenditionSpec(uid, destination.colour)
+    if target.lossless:
+        return RenditionSpec(uid, "as-encoded")
+    return RenditionSpec(
+        uid,
+        "as-encoded",
+        quality=destination.quality if target.group in {"jpeg", "jpeg-xl"} else None,
+        ratio=destination.ratio if target.group in {"jpeg2000", "htj2k"} else None,
+        near=destination.near if target.group == "jpeg-ls" else None,
+    )
 
 
 def _why_not(received: str, name: str, shown: tuple[str, ...], ruled_out: Mapping[str, str]) -> str:
