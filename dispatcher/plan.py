@@ -62,7 +62,7 @@ def choose(
 
 
 def _spec(uid: str, destination: Destination) -> RenditionSpec:
-    """The rendition in syntax `uid` as `destination` wants it; settings that don't apply to it are left out."""
+    """The rendition in syntax `uid` as `destination` wants it; only settings that apply to it."""
     target = BY_UID[uid]
     if target.native:
         return RenditionSpec(uid, destination.colour)
