@@ -89,7 +89,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
     key = batch.spec.key
     try:
         target = spool.rendition(batch.boot, instance, key)
-        notes = transcode.transcode(spool.received(instance), target, batch.spec)
+        report = transcode.transcode(spool.received(instance), target, batch.spec, verify=batch.verify)
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)
         return Unsuitable(batch.id, instance, key, str(error))
@@ -106,8 +106,8 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
         reason = f"unexpected {type(error).__name__} at {_place(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
-    log.info("Rendered instance=%s key=%s%s", instance, key, f": {notes}" if notes else "")
-    return Rendered(batch.id, instance, key, notes)
+    log.info("Rendered instance=%s key=%s%s", instance, key, f": {report.notes}" if report.notes else "")
+    return Rendered(batch.id, instance, key, report.notes)
 
 
 def _name(error: Exception) -> str:

@@ -37,6 +37,15 @@ class Unsuitable(Permanent):
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one instance."""
+
+    notes: str = ""  # what was changed or found, in words
+    digest: str | None = None  # of the pixel cells that went in; None where none were looked at
+    verified: str = ""  # how the rendition was compared with what went in; empty where it was not
+
+
+@dataclass(frozen=True, slots=True)
 class _Received:
     """A received file, open: where its data set stands and how it is encoded."""
 
@@ -54,14 +63,17 @@ class _Received:
         return EXPLICIT_BIG if self.transfer_syntax_uid == syntaxes.EXPLICIT_BE else EXPLICIT
 
 
-def transcode(source: Path, target: Path, spec: RenditionSpec) -> str:
-    """Write the rendition `spec` of the file `source` to `target`; what was changed, in words.
+def transcode(source: Path, target: Path, spec: RenditionSpec, *, verify: str = "never") -> Report:
+    """Write the rendition `spec` of the file `source` to `target`.
+
+    `verify` says whether it is decoded again and compared: "always", "sampled" or "never".
 
     Raises:
         Unsuitable: the transfer syntax asked for cannot hold this instance.
         Permanent: the instance is damaged, or nothing here can decode it.
         OSError: the disk is full, or a file is not there.
     """
+    del verify  # nothing encodes yet: native renditions are what the decoder said
     wanted = syntaxes.BY_UID.get(spec.transfer_syntax_uid)
     if wanted is None or not wanted.encoded:
         raise Unsuitable(f"workers cannot make {syntaxes.label(spec.transfer_syntax_uid)}")
@@ -74,7 +86,7 @@ def transcode(source: Path, target: Path, spec: RenditionSpec) -> str:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return notes
+    return Report(notes)
 
 
 def _write(received: _Received, out: BinaryIO, spec: RenditionSpec) -> str:

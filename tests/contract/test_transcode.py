@@ -127,7 +127,7 @@ def test_jpeg_2000_pixels_are_those_that_gdcm_decodes(source: Path, tmp_path: Pa
 def test_a_codestream_and_header_of_different_sign_give_the_headers_and_a_note(tmp_path: Path) -> None:
     source = shipped("J2K_pixelrep_mismatch.dcm")
     target = tmp_path / "out.dcm"
-    notes = transcode(source, target, RenditionSpec(EXPLICIT_LE))
+    notes = transcode(source, target, RenditionSpec(EXPLICIT_LE)).notes
     assert "signed" in notes
     values = dcmread(target).pixel_array
     assert values.dtype == np.int16

@@ -200,7 +200,7 @@ def test_no_exception_leaves_the_task_nor_says_what_it_saw(
     error: type[Exception], spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    def fail(*_: object) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise error("DOE^JOHN")
 
     monkeypatch.setattr(transcode, "transcode", fail)
