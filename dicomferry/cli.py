@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 misused (a wrong argument, configuration or mach
 import os
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,21 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
+
+
+class Colour(StrEnum):
+    """What YCbCr becomes in native pixel data."""
+
+    RGB = "rgb"
+    AS_ENCODED = "as-encoded"
+
+
+class Verify(StrEnum):
+    """How many encoded files are decoded again and compared."""
+
+    ALWAYS = "always"
+    SAMPLED = "sampled"
+    NEVER = "never"
 
 
 def main() -> None:
@@ -117,6 +133,34 @@ def flower(config: Config = DEFAULT_FILE) -> None:
     from dicomferry.flower import run  # noqa: PLC0415
 
     run(settings)
+
+
+@app.command()
+def transcode(  # noqa: PLR0917  Typer calls it by name
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Files, or folders with their tree.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file for one file, else a folder.")],
+    to: Annotated[str, typer.Option(metavar="SYNTAX", help="Transfer syntax: keyword, UID or group.")],
+    lossy: Annotated[bool, typer.Option("--lossy", help="Allow a syntax that loses quality.")] = False,
+    quality: Annotated[int | None, typer.Option(min=1, max=100, help="Lossy JPEG, JPEG XL; 90.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(min=1, help="Lossy JPEG 2000, HTJ2K: one part in; 10.")
+    ] = None,
+    near: Annotated[int | None, typer.Option(min=1, max=255, help="Near-lossless JPEG-LS; 2.")] = None,
+    colour: Annotated[Colour, typer.Option(help="What YCbCr becomes where pixels are native.")] = Colour.RGB,
+    verify: Annotated[
+        Verify, typer.Option(help="Decode what was encoded again, and compare.")
+    ] = Verify.ALWAYS,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+) -> None:
+    """Transcode files or whole folders, without any service; originals are never touched."""
+    from dicomferry.conversion import convert  # noqa: PLC0415
+    from workers import folder  # noqa: PLC0415
+
+    limits = folder.Lossy(lossy, quality, ratio, near)
+    order = folder.order(to, limits, colour=colour.value, verify=verify.value, overwrite=overwrite)
+    if not convert(folder.jobs(inputs, out), order, jobs):
+        raise typer.Exit(1)
 
 
 @app.command()

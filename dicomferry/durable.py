@@ -6,6 +6,7 @@ fsync(2) of the file, and its name after fsync(2) of its folder.
 
 import os
 import threading
+from glob import escape
 from pathlib import Path
 
 
@@ -41,3 +42,8 @@ def replace(path: Path, content: bytes) -> None:
 def unpublished(path: Path) -> Path:
     """A name beside `path` that no other thread or process writes, to be renamed onto `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+
+
+def left_unpublished(path: Path) -> list[Path]:
+    """What writers of `path` that were killed left beside it."""
+    return list(path.parent.glob(f".{escape(path.name)}.*.tmp"))

@@ -23,3 +23,11 @@ class Permanent(FerryError):  # noqa: N818
 
 class Misconfigured(FerryError):  # noqa: N818
     """Nothing can start before the configuration or the machine is changed."""
+
+
+def place(error: BaseException) -> str:
+    """Module and line that raised: what may be said of an error whose text may quote a data set."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else "an unknown place"

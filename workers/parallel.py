@@ -1,0 +1,108 @@
+"""Many files at once, each in a child process that may die of it.
+
+A codec that takes its process along breaks the whole pool. What was under way then is tried again, one file
+at a time, until the guilty one is known and has failed alone.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from dicomferry import durable
+from workers.folder import Job, Kind, Order, Outcome, convert
+
+# So many files wait in the pool for each process: enough to keep it busy, few to try again if it breaks.
+_AHEAD = 2
+_KILLED = "the codec killed its process, or it needed more memory than there is"
+_PR_SET_PDEATHSIG = 1
+
+Convert = Callable[[Job, Order], Outcome]
+_UnderWay = dict[Future[Outcome], Job]
+
+
+def run(jobs: Sequence[Job], wanted: Order, processes: int, convert: Convert = convert) -> Iterator[Outcome]:
+    """Do all jobs in so many processes; outcomes come as they are known, exactly one for each job.
+
+    `convert` is what a child does, by default `folder.convert`.
+    """
+    # The largest first, so that none is left to a single core at the end.
+    waiting = deque(sorted(jobs, key=lambda job: -job.size))
+    while waiting:
+        suspects = deque((yield from _until_broken(waiting, wanted, convert, processes, _AHEAD * processes)))
+        while suspects:
+            for guilty in (yield from _until_broken(suspects, wanted, convert, 1, 1)):
+                yield Outcome(guilty, Kind.FAILED, _KILLED)
+
+
+def _until_broken(
+    waiting: deque[Job], wanted: Order, convert: Convert, processes: int, ahead: int
+) -> Generator[Outcome, None, list[Job]]:
+    """Do what waits, `ahead` jobs at a time; returns those that were under way when a process died."""
+    under_way: _UnderWay = {}
+    lost: list[Job] = []
+    with _pool(min(processes, len(waiting)), under_way) as pool:
+        whole = True
+        while under_way or (waiting and whole):
+            while waiting and whole and len(under_way) < ahead:
+                try:
+                    under_way[pool.submit(convert, waiting[0], wanted)] = waiting[0]
+                    waiting.popleft()
+                except BrokenProcessPool:
+                    whole = False
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                job = under_way[future]
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    whole = False
+                    _sweep(job)
+                    lost.append(under_way.pop(future))
+                else:
+                    del under_way[future]
+                    yield outcome
+    return lost
+
+
+@contextmanager
+def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes are gone afterwards; what they were doing is ended if an exception leaves it."""
+    # A name in the current folder must not shadow one of ours.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # Forked from a small server that has loaded the codecs: no threads of ours, and no loading for each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workers.transcode"])
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_become_child)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        pool.shutdown()
+        for job in under_way.values():
+            _sweep(job)
+        raise
+    pool.shutdown()
+
+
+def _become_child() -> None:
+    # Control-C goes to every process of the terminal; the parent ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        # The pool's processes hold each other's pipes open: without it they would outlive a killed parent.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a killed child left of its output."""
+    for left in durable.left_unpublished(job.target):
+        left.unlink(missing_ok=True)
