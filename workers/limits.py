@@ -1,0 +1,75 @@
+"""What one instance may take, in memory and in time, held by the kernel in the process that runs the codecs.
+
+Codecs are C, fed with what the network brought: Python can neither interrupt one that hangs nor survive one
+that crashes. So they run in a child process, and what goes over its limits costs that child alone. Relies on
+POSIX: RLIMIT_DATA makes an allocation fail, and SIGALRM in its default disposition kills without asking the
+process.
+"""
+
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE = 60.0  # seconds that any step may take, however little it works on
+PACE = 500_000  # bytes a second below which nothing healthy falls: the slowest codec does 40 times that
+MEMORY_MB = 4096
+
+_deadline_runs = False  # of this process: its timer is ours
+
+
+def confine(memory_mb: int = MEMORY_MB) -> None:
+    """Limit this process, a child that is to run codecs: its memory, and what it leaves when it crashes.
+
+    Fit for the `initializer` of a `ProcessPoolExecutor`. `memory_mb` bounds private memory (RLIMIT_DATA); the
+    files that it maps do not count. A limit that is already lower stays.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = memory_mb << 20
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    # A core file would put a patient's pixels where nobody guards them.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):  # not Linux: then nobody chooses whom to kill either
+        # Where the machine's memory ends all the same, the kernel takes this process before its neighbours.
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def seconds_for(size: int) -> float:
+    """How long a step that works on `size` bytes may take."""
+    return PATIENCE + size / PACE
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Kill this process (SIGALRM) if what is inside takes longer than `seconds`, even inside a codec.
+
+    For the main thread of a child process; in another thread nothing is limited, since the timer is the
+    process's. `begin_step` gives more time.
+    """
+    global _deadline_runs  # noqa: PLW0603  as the timer is
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    _deadline_runs = True
+    try:
+        yield
+    finally:
+        _deadline_runs = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def begin_step(size: int) -> None:
+    """Begin a step that works on `size` bytes, say one frame: the deadline starts anew with its time.
+
+    So a large object has the time that it needs, and a hang is still seen within a frame's. Does nothing
+    where no deadline runs.
+    """
+    if _deadline_runs:
+        signal.setitimer(signal.ITIMER_REAL, seconds_for(size))

@@ -1,0 +1,84 @@
+"""Who decodes back what an encoder made: another library than the encoder's where there is one.
+
+These readers prove encoders and nothing else: a received codestream is never given to them, since they trust
+its header.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.rle import RLELosslessDecoder
+
+from dicomferry.syntaxes import BY_UID
+from workers import codecs
+from workers.codecs import RGB, Image
+
+_JPEG = "1.2.840.10008.1.2.4."
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A decoder that proves an encoder's work, and the name of its library."""
+
+    library: str
+    read: Callable[[bytes, Image], np.ndarray]
+
+
+def _sof3(codestream: bytes, _image: Image) -> np.ndarray:
+    return np.asarray(imagecodecs.jpegsof3_decode(codestream))
+
+
+def _jpeg_ls(codestream: bytes, _image: Image) -> np.ndarray:
+    return np.asarray(imagecodecs.jpegls_decode(codestream))
+
+
+def _jpeg_2000(codestream: bytes, _image: Image) -> np.ndarray:
+    return np.asarray(imagecodecs.jpeg2k_decode(codestream))
+
+
+def _rle(codestream: bytes, image: Image) -> np.ndarray:
+    described: dict[str, Any] = {
+        "pixel_keyword": "PixelData",
+        "number_of_frames": 1,
+        "rows": image.rows,
+        "columns": image.columns,
+        "samples_per_pixel": image.samples,
+        "bits_allocated": image.bits_allocated,
+        "bits_stored": image.bits_stored,
+        "pixel_representation": 0,
+        "photometric_interpretation": RGB if image.samples == 3 else "MONOCHROME2",
+        "planar_configuration": 1,
+    }
+    cells, _ = RLELosslessDecoder.as_array(
+        encapsulate([codestream]), index=0, raw=True, decoding_plugin="pydicom", **described
+    )
+    return cells
+
+
+def _own(uid: str) -> Callable[[bytes, Image], np.ndarray]:
+    def read(codestream: bytes, image: Image) -> np.ndarray:
+        return codecs.decode(uid, codestream, image, rgb=image.photometric == RGB).samples
+
+    return read
+
+
+_CHARLS = Reader(f"CharLS {imagecodecs.jpegls_version().split()[-1]} (imagecodecs)", _jpeg_ls)
+_OPENJPEG = Reader(f"OpenJPEG {imagecodecs.jpeg2k_version().split()[-1]} (imagecodecs)", _jpeg_2000)
+_JPEG_SOF3 = Reader("jpegsof3 (imagecodecs)", _sof3)
+
+# HTJ2K needs no row: OpenJPH encodes, and the codec table's decoder is OpenJPEG.
+READERS: dict[str, Reader] = {
+    "1.2.840.10008.1.2.5": Reader("pydicom's RLE decoder", _rle),
+    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), _JPEG_SOF3),
+    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), _CHARLS),
+    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), _OPENJPEG),
+}
+
+
+def reader_of(uid: str) -> Reader:
+    """Who decodes back what was encoded into `uid`: the codec table's own decoder where nobody else can."""
+    return READERS.get(uid) or Reader(getattr(BY_UID[uid], "decoder", "") or "the decoder in use", _own(uid))

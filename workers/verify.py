@@ -1,0 +1,251 @@
+"""The proof of a rendition: its frames are decoded back and compared with what went into the encoder.
+
+Where there is one, by another library than the encoder's. The digest of the pixels is taken over canonical
+cells: little endian, colour by pixel, the bits of the values alone, so that it is the same whatever syntax
+the pixels were or are in.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dicomferry import durable
+from dicomferry.errors import Permanent
+from dicomferry.part10 import read_meta
+from dicomferry.syntaxes import BY_UID, DEFLATED_LE, IMPLICIT_LE, label
+from workers.codecs import Image
+from workers.elements import EXPLICIT, IMPLICIT, PIXEL_DATA, Element, elements
+from workers.frames import split
+from workers.readers import reader_of
+
+SCHEMA = 1
+ONE_IN = 16  # of "sampled"
+_BLOCK = 1 << 20  # samples compared at once: a frame's comparison must not cost several frames of memory
+
+
+class VerificationFailed(Permanent):
+    """A rendition is not what went into it: an encoder (or a decoder) is wrong, so it must not be sent."""
+
+
+def is_chosen(setting: str, identity: str) -> bool:
+    """Whether a rendition is to be verified; of "sampled" one in 16, the same ones each time.
+
+    `identity` is an instance's id or any other text that names what is made.
+    """
+    if setting == "sampled":
+        return hashlib.blake2b(identity.encode(), digest_size=1).digest()[0] % ONE_IN == 0
+    return setting == "always"
+
+
+@dataclass
+class Proof:
+    """What was seen of one Pixel Data element while its rendition in `uid` was made.
+
+    Each frame is told by `encoded` or `native`, in order. `near` is how far a sample of JPEG-LS may be off.
+    """
+
+    uid: str
+    near: int | None = None
+    frames: list[tuple[int, bytes]] = field(default_factory=list)  # length and digest of each as written
+    worst: int = 0  # largest error of a sample; of lossy targets alone
+    _before: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    _after: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    _squares: float = 0.0
+    _samples: int = 0
+    _range: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Of the pixels that went in."""
+        return self._before.hexdigest()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the target's syntax can be nothing else."""
+        return BY_UID[self.uid].lossless
+
+    def encoded(self, cells: np.ndarray, image: Image, codestream: bytes) -> None:
+        """Decode `codestream` back and hold it against the `cells` that were encoded; `image` describes them.
+
+        Raises:
+            VerificationFailed: they are not what they should be.
+        """
+        self.frames.append(_written(codestream))
+        reader = reader_of(self.uid)
+        try:
+            found = reader.read(codestream, image)
+        except (Permanent, RuntimeError, ValueError, IndexError, struct.error) as error:
+            raise self._failed(f"cannot be decoded by {reader.library}: {str(error)[:200]}") from error
+        if found.size != cells.size or found.shape[:2] != cells.shape[:2]:
+            raise self._failed(f"is {found.shape} for {reader.library} and was {cells.shape}")
+        self._compare(cells, found, image)
+
+    def native(self, frame: bytes) -> None:
+        """Take note of a frame that is written as it is."""
+        self._before.update(frame)
+        self._after.update(frame)
+        self.frames.append(_written(frame))
+
+    def _compare(self, cells: np.ndarray, found: np.ndarray, image: Image) -> None:
+        wrong, worst = 0, 0
+        squares, total, total_squares = 0.0, 0.0, 0.0
+        for before, after in _blocks(cells, found, image):
+            self._before.update(before.data)
+            self._after.update(after.data)
+            if np.array_equal(before, after) and self.lossless:
+                continue
+            numbers = _numbers(before, image)
+            error = np.abs(numbers - _numbers(after, image))
+            wrong += int(np.count_nonzero(error))
+            worst = max(worst, int(error.max(initial=0)))
+            squares += float(np.square(error, dtype=np.float64).sum())
+            total += float(numbers.sum(dtype=np.float64))
+            total_squares += float(np.square(numbers, dtype=np.float64).sum())
+        if self.lossless and wrong:
+            raise self._failed(f"differs in {wrong} of {cells.size} samples, by up to {worst}")
+        if self.near is not None and worst > self.near:
+            raise self._failed(f"is off by up to {worst}, though at most {self.near} was asked for")
+        self._range = (1 << image.bits_stored) - 1
+        variance = max(0.0, total_squares / cells.size - (total / cells.size) ** 2)
+        # Any other image of the same kind would be off by twice the variance, a plain grey one by once.
+        if squares / cells.size > 1.5 * variance + (self._range / 50) ** 2:
+            raise self._failed(f"does not resemble what was encoded: it is off by up to {worst}")
+        self.worst = max(self.worst, worst)
+        self._squares += squares
+        self._samples += cells.size
+
+    def _failed(self, what: str) -> VerificationFailed:
+        return VerificationFailed(
+            f"verification failed: frame {len(self.frames)} as {label(self.uid)} {what}"
+        )
+
+    @property
+    def psnr(self) -> float | None:
+        """Peak signal to noise ratio in dB; None where there is no error."""
+        if not self._squares:
+            return None
+        return round(10 * math.log10(self._range**2 * self._samples / self._squares), 2)
+
+    @property
+    def words(self) -> str:
+        """What was found, for people."""
+        if BY_UID[self.uid].native:
+            return "verified: the file holds what the decoder gave"
+        by = f"decoded back by {reader_of(self.uid).library}"
+        if self.lossless:
+            return f"verified: {by}, pixels equal"
+        return f"verified: {by}, off by at most {self.worst}" + (
+            f", PSNR {self.psnr} dB" if self.psnr else ""
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What stands beside the rendition: digests before and after, and who says so."""
+        row = BY_UID[self.uid]
+        return {
+            "schema": SCHEMA,
+            "transfer_syntax_uid": self.uid,
+            "frames": len(self.frames),
+            "digest_before": self._before.hexdigest(),
+            "digest_after": self._after.hexdigest(),
+            "encoder": getattr(row, "encoder", ""),
+            "decoder": "" if row.native else reader_of(self.uid).library,
+            "max_error": self.worst,
+            "psnr": self.psnr,
+            "verified": self.words,
+        }
+
+
+def _blocks(cells: np.ndarray, found: np.ndarray, image: Image) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both as canonical cells, some rows at a time."""
+    found = found.reshape(cells.shape)
+    step = max(1, _BLOCK // max(1, cells[:1].size))
+    for row in range(0, cells.shape[0], step):
+        rows = slice(row, row + step)
+        yield _canonical(cells[rows], image), _canonical(found[rows], image)
+
+
+def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
+    """Little endian unsigned cells of Bits Allocated without the bits that are no part of the value."""
+    if image.bits_allocated < 8:  # packed already
+        return np.ascontiguousarray(cells)
+    plain = np.ascontiguousarray(cells).astype(f"<u{image.bits_allocated // 8}", copy=False)
+    if image.bits_stored < image.bits_allocated:
+        plain = plain & np.array((1 << image.bits_stored) - 1, plain.dtype)
+    return plain
+
+
+def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
+    """The values that canonical cells stand for."""
+    numbers = canonical.astype(np.int64)
+    if image.signed:
+        sign = 1 << image.bits_stored - 1
+        numbers = (numbers ^ sign) - sign
+    return numbers
+
+
+def _written(content: bytes) -> tuple[int, bytes]:
+    return len(content), hashlib.blake2b(content, digest_size=8).digest()
+
+
+def digest(cells: np.ndarray, image: Image) -> str:
+    """The digest that a proof has of an image of this one frame."""
+    return hashlib.blake2b(_canonical(cells, image).data, digest_size=16).hexdigest()
+
+
+def check_file(path: Path, proof: Proof) -> None:
+    """Read the Pixel Data of the file that was written and hold it against what `proof` saw.
+
+    A deflated data set is not read back.
+
+    Raises:
+        VerificationFailed: the file does not hold those frames.
+    """
+    meta = read_meta(path)
+    if meta.transfer_syntax_uid == DEFLATED_LE:
+        return
+    encoding = IMPLICIT if meta.transfer_syntax_uid == IMPLICIT_LE else EXPLICIT
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        try:
+            listed = elements(view, meta.offset, len(view), encoding)
+            pixel_data = next(element for element in listed if element.tag == PIXEL_DATA)
+            read = _fragments if pixel_data.undefined else _native
+            for number, (seen, stands) in enumerate(
+                zip(proof.frames, read(view, pixel_data, proof), strict=True), 1
+            ):
+                if _written(stands) != seen:
+                    raise VerificationFailed(
+                        f"verification failed: frame {number} in the file is not what was written"
+                    )
+        except (StopIteration, Permanent) as error:
+            if isinstance(error, VerificationFailed):
+                raise
+            raise VerificationFailed(f"verification failed: the file cannot be read back: {error}") from error
+
+
+def _fragments(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
+    parts = split(view, pixel_data, len(proof.frames))
+    for (length, _), fragments in zip(proof.frames, parts, strict=True):
+        content = b"".join([view[fragment.value : fragment.stop] for fragment in fragments])
+        yield content[:length] if len(content) == length + length % 2 else content
+
+
+def _native(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
+    at = pixel_data.value
+    for length, _ in proof.frames:
+        yield view[at : min(at + length, pixel_data.stop)]
+        at += length
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Put the record of a rendition beside it; before the rendition is renamed, so that it implies it."""
+    temporary = durable.unpublished(path)
+    temporary.write_text(json.dumps(record))
+    temporary.rename(path)
