@@ -11,7 +11,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.rle import RLELosslessDecoder
+from pydicom.pixels import get_decoder
+from pydicom.uid import RLELossless
 
 from dicomferry.syntaxes import BY_UID
 from workers import codecs
@@ -53,10 +54,10 @@ def _rle(codestream: bytes, image: Image) -> np.ndarray:
         "photometric_interpretation": RGB if image.samples == 3 else "MONOCHROME2",
         "planar_configuration": 1,
     }
-    cells, _ = RLELosslessDecoder.as_array(
+    cells, _ = get_decoder(RLELossless).as_array(
         encapsulate([codestream]), index=0, raw=True, decoding_plugin="pydicom", **described
     )
-    return cells
+    return np.asarray(cells)
 
 
 def _own(uid: str) -> Callable[[bytes, Image], np.ndarray]:
