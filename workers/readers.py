@@ -11,7 +11,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import RLELossless
 
 from dicomferry.syntaxes import BY_UID
