@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
     options.basic_auth = [credentials] if credentials else []
     # Nothing may be changed there: what is to be done is the dispatcher's to decide, by what the spool says.
     options.read_only = True
+    options.tasks_columns = "name,args,state,received,runtime,worker"  # its own choice hides the labels
     options.max_tasks = _TASKS_KEPT
     options.purge_offline_workers = _PURGE_AFTER
     logging.getLogger("tornado.access").setLevel(logging.ERROR)

@@ -184,6 +184,7 @@ def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: 
             table = site.get("/tasks/datatable?draw=1&start=0&length=10&search[value]=&order[0][column]=0"
                              "&order[0][dir]=asc&columns[0][data]=name")[1]  # fmt: skip
             assert label in json.loads(table)["data"][0]["args"].replace("&gt;", ">")
+            assert 'data-column="args"' in site.get("/tasks")[1]
             for path in ("/workers", "/worker/worker@test", "/broker", "/tasks", "/metrics"):
                 status, page = site.get(path)
                 assert status == 200, (path, page)
