@@ -1,0 +1,65 @@
+"""The elements around the pixels: what must keep its bytes, and what the standard changes."""
+
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.values import convert_SQ
+
+from dicomferry.syntaxes import BY_UID, EXPLICIT_BE
+from tests.support.independent import run
+
+PIXEL_DATA = 0x7FE00010
+# Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
+_OF_FRAGMENTS = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
+_COLOUR = frozenset((0x00280004, 0x00280006))
+# PS3.3 C.7.6.1.1.5 and C.7.6.1.1.2: what a lossy step must tell.
+_LOSSY = frozenset(
+    (0x00080008, 0x00080018, 0x00282110, 0x00282112, 0x00282114, 0x00082111, 0x00082112, 0x00089215)
+)
+# Embedded overlays that were moved: (60xx,3000), Overlay Bits Allocated, Overlay Bit Position.
+_OVERLAY = frozenset((0x60003000, 0x60000100, 0x60000102))
+
+
+def changeable(source_uid: str, target_uid: str, *, overlay: bool = False) -> frozenset[int]:
+    """The tags that may differ between a source and its rendition."""
+    changed = {PIXEL_DATA} | _OF_FRAGMENTS
+    if not (BY_UID[source_uid].native and BY_UID[target_uid].native):
+        changed |= _COLOUR
+    if not BY_UID[target_uid].lossless:
+        changed |= _LOSSY
+    if overlay:
+        changed |= _OVERLAY
+    return frozenset(changed)
+
+
+def values(path: Path, without: frozenset[int], work: Path) -> dict[str, object]:
+    """The bytes of every value in Little Endian, by path; group lengths, retired, are left out."""
+    made = dcmread(path)
+    if made.file_meta.TransferSyntaxUID == EXPLICIT_BE:
+        little = work / f"{path.stem}.little.dcm"
+        run("dcmconv", "+te", "-u", "-g", str(path), str(little))
+        made = dcmread(little)
+    return _values(made, without, "")
+
+
+def _values(made: Dataset, without: frozenset[int], prefix: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for tag in list(made.keys()):
+        if tag.element == 0 or tag in without:
+            continue
+        element = made.get_item(tag)
+        # pydicom converts a few elements while it reads, such as the character set.
+        value = element.value if element.is_raw or not element.value else str(element.value)
+        items = None
+        if made[tag].VR == "SQ":
+            items = made[tag].value
+        elif isinstance(value, bytes) and value.startswith(b"\xfe\xff\x00\xe0") and made[tag].VR == "UN":
+            # A private sequence that came without its VR (PS3.5 6.2.2): Implicit VR inside.
+            items = convert_SQ(value, is_implicit_VR=True, is_little_endian=True)
+        if items is None:
+            found[f"{prefix}{tag}"] = value or b""
+            continue
+        found[f"{prefix}{tag}"] = len(items)
+        for number, item in enumerate(items):
+            found |= _values(item, frozenset(), f"{prefix}{tag}[{number}].")
+    return found

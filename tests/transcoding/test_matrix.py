@@ -1,0 +1,201 @@
+"""Every source syntax to every target syntax, and every kind of image to every target.
+
+The rows come from `dicomferry.syntaxes.TABLE`: a syntax that is added there is tested here at once, or fails
+`test_each_syntax_that_is_decoded_has_a_source`. `tests.support.independent` says who makes and who reads
+what, and where no independent decoder exists.
+
+Three sweeps instead of the whole product: each pair of syntaxes with a grey and a colour image; each kind of
+image, native, to each target; each shipped file to a few targets, which rotate.
+"""
+
+from functools import lru_cache, cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from dicomferry.errors import Permanent
+from dicomferry.spool import RenditionSpec
+from dicomferry.syntaxes import BY_UID, EXPLICIT_LE, TABLE
+from tests.support import independent
+from tests.support.conformant import problems
+from tests.support.gallery import BY_NAME, PICTURES, SECRET, Picture
+from tests.support.independent import DEFLATED_FRAME, HTJ2K, JPEG, RECOMPRESSED, RLE
+from tests.support.surroundings import changeable, values
+from workers.codecs import to_rgb
+from workers.encoders import refusal
+from workers.transcode import Unsuitable, transcode
+
+SOURCES = [syntax for syntax in TABLE if syntax.decoded]
+TARGETS = [syntax for syntax in TABLE if syntax.encoded]
+
+# A grey and a colour image for each source; lossy JPEG 2000 and JPEG XL as their encoders can.
+KINDS: dict[str, tuple[str, ...]] = {
+    RLE: ("grey16-signed", "rgb8-planar"),
+    DEFLATED_FRAME: ("grey12-signed", "rgb8"),
+    JPEG + "50": ("grey8", "rgb8"),
+    JPEG + "51": ("grey12", "grey8-inverted"),
+    JPEG + "57": ("grey16", "rgb8"),
+    JPEG + "70": ("grey12-signed", "rgb8"),
+    JPEG + "80": ("grey10", "rgb8-planar"),
+    JPEG + "81": ("grey12", "rgb8"),
+    JPEG + "90": ("grey12-signed", "rgb8"),
+    JPEG + "91": ("grey8", "rgb8"),
+    HTJ2K[0]: ("grey12", "rgb8-planar"),
+    HTJ2K[1]: ("grey16", "rgb8"),
+    HTJ2K[2]: ("grey8", "rgb8"),
+    JPEG + "110": ("grey12", "rgb8"),
+    JPEG + "111": ("grey8", "rgb8"),
+    JPEG + "112": ("grey8", "rgb8"),
+}
+NATIVE_KINDS = ("grey12-signed", "rgb8-planar")
+
+
+def kinds(uid: str) -> tuple[str, ...]:
+    return NATIVE_KINDS if BY_UID[uid].native else KINDS[uid]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """Sources, each made once by an encoder that is not ours."""
+    folder = tmp_path_factory.mktemp("sources")
+
+    @cache
+    def make(name: str, uid: str) -> Path:
+        # DCMTK encodes the second frame of planar colour wrongly; planar 1 is tried natively.
+        picture = BY_NAME[name]
+        native = picture.write(folder / f"{name}.dcm")
+        if uid == EXPLICIT_LE:
+            return native
+        if not BY_UID[uid].native and picture.planar:
+            native = Picture(**{**vars_of(picture), "planar": 0}).write(folder / f"{name}.by-pixel.dcm")
+        return independent.encode(native, folder / f"{name}.{BY_UID[uid].label}.dcm", uid)
+
+    return make
+
+
+def vars_of(picture: Picture) -> dict:
+    return {name: getattr(picture, name) for name in picture.__dataclass_fields__}
+
+
+@lru_cache(maxsize=64)
+def truth(source: Path, work: Path) -> tuple[np.ndarray, str]:
+    """What an independent decoder reads of a source."""
+    return independent.cells(source, work)
+
+
+def spec_for(uid: str, colour: str = "rgb") -> RenditionSpec:
+    if BY_UID[uid].lossless or BY_UID[uid].native:
+        return RenditionSpec(uid, colour)
+    if BY_UID[uid].group in ("jpeg", "jpeg-xl"):
+        return RenditionSpec(uid, colour, quality=95)
+    return (
+        RenditionSpec(uid, colour, near=2)
+        if BY_UID[uid].group == "jpeg-ls"
+        else RenditionSpec(uid, colour, ratio=3.0)
+    )
+
+
+def image_of(path: Path):
+    """The image as the engine's refusals are asked about it, or None."""
+    from workers import attributes
+
+    data = dcmread(path)
+    found = {}
+    for tag in attributes.DESCRIBING:
+        if tag in data:
+            value = data[tag].value
+            found[tag] = int(value).to_bytes(2, "little") if data[tag].VR == "US" else str(value).encode()
+    return attributes.describe(found)
+
+
+def rendition(source: Path, folder: Path, spec: RenditionSpec, predicted: str | None) -> Path | None:
+    """The rendition, or None where it was refused and that was predicted; everything else is an error."""
+    target = folder / "out.dcm"
+    before = source.read_bytes()
+    try:
+        transcode(source, target, spec)
+    except Permanent as error:
+        refused = error
+    else:
+        refused = None
+    assert source.read_bytes() == before
+    if refused is None:
+        assert not predicted, f"made though the table says: {predicted}"
+        return target
+    assert predicted, f"refused though the table has room for it: {refused}"
+    assert isinstance(refused, Unsuitable), refused
+    assert SECRET not in str(refused)
+    assert not target.exists()
+    return None
+
+
+def compare(
+    source: Path, target: Path, work: Path, uid: str, exact: tuple[np.ndarray, str] | None = None
+) -> None:
+    """Pixels, elements around, and the file's own consistency."""
+    source_uid = str(dcmread(source).file_meta.TransferSyntaxUID)
+    assert problems(target) == []
+    overlay = (0x6000, 0x0102) in dcmread(source)
+    without = changeable(source_uid, uid, overlay=overlay and not BY_UID[uid].native)
+    if not BY_UID[source_uid].native and BY_UID[uid].native:
+        without |= {0x00280004, 0x00280006}
+    assert values(target, without, work) == values(source, without, work)
+    before, after = dcmread(source), dcmread(target)
+    is_lossy_step = not BY_UID[uid].lossless and not (source_uid == uid or RECOMPRESSED in (uid, source_uid))
+    assert (after.SOPInstanceUID == before.SOPInstanceUID) == (not is_lossy_step)
+    expected, colour = exact or truth(source, work)
+    got, got_colour = independent.cells(target, work)
+    assert got.shape == expected.shape
+    if colour != got_colour:
+        assert {colour, got_colour} <= {"RGB", "YBR_FULL", "YBR_FULL_422"}, (colour, got_colour)
+        if got_colour == "RGB":
+            expected = to_rgb(expected, before.BitsStored)
+        else:
+            got = to_rgb(np.ascontiguousarray(got), after.BitsStored)
+    off = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    assert off.max() <= tolerance(source_uid, uid, colour != got_colour, before)
+
+
+def tolerance(source_uid: str, uid: str, converted: bool, data) -> float:
+    allowed = 0.0 if BY_UID[source_uid].lossless else 1.0
+    if converted:
+        allowed += 1
+    if not BY_UID[uid].lossless:
+        if uid == JPEG + "81":
+            return allowed + 2
+        return (1 << data.BitsStored) / 4  # its quality is test_lossy's; here, that it is the same image
+    return allowed
+
+
+def predicted(uid: str, source: Path) -> str | None:
+    return None if BY_UID[uid].native else refusal(uid, image_of(source))
+
+
+def test_each_syntax_that_is_decoded_has_a_source() -> None:
+    assert {s.uid for s in SOURCES if not s.native} <= set(KINDS)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda s: s.label)
+@pytest.mark.parametrize(
+    ("source", "name"), [(s, n) for s in SOURCES for n in kinds(s.uid)], ids=lambda v: getattr(v, "label", v)
+)
+def test_each_syntax_becomes_each_other(source, name: str, target, made, tmp_path: Path) -> None:
+    original = made(name, source.uid)
+    spec = spec_for(target.uid)
+    out = rendition(original, tmp_path, spec, predicted(target.uid, original))
+    if out is not None:
+        exact = (BY_NAME[name].cells, BY_NAME[name].photometric) if source.lossless else None
+        compare(original, out, tmp_path, target.uid, exact)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda s: s.label)
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
+def test_each_kind_of_image_becomes_each_syntax_or_is_refused_as_the_table_says(
+    picture: Picture, target, made, tmp_path: Path
+) -> None:
+    original = made(picture.name, EXPLICIT_LE)
+    out = rendition(original, tmp_path, spec_for(target.uid), predicted(target.uid, original))
+    if out is not None:
+        compare(original, out, tmp_path, target.uid, (picture.cells, picture.photometric))
