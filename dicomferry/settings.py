@@ -26,7 +26,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicomferry.errors import Misconfigured
 from dicomferry.syntaxes import resolve
 
-DEFAULT_FILE = Path("dicomferry.toml")
 _ENVIRONMENT = "DICOMFERRY_"
 _BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
@@ -183,6 +182,7 @@ class Worker(_Strict):
     """Transcoding."""
 
     concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
+    memory_mb: Annotated[int, Field(ge=512)] = 4096  # what one of its processes may allocate
 
 
 class Flower(_Strict):

@@ -1,17 +1,22 @@
 """The Celery worker that transcodes: one task, whose batch names instances on the spool.
 
 The lease makes a second run of the same message a no-op, a rendition that stands is not made again, and no
-exception leaves the task: a MemoryError that did would stop the whole worker.
+exception leaves the task: a MemoryError that did would stop the whole worker. A codec that crashes, hangs or
+eats memory takes its child process alone (see `limits`): the lease then says that the batch was lost.
 """
 
 import errno
 import logging
 import os
+import re
 import secrets
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import WorkerLostError
 from redis import Redis
 
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
@@ -20,12 +25,22 @@ from dicomferry.errors import Permanent, Transient
 from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
 from dicomferry.settings import Settings
 from dicomferry.spool import Spool
-from workers import transcode
+from workers import limits, transcode
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 _ATTEMPT = "transcode"
+# What ends a child, in words: signals as billiard spells them.
+_ENDS = {
+    "SIGALRM": "it was still at work when its time was over",
+    "SIGSEGV": "the codec crashed (SIGSEGV)",
+    "SIGBUS": "the codec crashed (SIGBUS)",
+    "SIGFPE": "the codec crashed (SIGFPE)",
+    "SIGILL": "the codec crashed (SIGILL)",
+    "SIGABRT": "the codec gave up (SIGABRT), often for want of memory",
+    "SIGKILL": "it was killed from outside (SIGKILL), often for want of memory",
+}
 
 
 def register(app: Celery, settings: Settings) -> None:
@@ -65,19 +80,30 @@ def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str) -> Event |
             log.info("Gone instance=%s", instance)
             return None
         if batch.alone and spool.add_attempt(instance, _ATTEMPT) > MAX_ATTEMPTS:
-            log.error("Failed instance=%s key=%s: killed its worker", instance, key)
-            return Failed(batch.id, instance, key, "it killed its worker three times")
+            reason = "it killed its worker three times" + _last_end(spool, batch, instance)
+            log.error("Failed instance=%s key=%s: %s", instance, key, reason)
+            return Failed(batch.id, instance, key, reason)
         outcome = _transcode(spool, batch, instance)
         if batch.alone:
             spool.clear_attempts(instance, _ATTEMPT)
     except MemoryError:
-        # Its attempt stays on record: what never fits into memory is dead after three.
-        log.warning("Postponed instance=%s key=%s: out of memory", instance, key)
-        return None
+        return _out_of_memory(spool, batch, instance)
     except OSError as error:
         log.warning("Postponed instance=%s key=%s: %s", instance, key, _name(error))
         return None
     return outcome
+
+
+def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
+    """Its attempt stays on record: what never fits into memory is dead after three."""
+    with suppress(OSError):
+        attempts = spool.attempts if batch.alone else spool.add_attempt
+        if attempts(instance, _ATTEMPT) >= MAX_ATTEMPTS:
+            reason = "it needed more memory than its worker may have, three times ([worker] memory_mb)"
+            log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, reason)
+            return Failed(batch.id, instance, batch.spec.key, reason)
+    log.warning("Postponed instance=%s key=%s: out of memory", instance, batch.spec.key)
+    return None
 
 
 def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
@@ -88,8 +114,10 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
     """
     key = batch.spec.key
     try:
+        source = spool.received(instance)
         target = spool.rendition(batch.boot, instance, key)
-        report = transcode.transcode(spool.received(instance), target, batch.spec, verify=batch.verify)
+        with limits.deadline(limits.seconds_for(source.stat().st_size)):
+            report = transcode.transcode(source, target, batch.spec, verify=batch.verify)
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)
         return Unsuitable(batch.id, instance, key, str(error))
@@ -124,6 +152,30 @@ def _place(error: Exception) -> str:
     return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else "an unknown place"
 
 
+def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> None:
+    """Note how the child that ran `batch` ended, for the log and for whom it may be the last time."""
+    found = re.search(r"\((SIG[A-Z0-9]+)\)", str(error))
+    name = found[1] if found else "no signal"
+    words = _ENDS.get(name, f"it ended ({name})")
+    log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
+    if batch.alone:
+        path = _end_path(spool, batch, batch.instances[0])
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(words)
+
+
+def _last_end(spool: Spool, batch: TranscodeBatch, instance: str) -> str:
+    try:
+        return f"; the last time {_end_path(spool, batch, instance).read_text()}"
+    except OSError:
+        return ""
+
+
+def _end_path(spool: Spool, batch: TranscodeBatch, instance: str) -> Path:
+    return spool.rendition(batch.boot, instance, batch.spec.key).with_suffix(".ended")
+
+
 def run(settings: Settings, concurrency: int | None = None) -> None:
     """Run the worker in this process until SIGTERM, SIGINT or SIGQUIT; the caller has set up logging.
 
@@ -141,7 +193,16 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     def keep_logging(**_: Any) -> None:
         """A receiver keeps Celery from setting up logging again."""
 
+    def confine(**_: Any) -> None:
+        limits.confine(settings.worker.memory_mb)
+
+    def child_lost(exception: BaseException, kwargs: dict[str, Any], **_: Any) -> None:
+        if isinstance(exception, WorkerLostError):
+            record_end(Spool(settings.spool.absolute()), TranscodeBatch.from_message(kwargs), exception)
+
     signals.setup_logging.connect(keep_logging, weak=False)
+    signals.worker_process_init.connect(confine, weak=False)
+    signals.task_failure.connect(child_lost, weak=False)
     app.Worker(
         pool="prefork",
         concurrency=concurrency or settings.worker.concurrency or os.cpu_count() or 1,
