@@ -507,7 +507,10 @@ class QueueManager:
         self._end(event.batch, now, died=False)
 
     def _lost(self, event: Lost, now: float) -> None:
-        self._end(event.batch, now, died=event.died)
+        outstanding = self.outstanding.get(event.batch)
+        # A codec that crashes at once is dead before anybody sees its lease locked.
+        started = outstanding is not None and outstanding.started
+        self._end(event.batch, now, died=event.died or started)
 
     def _end(self, batch_id: str, now: float, *, died: bool) -> None:
         outstanding = self.outstanding.pop(batch_id, None)

@@ -200,6 +200,8 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
         if isinstance(exception, WorkerLostError):
             record_end(Spool(settings.spool.absolute()), TranscodeBatch.from_message(kwargs), exception)
 
+    # record_end says it in one line; Celery's has the traceback of a pool that lost a process.
+    logging.getLogger("celery.worker.request").addFilter(lambda r: "WorkerLostError" not in r.getMessage())
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_process_init.connect(confine, weak=False)
     signals.task_failure.connect(child_lost, weak=False)

@@ -236,6 +236,13 @@ def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
     assert all(batch.alone for batch in again)
 
 
+def test_a_batch_that_died_before_anybody_saw_it_run_is_repeated_alone_too():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    feed(queue, events.Started(batch.id), Lost(batch.id, died=False))
+    assert only(feed(queue, known(1)), TranscodeBatch).alone
+
+
 def test_a_message_that_redis_lost_is_simply_published_again():
     queue = manager()
     batch = only(feed(queue, known(1)), TranscodeBatch)

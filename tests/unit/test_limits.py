@@ -1,0 +1,100 @@
+"""What the kernel holds a codec's process to. Each test limits a child of its own."""
+
+import ctypes
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from workers import limits
+
+
+def child(do: Callable[[], object]) -> int:
+    """Exit status of a process that does it; negative: the signal that killed it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            do()
+        except MemoryError:
+            os._exit(3)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def hang() -> None:
+    ctypes.PyDLL(None).sleep(100)  # holds the interpreter's lock, as a codec in C does
+
+
+def test_an_allocation_over_the_ceiling_fails_in_the_child_alone():
+    def eat() -> None:
+        limits.confine(512)
+        eaten = [bytearray(64 << 20) for _ in range(16)]
+        del eaten
+
+    assert child(eat) == 3
+    assert len(bytearray(600 << 20)) == 600 << 20  # here nothing changed
+
+
+def test_a_ceiling_that_is_lower_already_stays():
+    def confine() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))
+        limits.confine(4096)
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (1 << 30, 1 << 30)
+
+    assert child(confine) == 0
+
+
+def test_a_crash_leaves_no_core_file_with_somebodys_pixels():
+    def confine() -> None:
+        limits.confine()
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+    assert child(confine) == 0
+
+
+def test_what_hangs_in_c_is_killed_when_its_time_is_over():
+    def run() -> None:
+        with limits.deadline(0.2):
+            hang()
+
+    assert child(run) == -signal.SIGALRM
+
+
+def test_a_step_that_begins_in_time_gets_the_time_of_a_step(monkeypatch):
+    monkeypatch.setattr(limits, "PATIENCE", 30.0)
+
+    def run() -> None:
+        with limits.deadline(0.3):
+            limits.begin_step(1)
+            time.sleep(0.5)
+
+    assert child(run) == 0
+
+
+def test_a_step_that_hangs_is_killed_though_others_before_it_were_quick(monkeypatch):
+    monkeypatch.setattr(limits, "PATIENCE", 0.2)
+
+    def run() -> None:
+        with limits.deadline(30):
+            for _ in range(3):
+                limits.begin_step(1)
+            hang()
+
+    assert child(run) == -signal.SIGALRM
+
+
+def test_no_deadline_outlives_what_it_was_for():
+    with limits.deadline(0.2):
+        pass
+    limits.begin_step(1)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 19, 1 << 30])
+def test_the_time_of_a_step_grows_with_its_size(size):
+    assert limits.seconds_for(size) >= limits.PATIENCE + size / 1_000_000
