@@ -28,6 +28,8 @@ from workers.readers import reader_of
 
 SCHEMA = 1
 ONE_IN = 16  # of "sampled"
+# PS3.5 annex G and A.4: they hold every bit of a cell, and what stands beside the value must not be lost.
+_WHOLE_CELLS = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"))
 _BLOCK = 1 << 20  # samples compared at once: a frame's comparison must not cost several frames of memory
 
 
@@ -87,6 +89,10 @@ class Proof:
         if found.size != cells.size or found.shape[:2] != cells.shape[:2]:
             raise self._failed(f"is {found.shape} for {reader.library} and was {cells.shape}")
         self._compare(cells, found, image)
+        if self.uid in _WHOLE_CELLS and not np.array_equal(
+            _whole(cells, image), _whole(found.reshape(cells.shape), image)
+        ):
+            raise self._failed("differs in bits beside the values")
 
     def native(self, frame: bytes) -> None:
         """Take note of a frame that is written as it is."""
@@ -176,10 +182,19 @@ def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
     """Little endian unsigned cells of Bits Allocated without the bits that are no part of the value."""
     if image.bits_allocated < 8:  # packed already
         return np.ascontiguousarray(cells)
-    plain = np.ascontiguousarray(cells).astype(f"<u{image.bits_allocated // 8}", copy=False)
+    plain = _whole(cells, image)
+    if below := image.high_bit + 1 - image.bits_stored:
+        plain = plain >> np.array(below, plain.dtype)
     if image.bits_stored < image.bits_allocated:
         plain = plain & np.array((1 << image.bits_stored) - 1, plain.dtype)
     return plain
+
+
+def _whole(cells: np.ndarray, image: Image) -> np.ndarray:
+    """Little endian unsigned cells, with every bit that stands in them."""
+    if image.bits_allocated < 8:
+        return cells
+    return np.ascontiguousarray(cells).astype(f"<u{image.bits_allocated // 8}", copy=False)
 
 
 def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
