@@ -12,12 +12,34 @@ from dicomferry.errors import Misconfigured
 
 
 @dataclass(frozen=True, slots=True)
+class Holds:
+    """What images a compressed syntax can hold as workers write it.
+
+    `grey` and `colour` are the photometric interpretations of native cells of one and of three samples, as
+    they are before an encoder transforms them; None takes any. `every_bit` says that the bytes of the cells
+    are kept whatever they mean, so that High Bit and bits above Bits Stored do not matter; elsewhere High Bit
+    is Bits Stored - 1.
+    """
+
+    clause: str  # of PS3.5, which says so
+    allocated: tuple[int, ...]
+    stored: tuple[int, int]  # least and most
+    signed: bool  # whether grey samples may be signed; colours never are
+    grey: tuple[str, ...] | None
+    colour: tuple[str, ...] | None = ()
+    every_bit: bool = False
+    shortest: int = 1  # rows and columns
+    limits: str = ""  # where our libraries stop short of the clause, and where we follow others beyond it
+
+
+@dataclass(frozen=True, slots=True)
 class Syntax:
     """One transfer syntax.
 
     `label` is what people see in Flower and tables. `lossless` says that encoding into it can never change
     a pixel value. `native` pixel data has no fragments. `decoded` and `encoded` say whether workers can read
-    it and make it; what they can do neither with passes through unchanged or is parked.
+    it and make it; what they can do neither with passes through unchanged or is parked. `decoder` and
+    `encoder` are the libraries that do it, `holds` what images can be encoded.
     """
 
     uid: str
@@ -28,6 +50,9 @@ class Syntax:
     native: bool = False
     decoded: bool = False
     encoded: bool = False
+    decoder: str = ""
+    encoder: str = ""
+    holds: Holds | None = None
 
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -56,6 +81,64 @@ _VIDEO = (
     ("108", "HEVCM10P51"),
 )
 
+_OPENJPEG = "OpenJPEG (pylibjpeg-openjpeg)"
+_OPENJPH = "OpenJPH (imagecodecs)"
+_TURBO = "libjpeg-turbo (imagecodecs)"
+_CHARLS = "CharLS (imagecodecs)"
+_CHARLS_ENCODER = "CharLS (pyjpegls)"
+_JXL = "libjxl (imagecodecs)"
+_LIBDEFLATE = "libdeflate (imagecodecs)"
+_PACKBITS = "PackBits (imagecodecs)"
+
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_INDEXED = (*_MONOCHROME, "PALETTE COLOR")
+_COLOUR = ("RGB", "YBR_FULL")
+
+_RLE = Holds(
+    "PS3.5 8.2.2",
+    (8, 16, 32),
+    (1, 32),
+    signed=True,
+    grey=None,
+    colour=None,
+    every_bit=True,
+    limits="32 bits allocated as RT Dose has them, 1 bit allocated not",
+)
+_DEFLATED_FRAME = Holds(
+    "PS3.5 8.2.16", (1, 8, 16, 32, 64), (1, 64), signed=True, grey=None, colour=None, every_bit=True
+)
+_BASELINE = Holds("PS3.5 8.2.1", (8,), (8, 8), signed=False, grey=_MONOCHROME, colour=_COLOUR)
+_EXTENDED = Holds(
+    "PS3.5 8.2.1", (16,), (12, 12), signed=False, grey=_MONOCHROME, limits="8 bits are for JPEG Baseline"
+)
+_JPEG_LOSSLESS = Holds("PS3.5 8.2.1", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR)
+_JPEG_LS = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR)
+_JPEG_LS_NEAR = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_MONOCHROME, colour=_COLOUR)
+
+
+def _wavelets(clause: str) -> tuple[Holds, Holds]:
+    """What JPEG 2000 or HTJ2K can hold, without and with loss."""
+    limits = "the standard goes to 38 bits, the libraries are proved to 16"
+    return (
+        Holds(clause, (1, 8, 16), (1, 16), signed=True, grey=_INDEXED, colour=_COLOUR, limits=limits),
+        Holds(
+            clause,
+            (8, 16),
+            (8, 16),
+            signed=True,
+            grey=_MONOCHROME,
+            colour=_COLOUR,
+            shortest=32,  # five levels of decomposition
+            limits=limits,
+        ),
+    )
+
+
+_J2K, _J2K_LOSSY = _wavelets("PS3.5 8.2.4")
+_HTJ2K, _HTJ2K_LOSSY = _wavelets("PS3.5 8.2.14")
+_JPEG_XL = Holds("PS3.5 8.2.15", (8, 16), (1, 16), signed=True, grey=_MONOCHROME, colour=("RGB",))
+_JPEG_XL_LOSSY = Holds("PS3.5 8.2.15", (8, 16), (8, 16), signed=False, grey=_MONOCHROME, colour=("RGB",))
+
 # fmt: off
 TABLE: tuple[Syntax, ...] = (
     Syntax(EXPLICIT_LE, "ExplicitVRLittleEndian", "ExplicitLE", "uncompressed",
@@ -67,24 +150,40 @@ TABLE: tuple[Syntax, ...] = (
     Syntax(DEFLATED_LE, "DeflatedExplicitVRLittleEndian", "Deflated", "deflated",
            lossless=True, native=True, decoded=True),
     Syntax("1.2.840.10008.1.2.8.1", "DeflatedImageFrameCompression", "DeflatedFrame", "deflated",
-           lossless=True),
-    Syntax("1.2.840.10008.1.2.5", "RLELossless", "RLE", "rle", lossless=True, decoded=True),
-    Syntax(_JPEG + "50", "JPEGBaseline8Bit", "JPEG", "jpeg", decoded=True),
-    Syntax(_JPEG + "51", "JPEGExtended12Bit", "JPEG12", "jpeg", decoded=True),
-    Syntax(_JPEG + "57", "JPEGLossless", "JPEGLossless", "jpeg-lossless", lossless=True, decoded=True),
-    Syntax(_JPEG + "70", "JPEGLosslessSV1", "JPEGLosslessSV1", "jpeg-lossless", lossless=True, decoded=True),
-    Syntax(_JPEG + "80", "JPEGLSLossless", "JPEGLS", "jpeg-ls", lossless=True, decoded=True),
-    Syntax(_JPEG + "81", "JPEGLSNearLossless", "JPEGLSNear", "jpeg-ls", decoded=True),
-    Syntax(_JPEG + "90", "JPEG2000Lossless", "J2K", "jpeg2000", lossless=True, decoded=True),
-    Syntax(_JPEG + "91", "JPEG2000", "J2KLossy", "jpeg2000", decoded=True),
+           lossless=True, decoded=True, decoder="zlib", encoder=_LIBDEFLATE, holds=_DEFLATED_FRAME),
+    Syntax("1.2.840.10008.1.2.5", "RLELossless", "RLE", "rle",
+           lossless=True, decoded=True, decoder=_PACKBITS, encoder=_PACKBITS, holds=_RLE),
+    Syntax(_JPEG + "50", "JPEGBaseline8Bit", "JPEG", "jpeg",
+           decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_BASELINE),
+    Syntax(_JPEG + "51", "JPEGExtended12Bit", "JPEG12", "jpeg",
+           decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_EXTENDED),
+    Syntax(_JPEG + "57", "JPEGLossless", "JPEGLossless", "jpeg-lossless",
+           lossless=True, decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
+    Syntax(_JPEG + "70", "JPEGLosslessSV1", "JPEGLosslessSV1", "jpeg-lossless",
+           lossless=True, decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
+    Syntax(_JPEG + "80", "JPEGLSLossless", "JPEGLS", "jpeg-ls",
+           lossless=True, decoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER, holds=_JPEG_LS),
+    Syntax(_JPEG + "81", "JPEGLSNearLossless", "JPEGLSNear", "jpeg-ls",
+           decoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER, holds=_JPEG_LS_NEAR),
+    Syntax(_JPEG + "90", "JPEG2000Lossless", "J2K", "jpeg2000",
+           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K),
+    Syntax(_JPEG + "91", "JPEG2000", "J2KLossy", "jpeg2000",
+           decoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K_LOSSY),
     Syntax(_JPEG + "92", "JPEG2000MCLossless", "J2KPart2", "jpeg2000", lossless=True),
     Syntax(_JPEG + "93", "JPEG2000MC", "J2KPart2Lossy", "jpeg2000"),
-    Syntax(_JPEG + "201", "HTJ2KLossless", "HTJ2K", "htj2k", lossless=True, decoded=True),
-    Syntax(_JPEG + "202", "HTJ2KLosslessRPCL", "HTJ2KRPCL", "htj2k", lossless=True, decoded=True),
-    Syntax(_JPEG + "203", "HTJ2K", "HTJ2KLossy", "htj2k", decoded=True),
-    Syntax(_JPEG + "110", "JPEGXLLossless", "JPEGXL", "jpeg-xl", lossless=True),
-    Syntax(_JPEG + "111", "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl"),
-    Syntax(_JPEG + "112", "JPEGXL", "JPEGXLLossy", "jpeg-xl"),
+    Syntax(_JPEG + "201", "HTJ2KLossless", "HTJ2K", "htj2k",
+           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
+    Syntax(_JPEG + "202", "HTJ2KLosslessRPCL", "HTJ2KRPCL", "htj2k",
+           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
+    Syntax(_JPEG + "203", "HTJ2K", "HTJ2KLossy", "htj2k",
+           decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K_LOSSY),
+    Syntax(_JPEG + "110", "JPEGXLLossless", "JPEGXL", "jpeg-xl",
+           lossless=True, decoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL),
+    # Made of JPEG Baseline frames alone, which it gives back bit for bit; of no other pixels.
+    Syntax(_JPEG + "111", "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl",
+           decoded=True, decoder=_JXL, encoder=_JXL),
+    Syntax(_JPEG + "112", "JPEGXL", "JPEGXLLossy", "jpeg-xl",
+           decoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL_LOSSY),
     Syntax(_JPEG + "94", "JPIPReferenced", "JPIP", "jpip"),
     Syntax(_JPEG + "95", "JPIPReferencedDeflate", "JPIPDeflate", "jpip"),
     Syntax(_JPEG + "204", "JPIPHTJ2KReferenced", "JPIPHTJ2K", "jpip"),

@@ -8,6 +8,7 @@ so the header of the codestream is read first and must agree with the data set's
 
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ import openjpeg
 from dicomferry.errors import Permanent
 from dicomferry.syntaxes import BY_UID
 from workers.codestreams import Header, read_j2k, read_jpeg, without_jp2
+from workers.jxl_header import read_jxl
 
 RGB = "RGB"
 YBR = "YBR_FULL"
@@ -33,6 +35,10 @@ _BOMB_RATIO = 20_000
 _BOMB_SIZE = 64 << 20
 
 _JPEG = "1.2.840.10008.1.2.4."
+_DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_WAVELETS = tuple(_JPEG + suffix for suffix in ("90", "91", "201", "202", "203"))
+# PS3.5 tables 8.2.4-1 and 8.2.14-1, 8.2.16: what may have one bit allocated.
+_SINGLE_BITS = frozenset((_DEFLATED_FRAME, *_WAVELETS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +54,32 @@ class Image:
     signed: bool
     photometric: str
     frames: int = 1
+    planar: int = 0  # Planar Configuration of native samples; those that are decoded are always by pixel
+
+    @property
+    def frame_bits(self) -> int:
+        """Bits of one native frame."""
+        return self.rows * self.columns * self.samples * self.bits_allocated
 
     @property
     def frame_length(self) -> int:
-        """Bytes of one native frame, where a pixel cell fills whole bytes."""
-        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+        """Bytes of one native frame; one of single bits is filled up to a whole byte."""
+        return (self.frame_bits + 7) // 8
 
     @property
     def native_length(self) -> int:
         """Bytes of all native frames, padded to even length."""
-        length = self.frame_length * self.frames
+        length = (self.frame_bits * self.frames + 7) // 8
         return length + length % 2
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One frame's samples: rows x columns (x 3), little endian pixel cells of Bits Allocated."""
+    """One frame's samples: rows x columns (x 3), little endian pixel cells of Bits Allocated.
+
+    Cells of a single bit stay packed, the first in the least significant bit (PS3.5 8.1.1): a flat array of
+    bytes.
+    """
 
     samples: np.ndarray
     colour: str  # the photometric interpretation that they have
@@ -82,7 +98,7 @@ def decode(transfer_syntax_uid: str, codestream: bytes, image: Image, *, rgb: bo
     decoder = DECODERS.get(transfer_syntax_uid)
     if decoder is None:
         raise Permanent(f"no decoder for transfer syntax {transfer_syntax_uid}")
-    _check_description(image)
+    _check_description(image, transfer_syntax_uid)
     if image.frame_length > max(_BOMB_SIZE, len(codestream) * _BOMB_RATIO):
         raise Permanent(
             f"a frame of {len(codestream)} bytes that claims to hold {image.frame_length} is not believed"
@@ -95,16 +111,19 @@ def decode(transfer_syntax_uid: str, codestream: bytes, image: Image, *, rgb: bo
         raise Permanent(f"a {label} frame cannot be decoded: {str(error)[:200]}") from error
 
 
-def _check_description(image: Image) -> None:
+def _check_description(image: Image, uid: str) -> None:
     if not (image.rows and image.columns and image.samples in (1, 3)):
         raise Permanent(
             f"no image has {image.rows} rows, {image.columns} columns and {image.samples} samples"
         )
-    if image.bits_allocated not in (8, 16, 32) or not 1 <= image.bits_stored <= image.bits_allocated:
+    known = (8, 16, 32, *((1,) if uid in _SINGLE_BITS else ()), *((64,) if uid == _DEFLATED_FRAME else ()))
+    if image.bits_allocated not in known or not 1 <= image.bits_stored <= image.bits_allocated:
         raise Permanent(
             f"compressed pixel data cannot have {image.bits_allocated} bits allocated "
             f"and {image.bits_stored} stored"
         )
+    if image.bits_allocated == 1 and (image.samples != 1 or (image.frame_bits % 8 and image.frames > 1)):
+        raise Permanent("native frames of single bits that do not fill whole bytes would have to be shifted")
     if image.frame_length > LARGEST_FRAME:
         raise Permanent(f"a frame of {image.frame_length} bytes is over the limit of {LARGEST_FRAME}")
 
@@ -182,8 +201,45 @@ def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     size = header.precision + 7 >> 3
     kind = f"<{'i' if header.signed else 'u'}{4 if size == 3 else size}"
     values = openjpeg.utils.decode(bare, 0, reshape=False).view(kind)
-    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
-    return _as_cells(values.reshape(shape), header, image, colour, notes)
+    if image.bits_allocated == 1:
+        return Decoded(np.packbits(values, bitorder="little"), colour, notes)
+    return _as_cells(values.reshape(_shape(image)), header, image, colour, notes)
+
+
+def _jpeg_xl(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
+    """JPEG XL through libjxl, which makes RGB of XYB and refuses cut streams."""
+    header = read_jxl(codestream)
+    _check_agreement(header, image)
+    colour = RGB if header.transformed and image.samples == 3 else _plain_colour(image)
+    return _as_cells(imagecodecs.jpegxl_decode(codestream, numthreads=1), header, image, colour)
+
+
+def _recompressed_jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
+    """The JPEG that was recompressed, bit for bit, and its pixels as every other JPEG's."""
+    _check_agreement(read_jxl(codestream), image)
+    return _jpeg(bytes(imagecodecs.jpegxl_decode_jpeg(codestream, numthreads=1)), image, rgb)
+
+
+def _deflated_frame(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
+    """Native bytes in a raw deflate stream, which one byte may pad to even length (PS3.5 A.4.13)."""
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        native = decompressor.decompress(codestream, image.frame_length + 1)
+    except zlib.error as error:
+        raise Permanent("a deflated frame is damaged") from error
+    if len(native) != image.frame_length or not decompressor.eof:
+        raise Permanent(f"a deflated frame does not hold {image.frame_length} bytes: it is cut or damaged")
+    if image.bits_allocated == 1:
+        return Decoded(np.frombuffer(native, np.uint8), image.photometric)
+    cells = np.frombuffer(native, f"<u{image.bits_allocated // 8}")
+    if image.samples == 3 and image.planar:
+        planes = cells.reshape(3, image.rows, image.columns)
+        return Decoded(np.ascontiguousarray(planes.transpose(1, 2, 0)), _plain_colour(image))
+    return Decoded(cells.reshape(_shape(image)), _plain_colour(image))
+
+
+def _shape(image: Image) -> tuple[int, ...]:
+    return (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
 
 
 def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
@@ -203,8 +259,7 @@ def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
         segment = _packbits(codestream[start:end], pixels)
         planes[:, sample, cell - 1 - significance] = segment
     values = planes.reshape(-1).view(f"<u{cell}")
-    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
-    return Decoded(values.reshape(shape), _plain_colour(image))
+    return Decoded(values.reshape(_shape(image)), _plain_colour(image))
 
 
 def _packbits(segment: bytes, pixels: int) -> np.ndarray:
@@ -236,9 +291,8 @@ def _as_cells(
     the data set reads them. Bits above Bits Stored stay where the codestream carries them, else they extend
     the sign.
     """
-    expected = (image.rows, image.columns) + ((image.samples,) if image.samples > 1 else ())
-    if values.shape != expected:
-        raise Permanent(f"the decoder returned an image of {values.shape} for one of {expected}")
+    if values.shape != _shape(image):
+        raise Permanent(f"the decoder returned an image of {values.shape} for one of {_shape(image)}")
     cells = np.ascontiguousarray(values).astype(f"<u{image.bits_allocated // 8}", copy=False)
     if header.signed and not image.signed:
         cells = cells & ((1 << header.precision) - 1)
@@ -264,5 +318,8 @@ DECODERS: dict[str, Decoder] = {
     "1.2.840.10008.1.2.5": _rle,
     **dict.fromkeys((_JPEG + "50", _JPEG + "51", _JPEG + "57", _JPEG + "70"), _jpeg),
     **dict.fromkeys((_JPEG + "80", _JPEG + "81"), _jpeg_ls),
-    **dict.fromkeys((_JPEG + "90", _JPEG + "91", _JPEG + "201", _JPEG + "202", _JPEG + "203"), _jpeg_2000),
+    **dict.fromkeys(_WAVELETS, _jpeg_2000),
+    **dict.fromkeys((_JPEG + "110", _JPEG + "112"), _jpeg_xl),
+    _JPEG + "111": _recompressed_jpeg,
+    _DEFLATED_FRAME: _deflated_frame,
 }

@@ -26,3 +26,15 @@ class Encoded:
 
 
 Encoder = Callable[[np.ndarray, Image, Quality], Encoded]
+
+
+def unsigned(cells: np.ndarray, image: Image) -> np.ndarray:
+    """Unsigned samples without the bits that extend the sign, of one byte each where they fit.
+
+    For codecs that know no signed samples: DICOM writes the bits of two's complement, and Pixel
+    Representation in the data set says what they are.
+    """
+    plain = cells.view(f"<u{cells.dtype.itemsize}")
+    if image.signed:
+        plain = plain & plain.dtype.type((1 << image.bits_stored) - 1)
+    return plain.astype(np.uint8, copy=False) if image.bits_stored <= 8 else plain
