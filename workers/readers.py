@@ -49,7 +49,7 @@ def _rle(codestream: bytes, image: Image) -> np.ndarray:
         "columns": image.columns,
         "samples_per_pixel": image.samples,
         "bits_allocated": image.bits_allocated,
-        "bits_stored": image.bits_stored,
+        "bits_stored": image.bits_allocated,  # or it clears the bits beside the values
         "pixel_representation": 0,
         "photometric_interpretation": RGB if image.samples == 3 else "MONOCHROME2",
         "planar_configuration": 1,
