@@ -8,13 +8,17 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicomferry import __version__
 from dicomferry.errors import FerryError, Misconfigured
-from dicomferry.settings import DEFAULT_FILE, Settings, load
+
+if TYPE_CHECKING:
+    from dicomferry.settings import Settings
+
+DEFAULT_FILE = Path("dicomferry.toml")
 
 # A traceback with the values of local variables could show a patient's name.
 app = typer.Typer(
@@ -166,7 +170,7 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
 @app.command()
 def check_config(config: Config = DEFAULT_FILE) -> None:
     """Say whether the configuration is right, and what would be, without starting anything."""
-    settings = load(config)
+    settings = _load(config)
     typer.echo(
         f"{config}: right; spool {settings.spool}, {len(settings.ae)} called AE titles, "
         f"{len(settings.destination)} destinations, {len(settings.route)} routes"
@@ -179,7 +183,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show the lanes: what is pending, delivered and dead, and whether the destination answers."""
-    settings = load(config)
+    settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 
     from dicomferry.show import status as show  # noqa: PLC0415
@@ -190,7 +194,7 @@ def status(
 @app.command()
 def explain(sop_instance_uid: str, config: Config = DEFAULT_FILE) -> None:
     """Tell what happened to one SOP instance, and why."""
-    settings = load(config)
+    settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 
     from dicomferry.show import explain as show  # noqa: PLC0415
@@ -205,7 +209,7 @@ def health(
     config: Config = DEFAULT_FILE,
 ) -> None:
     """Say whether a part of this machine does its work: 0 where it does."""
-    settings = load(config)
+    settings = _load(config)
     from dicomferry.health import CHECKS, check  # noqa: PLC0415
 
     if part not in CHECKS:
@@ -213,8 +217,15 @@ def health(
     check(part, settings)
 
 
-def _start(part: str, config: Path) -> Settings:
-    settings = load(config)
+def _load(config: Path) -> "Settings":
+    # Not at the top: it takes pydantic, which costs more time than some commands need.
+    from dicomferry.settings import load  # noqa: PLC0415
+
+    return load(config)
+
+
+def _start(part: str, config: Path) -> "Settings":
+    settings = _load(config)
     from dicomferry.logs import configure  # noqa: PLC0415
 
     configure(part, settings.log_level)

@@ -3,9 +3,8 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from dicomferry.errors import Permanent
 
@@ -27,11 +26,23 @@ def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -
             _element(0x0002, b"UI", sop_class_uid),
             _element(0x0003, b"UI", sop_instance_uid),
             _element(0x0010, b"UI", transfer_syntax_uid),
-            _element(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID),
-            _element(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+            _implementation(),
         )
     )
     return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+@cache
+def _implementation() -> bytes:
+    # pynetdicom takes long to load, and who only reads needs none of it.
+    from pynetdicom import (  # noqa: PLC0415
+        PYNETDICOM_IMPLEMENTATION_UID,
+        PYNETDICOM_IMPLEMENTATION_VERSION,
+    )
+
+    return _element(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID) + _element(
+        0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION
+    )
 
 
 def _element(element: int, vr: bytes, text: str) -> bytes:

@@ -15,6 +15,7 @@ from dicomferry import durable, syntaxes
 from dicomferry.errors import FerryError, Misconfigured, Permanent, place
 from dicomferry.part10 import PREFIX_LENGTH, read_meta
 from dicomferry.spool import RenditionSpec
+from workers import limits
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -184,9 +185,10 @@ def _check_apart(found: Iterable[Job]) -> None:
 
 
 def convert(job: Job, wanted: Order) -> Outcome:
-    """Do one job; whatever goes wrong is its outcome."""
+    """Do one job; whatever goes wrong is its outcome, but for a codec that hangs: this process then dies."""
     try:
-        return _convert(job, wanted)
+        with limits.deadline(limits.seconds_for(job.size)):
+            return _convert(job, wanted)
     except FerryError as error:
         return Outcome(job, Kind.FAILED, str(error))
     except MemoryError:

@@ -4,11 +4,10 @@ A codec that takes its process along breaks the whole pool. What was under way t
 at a time, until the guilty one is known and has failed alone.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,12 +15,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from dicomferry import durable
+from workers import limits
 from workers.folder import Job, Kind, Order, Outcome, convert
 
 # So many files wait in the pool for each process: enough to keep it busy, few to try again if it breaks.
 _AHEAD = 2
-_KILLED = "the codec killed its process, or it needed more memory than there is"
-_PR_SET_PDEATHSIG = 1
+_KILLED = "the codec killed its process: it crashed, took too long, or too much memory"
 
 Convert = Callable[[Job, Order], Outcome]
 _UnderWay = dict[Future[Outcome], Job]
@@ -77,7 +76,7 @@ def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]
     os.environ["PYTHONSAFEPATH"] = "1"
     # Forked from a small server that has loaded the codecs: no threads of ours, and no loading for each.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.transcode"])
+    context.set_forkserver_preload(["workers.transcode", "pynetdicom"])
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_become_child)
     try:
@@ -94,12 +93,19 @@ def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]
 
 
 def _become_child() -> None:
+    limits.confine()
     # Control-C goes to every process of the terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        # The pool's processes hold each other's pipes open: without it they would outlive a killed parent.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The pool's processes hold each other's pipes open, so that none would notice that the parent was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _sweep(job: Job) -> None:

@@ -1,0 +1,339 @@
+"""`dicomferry transcode` as people and scripts meet it: real processes, real files, and what goes wrong."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicomferry.errors import Misconfigured
+from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, shipped, syntax_of, uid_of
+from tests.support.processes import alive, wait_until
+from workers import folder
+from workers.folder import Job, Kind, Lossy, Order, Outcome
+from workers.parallel import run
+
+COMPRESSED = (
+    "693_J2KI.dcm", "examples_jpeg2k.dcm", "JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm",
+    "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "SC_rgb_rle_2frame.dcm", "image_dfl.dcm",
+    "MR_small_bigendian.dcm",
+)  # fmt: skip
+# A truncated frame, a header that lies, and File Meta Information without a syntax.
+DAMAGED = ("SC_rgb_jpeg.dcm", "JPEG2000-embedded-sequence-delimiter.dcm", "meta_missing_tsyntax.dcm")
+DICOMDIR = "dicomdirtests/DICOMDIR"
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-P", "-m", "dicomferry.cli", "transcode", *map(str, words)]
+
+
+def transcode(*words: object, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(*words), cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Of every file under `root`, by its path from there."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def copied(names: tuple[str, ...], root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / name).write_bytes(shipped(name).read_bytes())
+    return root
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A tree as it comes off a disc: sound files, damaged ones, and files that are none of ours."""
+    root = copied(COMPRESSED, tmp_path / "archive" / "study")
+    copied(DAMAGED, root.parent / "damaged")
+    copied(("CT_small.dcm",), root.parent)
+    (root.parent / "DICOMDIR").write_bytes(shipped(DICOMDIR).read_bytes())
+    (root.parent / "README.TXT").write_text("not DICOM")
+    (root / "empty").touch()
+    return root.parent
+
+
+def test_a_folder_keeps_its_tree_and_what_fails_is_told_and_ends_with_1(
+    archive: Path, tmp_path: Path
+) -> None:
+    before = digests(archive)
+    out = tmp_path / "out"
+    done = transcode(archive, out, "--to", "ExplicitVRLittleEndian")
+    assert done.returncode == 1, done
+    assert set(digests(out)) == {"CT_small.dcm", *(f"study/{name}" for name in COMPRESSED)}
+    assert digests(archive) == before
+    failures = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert [Path(line.split(": ")[1]).name for line in failures] == sorted(DAMAGED)
+    assert all(len(line.split(": ", 2)[2]) > 20 for line in failures), failures
+    summary = done.stdout.splitlines()[-1]
+    made = f"{len(COMPRESSED)} transcoded, 1 passed through unchanged, 3 skipped, 3 failed"
+    assert summary.startswith(f"{len(COMPRESSED) + 7} files: {made}; "), summary
+    assert summary.endswith("MB/s")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_it_makes_are_the_same_instances_with_the_pixels_that_gdcm_decodes(tmp_path: Path) -> None:
+    # Grey or RGB, which every decoder leaves as it is.
+    names = ("693_J2KI.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_gdcm.dcm")
+    out = tmp_path / "out"
+    done = transcode(copied(names, tmp_path / "in"), out, "--to", EXPLICIT_LE)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in names:
+        assert syntax_of(out / name) == EXPLICIT_LE
+        assert uid_of(out / name) == uid_of(shipped(name))
+        assert native_pixels(out / name) == gdcm_pixels(shipped(name), tmp_path), name
+
+
+def test_many_processes_make_the_same_bytes_as_one(archive: Path, tmp_path: Path) -> None:
+    for count in (1, 4):
+        transcode(archive, tmp_path / str(count), "--to", "uncompressed", "--jobs", count)
+    assert digests(tmp_path / "1") == digests(tmp_path / "4")
+
+
+def test_one_file_becomes_the_file_that_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "ct.dcm"
+    done = transcode(shipped("CT_small.dcm"), target, "--to", IMPLICIT_LE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert syntax_of(target) == IMPLICIT_LE
+    assert done.stdout.startswith("1 file: 1 transcoded, 0 failed; ")
+
+
+def test_a_file_that_has_the_syntax_passes_through_byte_for_byte(tmp_path: Path) -> None:
+    source = shipped("MR_small_RLE.dcm")
+    done = transcode(source, tmp_path / "out.dcm", "--to", "rle") if rle_is_made() else None
+    if done is None:
+        source = shipped("rtplan.dcm")  # Implicit: a native syntax, though not the group's first
+        done = transcode(source, tmp_path / "out.dcm", "--to", "uncompressed")
+    assert done.returncode == 0
+    assert (tmp_path / "out.dcm").read_bytes() == source.read_bytes()
+    assert "1 passed through unchanged" in done.stdout
+
+
+def rle_is_made() -> bool:
+    try:
+        folder.order("rle", Lossy())
+    except Misconfigured:
+        return False
+    return True
+
+
+def test_files_that_are_named_must_be_dicom(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("not DICOM")
+    done = transcode(text, shipped(DICOMDIR), shipped("CT_small.dcm"), tmp_path / "out", "--to", IMPLICIT_LE)
+    assert done.returncode == 1
+    assert f"failed: {text}: no DICOM file" in done.stdout
+    assert "DICOMDIR: it describes other files" in done.stdout
+    assert set(digests(tmp_path / "out")) == {"CT_small.dcm"}
+
+
+def test_outputs_that_exist_are_replaced_only_when_told(tmp_path: Path) -> None:
+    target = tmp_path / "ct.dcm"
+    target.write_bytes(shipped("MR_small.dcm").read_bytes())
+    words = (shipped("CT_small.dcm"), target, "--to", IMPLICIT_LE)
+    refused = transcode(*words)
+    assert refused.returncode == 1
+    assert "--overwrite" in refused.stdout
+    assert target.read_bytes() == shipped("MR_small.dcm").read_bytes()
+    assert transcode(*words, "--overwrite").returncode == 0
+    assert uid_of(target) == uid_of(shipped("CT_small.dcm"))
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_ended(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    transcode(archive, out, "--to", "uncompressed")
+    made = digests(out)
+    (out / "study" / "693_J2KI.dcm").unlink()
+    again = transcode(archive, out, "--to", "uncompressed")
+    assert digests(out) == made
+    assert f"1 transcoded, {len(made) - 1} made before, " in again.stdout
+
+
+def test_of_several_folders_each_gets_its_own(tmp_path: Path) -> None:
+    first = copied(("CT_small.dcm",), tmp_path / "a" / "one")
+    second = copied(("CT_small.dcm",), tmp_path / "b" / "two")
+    out = tmp_path / "out"
+    assert transcode(first, second, out, "--to", IMPLICIT_LE).returncode == 0
+    assert set(digests(out)) == {"one/CT_small.dcm", "two/CT_small.dcm"}
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [("in", "is inside"), ("in/deep/er", "is inside"), ("in/CT_small.dcm", "is inside")],
+)
+def test_a_folder_is_never_written_into_itself(tmp_path: Path, out: str, says: str) -> None:
+    source = copied(("CT_small.dcm",), tmp_path / "in")
+    before = digests(tmp_path)
+    refused = transcode(source, tmp_path / out, "--to", IMPLICIT_LE, "--overwrite")
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    assert digests(tmp_path) == before
+
+
+def test_no_original_is_overwritten_by_whatever_way_it_is_reached(tmp_path: Path) -> None:
+    deep = copied(("CT_small.dcm",), tmp_path / "out" / "in")
+    copied(("MR_small.dcm",), tmp_path / "x" / "in")
+    (tmp_path / "link").symlink_to(deep, target_is_directory=True)
+    before = digests(tmp_path)
+    original = deep / "CT_small.dcm"
+    for words in (
+        (original, original),
+        (original, deep),
+        (original, tmp_path / "link" / "CT_small.dcm"),
+        (deep, tmp_path / "link"),
+        (deep, tmp_path / "x" / "in", tmp_path / "out"),  # out/in/CT_small.dcm again
+    ):
+        refused = transcode(*words, "--to", IMPLICIT_LE, "--overwrite")
+        assert refused.returncode == 2, words
+        assert refused.stderr.startswith("dicomferry: "), words
+    assert digests(tmp_path) == before
+
+
+def test_two_files_that_would_become_one_are_refused(tmp_path: Path) -> None:
+    first = copied(("CT_small.dcm",), tmp_path / "a")
+    second = copied(("CT_small.dcm",), tmp_path / "b")
+    words = first / "CT_small.dcm", second / "CT_small.dcm", tmp_path / "out"
+    refused = transcode(*words, "--to", IMPLICIT_LE)
+    assert refused.returncode == 2
+    assert "would both become" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "more", "says"),
+    [
+        ("JPEG2000Losless", (), "did you mean 'JPEG2000Lossless'"),
+        ("mpeg", (), "can be passed through, but not made"),
+        ("ExplicitVRLittleEndian", ("--lossy",), "loses nothing"),
+        ("ExplicitVRLittleEndian", ("--quality", "101"), "--quality"),
+        ("ExplicitVRLittleEndian", ("--colour", "cmyk"), "--colour"),
+    ],
+)
+def test_what_cannot_be_asked_for_ends_with_2(
+    tmp_path: Path, to: str, more: tuple[str, ...], says: str
+) -> None:
+    refused = transcode(shipped("CT_small.dcm"), tmp_path / "out", "--to", to, *more)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
+    refused = transcode(tmp_path / "nothing", tmp_path / "out", "--to", "uncompressed")
+    assert refused.returncode == 2
+    assert "no such file or folder" in refused.stderr
+
+
+def convert_or_die(job: Job, wanted: Order) -> Outcome:
+    """A codec that crashes on some files."""
+    if "dies" in job.source.name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hangs" in job.source.name:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # as limits.deadline does, only sooner
+        signal.pause()
+    if "leaves" in job.source.name:
+        from dicomferry import durable
+
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        durable.unpublished(job.target).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return folder.convert(job, wanted)
+
+
+def test_a_codec_that_kills_its_process_fails_one_file_and_not_the_run(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    sound = {path.name for path in fresh_copies("CT_small.dcm", 12, source)}
+    for name in ("dies1", "dies2", "hangs", "leaves"):
+        (source / f"{name}.dcm").write_bytes(shipped("CT_small.dcm").read_bytes())
+    out = tmp_path / "out"
+    jobs = folder.jobs([source], out)
+    outcomes = list(run(jobs, folder.order(IMPLICIT_LE, Lossy()), 3, convert_or_die))
+    assert sorted(outcome.job.source for outcome in outcomes) == sorted(job.source for job in jobs)
+    failed = {outcome.job.source.name: outcome.words for outcome in outcomes if outcome.kind is Kind.FAILED}
+    assert set(failed) == {"dies1.dcm", "dies2.dcm", "hangs.dcm", "leaves.dcm"}
+    assert all("killed its process" in words for words in failed.values())
+    assert {path.name for path in out.iterdir()} == sound, "nothing half is left either"
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A run that takes seconds, with processes of its own; its output is `tmp_path`/out."""
+    fresh_copies("693_J2KR.dcm", 150, tmp_path / "in")
+    program = subprocess.Popen(
+        command(tmp_path / "in", tmp_path / "out", "--to", "uncompressed", "--jobs", 2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    out = tmp_path / "out"
+    try:
+        wait_until(lambda: out.exists() and any(out.glob("*.dcm")), "the first file", seconds=60)
+        yield program
+    finally:
+        if members(program.pid):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.communicate()
+
+
+def members(group: int) -> dict[int, int]:
+    """The processes of a group that run, and the parent of each."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state not in "ZX":
+            found[int(entry.name)] = int(parent)
+    return found
+
+
+def codecs(group: int) -> list[int]:
+    """Those of them in which codecs run: grandchildren of the first."""
+    processes = members(group)
+    return [pid for pid, parent in processes.items() if parent in processes and parent != group]
+
+
+def test_a_child_that_somebody_kills_costs_no_file(long_run: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    os.kill(codecs(long_run.pid)[0], signal.SIGKILL)
+    told, complaints = long_run.communicate(timeout=120)
+    assert (long_run.returncode, complaints) == (0, "")
+    assert told.startswith("150 files: 150 transcoded, 0 failed; ")
+    assert len(list((tmp_path / "out").iterdir())) == 150
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_no_process_and_nothing_half(
+    long_run: "subprocess.Popen[str]", tmp_path: Path, with_signal: signal.Signals
+) -> None:
+    os.killpg(long_run.pid, with_signal) if with_signal is signal.SIGINT else long_run.terminate()
+    _, complaints = long_run.communicate(timeout=60)
+    assert long_run.returncode not in {0, None}
+    assert "Traceback" not in complaints, complaints
+    wait_until(lambda: not members(long_run.pid), "every process to end")
+    made = list((tmp_path / "out").iterdir())
+    assert 0 < len(made) < 150
+    assert all(path.suffix == ".dcm" and dcmread(path).PixelData for path in made)
+
+
+def test_the_children_of_a_run_that_is_killed_do_not_outlive_it(long_run: "subprocess.Popen[str]") -> None:
+    children = codecs(long_run.pid)
+    assert children
+    long_run.kill()
+    wait_until(lambda: not any(alive(pid) for pid in children), "the codecs to end")
+    wait_until(lambda: not members(long_run.pid), "every other process to end")
