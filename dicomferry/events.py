@@ -45,12 +45,24 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Worker: the rendition stands on the spool. `notes` says, in words, what was changed besides pixels."""
+    """Worker: the rendition stands on the spool. `notes` says, in words, what was changed besides pixels.
+
+    `digest` is that of the pixels that went in, `verified` how what came out was compared with them; both are
+    empty where nothing was looked at.
+    """
 
     batch: str
     instance: str
     key: str
     notes: str = ""
+    digest: str = ""
+    verified: str = ""
+
+    @property
+    def words(self) -> str:
+        """All of it, for people."""
+        pixels = f"pixels {self.digest}" if self.digest else ""
+        return "; ".join(part for part in (self.notes, self.verified, pixels) if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,8 @@ def explain(settings: Settings, sop_instance_uid: str, console: Console) -> bool
 def _print_state(spool: Spool, state: State, console: Console) -> None:
     instance = state.instance
     console.print(_received(instance))
+    for record in spool.rendition_records(instance.id):
+        console.print(_rendition(record))
     for name in instance.destinations:
         if marker := spool.marker(instance.id, "delivered", name):
             syntax = label(str(marker.get("transfer_syntax_uid", "")))
@@ -128,6 +130,15 @@ def _received(instance: Instance) -> str:
         f"{label(instance.transfer_syntax_uid)} from {instance.calling_ae_title} ({instance.peer}) to "
         f"{instance.called_ae_title}, {instance.modality or 'no modality'}, {instance.size} bytes\n"
         f"  study {instance.study_instance_uid}\n  series {instance.series_instance_uid}"
+    )
+
+
+def _rendition(record: dict[str, Any]) -> str:
+    before, after = record.get("digest_before", ""), record.get("digest_after", "")
+    pixels = f"pixels {before}" + (f", decoded back {after}" if after not in ("", before) else "")
+    return (
+        f"  rendition {label(str(record.get('transfer_syntax_uid', '')))}: "
+        f"{record.get('verified') or 'not verified'}" + (f"; {pixels}" if before else "")
     )
 
 

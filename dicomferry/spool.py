@@ -271,6 +271,18 @@ class Spool:
         """Where the rendition `key` (a `RenditionSpec.key`) of an instance stands, if it was made."""
         return self.renditions / boot / instance / f"{key}.dcm"
 
+    def rendition_record(self, boot: str, instance: str, key: str) -> Path:
+        """Where it stands what was seen of a rendition's pixels; written before the rendition appears."""
+        return self.rendition(boot, instance, key).with_suffix(".json")
+
+    def rendition_records(self, instance: str) -> list[dict[str, Any]]:
+        """The records of the renditions that stand, each with its "key", in the order of their keys."""
+        found = []
+        for path in sorted((self.renditions / boot_id() / instance).glob("*.dcm")):
+            with suppress(OSError, ValueError):
+                found.append({"key": path.stem} | json.loads(path.with_suffix(".json").read_bytes()))
+        return found
+
     def sweep(self) -> None:
         """Drop another boot's renditions, those of no instance, and the trash; the dispatcher's first act."""
         for boot in self.renditions.iterdir():

@@ -314,7 +314,7 @@ class QueueManager:
         self._rendered.setdefault(event.instance, set()).add(event.key)
         entry.alone = False
         uid = event.key.rpartition("-")[0]
-        self._note(entry, "rendered", "", label(uid) + (f": {event.notes}" if event.notes else ""))
+        self._note(entry, "rendered", "", label(uid) + (f": {event.words}" if event.words else ""))
         for delivery in self._waiters(event.instance, event.key):
             delivery.batch = None
             delivery.undone = 0
