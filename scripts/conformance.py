@@ -1,0 +1,249 @@
+"""Write docs/conformance.md from the tables that the program itself goes by.
+
+python scripts/conformance.py > docs/conformance.md
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from pydicom.uid import UID
+from pynetdicom import (
+    PYNETDICOM_IMPLEMENTATION_UID,
+    PYNETDICOM_IMPLEMENTATION_VERSION,
+    AllStoragePresentationContexts,
+)
+
+from dicomferry import syntaxes
+from dicomferry.syntaxes import BEST_LOSSLESS, TABLE, Holds, Syntax
+from forwarder.outcome import of_rejection, of_status
+from forwarder.proposal import MOST_CONTEXTS
+from ingest import reception
+from ingest.contexts import is_storage
+from workers.readers import reader_of
+
+_ANSWERS = {
+    reception.SUCCESS: "the object is on disk and synced, or was there already",
+    reception.NOT_AUTHORISED: "no route takes what this association sends",
+    reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
+    reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
+    reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
+    reception.FAULT_OF_OURS: "a fault of ours; the log says which",
+}
+
+
+def main() -> None:
+    """Print the document."""
+    sys.stdout.write("\n".join(_document()) + "\n")
+
+
+def _document() -> Iterable[str]:
+    yield "# Conformance"
+    yield ""
+    yield "<!-- Written by scripts/conformance.py from the program's own tables: change those, not this. -->"
+    yield ""
+    yield (
+        "What dicomferry accepts, makes, refuses and answers. It is a gateway: a Storage SCP towards "
+        "those that send, a Storage SCU towards destinations. Terms and clauses are those of the "
+        "DICOM standard."
+    )
+    yield from _identity()
+    yield from _contexts()
+    yield from _syntaxes()
+    yield from _images()
+    yield from _proof()
+    yield from _answers()
+    yield from _outcomes()
+    yield from _classes()
+
+
+def _identity() -> Iterable[str]:
+    yield from _heading("Implementation")
+    yield from _table(
+        ("", "value"),
+        (
+            ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`"),
+            ("Implementation Version Name", f"`{PYNETDICOM_IMPLEMENTATION_VERSION}` (pynetdicom's)"),
+            ("SCP", "Verification, Storage"),
+            ("SCU", "Verification, Storage"),
+            ("Network", "DICOM Upper Layer over TCP, IPv4 and IPv6 (PS3.8)"),
+        ),
+    )
+
+
+def _contexts() -> Iterable[str]:
+    yield from _heading("Presentation contexts")
+    yield (
+        "**As SCP** it accepts of each proposed context the first transfer syntax, in the requestor's order, "
+        "that the called AE's `accept` names (default: every one in the table below). Verification "
+        f"is accepted in {_listed(syntaxes.GROUPS['uncompressed'])}. A context of another SOP class "
+        "is refused with result 3, one without an acceptable syntax with result 4. "
+        "`unknown_sop_classes = true` also takes private and retired storage classes. Extended "
+        "negotiation, asynchronous operations and user identity are not offered."
+    )
+    yield ""
+    yield (
+        "**As SCU** it proposes one context for each SOP class and transfer syntax, so that the "
+        f"answer says what the peer takes of each; at most {MOST_CONTEXTS} in one association. What "
+        "was answered is remembered by SOP class."
+    )
+
+
+def _syntaxes() -> Iterable[str]:
+    yield from _heading("Transfer syntaxes")
+    yield (
+        "Every one is received and delivered as it is. *Read* and *made* are what transcoding can "
+        "do, and with which library; a syntax without either passes through unchanged, and a "
+        "destination that does not take it gets a dead delivery with the reason. Private transfer "
+        "syntaxes are treated the same. A syntax that is marked *lossy* is made only where it is "
+        "asked for (`lossy = true`, `--lossy`)."
+    )
+    yield ""
+    yield from _table(("transfer syntax", "UID", "group", "read by", "made by"), map(_syntax_row, TABLE))
+    yield ""
+    yield (
+        'What a negotiating destination (`transfer_syntaxes = "negotiate"`) is sent where it does '
+        "not take an "
+        f"object as received, the first that it accepts: {_listed(BEST_LOSSLESS)}."
+    )
+
+
+def _syntax_row(syntax: Syntax) -> tuple[str, ...]:
+    lossy = "" if syntax.lossless or not syntax.decoded else " (lossy)"
+    return (
+        f"{syntax.keyword}{lossy}",
+        f"`{syntax.uid}`",
+        f"`{syntax.group}`",
+        _who(syntax, syntax.decoder) if syntax.decoded else "no",
+        _who(syntax, syntax.encoder) if syntax.encoded else "no",
+    )
+
+
+def _who(syntax: Syntax, library: str) -> str:
+    return library or ("dicomferry" if syntax.native else "yes")
+
+
+def _images() -> Iterable[str]:
+    yield from _heading("What each compressed syntax can hold")
+    yield (
+        "An image that does not fit is refused with the reason, and planning takes the destination's next "
+        "syntax. Native syntaxes hold every image whose pixel data is no longer than 2^32 - 2 bytes."
+    )
+    yield ""
+    rows = ((s.keyword, *_holds_row(s.holds)) for s in TABLE if s.encoded and s.holds is not None)
+    yield from _table(
+        (
+            "made",
+            "bits allocated",
+            "bits stored",
+            "signed",
+            "one sample",
+            "three samples",
+            "clause",
+            "limits",
+        ),
+        rows,
+    )
+
+
+def _holds_row(holds: Holds) -> tuple[str, ...]:
+    low, high = holds.stored
+    limits = [holds.limits] if holds.limits else []
+    if holds.shortest > 1:
+        limits.append(f"no side shorter than {holds.shortest}")
+    return (
+        ", ".join(map(str, holds.allocated)),
+        str(low) if low == high else f"{low} to {high}",
+        "yes" if holds.signed else "no",
+        _photometric(holds.grey),
+        _photometric(holds.colour),
+        holds.clause,
+        "; ".join(limits),
+    )
+
+
+def _photometric(interpretations: Sequence[str] | None) -> str:
+    if interpretations is None:
+        return "any"
+    return ", ".join(interpretations) or "no"
+
+
+def _proof() -> Iterable[str]:
+    yield from _heading("Proof")
+    yield (
+        "What was encoded is decoded back and compared before it is sent (`verify`, by default always), by "
+        "another library than the encoder's where there is one. A mismatch is never sent."
+    )
+    yield ""
+    made = [syntax for syntax in TABLE if syntax.encoded and not syntax.native]
+    yield from _table(
+        ("made", "encoder", "decoded back by"),
+        ((syntax.keyword, syntax.encoder, reader_of(syntax.uid).library) for syntax in made),
+    )
+
+
+def _answers() -> Iterable[str]:
+    yield from _heading("Answers to C-STORE, as SCP")
+    yield from _table(
+        ("status", "meaning"), ((f"`0x{status:04X}`", words) for status, words in sorted(_ANSWERS.items()))
+    )
+
+
+def _outcomes() -> Iterable[str]:
+    yield from _heading("What a destination's answers mean, as SCU")
+    yield (
+        "*delivered*: done. *unable*: nothing wrong with the object, the lane's circuit opens and no "
+        "attempt is counted. *refused*: never in this form; the next best syntax is tried once. "
+        "*doubtful*: tried again, attempts are counted."
+    )
+    yield ""
+    outcomes = ((status, of_status(status)) for status in range(0x10000))
+    runs = groupby(outcomes, lambda pair: (pair[1].disposition.value, pair[1].words.partition(" (0x")[0]))
+    rows = []
+    for (disposition, words), run in runs:
+        statuses = [status for status, _ in run]
+        first, last = f"`0x{statuses[0]:04X}`", f"`0x{statuses[-1]:04X}`"
+        rows.append((first if first == last else f"{first} to {last}", disposition, words))
+    yield from _table(("status", "disposition", "meaning"), rows)
+    yield ""
+    yield "A rejected association opens the circuit:"
+    yield ""
+    yield from _table(
+        ("source", "reason", "meaning"),
+        (
+            (str(source), str(reason), words)
+            for source in range(1, 4)
+            for reason in range(11)
+            if "(source" not in (words := of_rejection(source, reason))
+        ),
+    )
+
+
+def _classes() -> Iterable[str]:
+    yield from _heading("Storage SOP classes")
+    yield "Accepted as SCP; as SCU, what an object that waits needs is proposed."
+    yield ""
+    uids = {UID(context.abstract_syntax or "") for context in AllStoragePresentationContexts}
+    yield from _table(
+        ("SOP class", "UID"),
+        ((uid.name, f"`{uid}`") for uid in sorted(uids, key=lambda uid: uid.name) if is_storage(uid)),
+    )
+
+
+def _heading(text: str) -> Iterable[str]:
+    return ("", f"## {text}", "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _listed(uids: Iterable[str]) -> str:
+    return ", ".join(syntaxes.keyword(uid) for uid in uids)
+
+
+if __name__ == "__main__":
+    main()
