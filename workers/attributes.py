@@ -10,6 +10,11 @@ from collections.abc import Mapping
 from dicomferry.errors import Permanent
 from workers.codecs import RGB, YBR, Image
 
+
+class Unsuitable(Permanent):
+    """The instance is sound, but this transfer syntax cannot hold it; another one may."""
+
+
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004
 PLANAR = 0x00280006
@@ -21,8 +26,9 @@ STORED = 0x00280101
 HIGH_BIT = 0x00280102
 REPRESENTATION = 0x00280103
 DESCRIBING = frozenset(
-    (SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION)
+    (SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION)
 )
+LONGEST_READ = 2048  # bytes of a value that are read to describe an image
 
 # PS3.3 C.7.6.3.1.8 to .10: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
 # They describe fragments, which native pixel data has not.
@@ -35,19 +41,19 @@ def describe(values: Mapping[int, bytes]) -> Image:
     Raises:
         Permanent: one that no image does without is missing or no number.
     """
-    allocated = _number(values, ALLOCATED)
-    stored = _number(values, STORED, allocated)
+    allocated = number(values, ALLOCATED)
+    stored = number(values, STORED, allocated)
     frames = _text(values, FRAMES) or "1"
     if not frames.isdigit() or not int(frames):
         raise Permanent("(0028,0008) Number of Frames is no positive number")
     return Image(
-        rows=_number(values, ROWS),
-        columns=_number(values, COLUMNS),
-        samples=_number(values, SAMPLES, 1),
+        rows=number(values, ROWS),
+        columns=number(values, COLUMNS),
+        samples=number(values, SAMPLES, 1),
         bits_allocated=allocated,
         bits_stored=stored,
-        high_bit=_number(values, HIGH_BIT, stored - 1),
-        signed=bool(_number(values, REPRESENTATION, 0)),
+        high_bit=number(values, HIGH_BIT, stored - 1),
+        signed=bool(number(values, REPRESENTATION, 0)),
         photometric=_text(values, PHOTOMETRIC),
         frames=int(frames),
     )
@@ -68,9 +74,28 @@ def changes(image: Image, colour: str) -> dict[int, tuple[bytes, bytes]]:
         return {}
     changed = {PLANAR: (b"US", b"\x00\x00")}
     if colour != image.photometric:
-        text = colour.encode("ascii")
-        changed[PHOTOMETRIC] = (b"CS", text + b" " * (len(text) % 2))
+        changed[PHOTOMETRIC] = (b"CS", _code_string(colour))
     return changed
+
+
+def changes_encapsulated(image: Image, photometric: str, high_bit: int) -> dict[int, tuple[bytes, bytes]]:
+    """VR and value of the elements that differ once `image` is encapsulated.
+
+    Planar Configuration is 0: compression orders the samples itself, so that it means nothing (PS3.3
+    C.7.6.3.1.3), and 0 is what every compressed syntax allows (PS3.5 8.2.1 to 8.2.16).
+    """
+    changed = {}
+    if image.samples > 1:
+        changed[PLANAR] = (b"US", b"\x00\x00")
+    if photometric != image.photometric:
+        changed[PHOTOMETRIC] = (b"CS", _code_string(photometric))
+    if high_bit != image.high_bit:
+        changed[HIGH_BIT] = (b"US", struct.pack("<H", high_bit))
+    return changed
+
+
+def _code_string(text: str) -> bytes:
+    return text.encode("ascii") + b" " * (len(text) % 2)
 
 
 def pixel_data_vr(bits_allocated: int, *, explicit: bool) -> bytes:
@@ -78,7 +103,12 @@ def pixel_data_vr(bits_allocated: int, *, explicit: bool) -> bytes:
     return b"OB" if explicit and bits_allocated <= 8 else b"OW"
 
 
-def _number(values: Mapping[int, bytes], tag: int, default: int | None = None) -> int:
+def number(values: Mapping[int, bytes], tag: int, default: int | None = None) -> int:
+    """The first value of an element of VR US or SS, read as US; `default` where it is absent or empty.
+
+    Raises:
+        Permanent: it is, and there is no default.
+    """
     value = values.get(tag, b"")
     if len(value) >= 2:
         return int(struct.unpack_from("<H", value)[0])

@@ -7,8 +7,8 @@ change, are left out (PS3.5 7.2).
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from typing import BinaryIO
@@ -17,9 +17,9 @@ import numpy as np
 from pydicom.datadict import dictionary_VR
 
 from dicomferry.errors import Permanent
-from workers import attributes
+from workers import attributes, lossy, overlays
+from workers.attributes import LONGEST_READ
 from workers.elements import (
-    IMPLICIT,
     ITEM,
     ITEM_END,
     LONG_VRS,
@@ -35,11 +35,13 @@ from workers.elements import (
     items,
     name,
 )
+from workers.encapsulate import Stored
 
 _CHUNK = 1 << 20
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
 _DEEPEST = 100
 _PIXEL_DATA_TAG = struct.pack("<HH", PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF)
+DESCRIBING = attributes.DESCRIBING | overlays.DESCRIBING | lossy.DESCRIBING
 _UN = b"UN"
 _SQ = b"SQ"
 _BINARY = frozenset((b"OB", b"OW", b"OL", b"OV", b"OF", b"OD"))
@@ -75,29 +77,49 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
-    """Native pixel data in place of encapsulated pixel data, and the attributes that it changes."""
+class Around:
+    """A data set (or an item of a sequence) with pixel data, as `replace` sees it."""
+
+    elements: Mapping[int, Element]  # by tag
+    values: Mapping[int, bytes]  # of those that describe the image, in little endian
+    nested: bool  # inside a sequence: an icon
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Pixel data in another form, and what changes with it.
+
+    `content` is already in the target's byte order; values of `changes` are little endian. `appended` are
+    items in Explicit VR Little Endian, added to the sequence of that tag.
+    """
 
     vr: bytes
-    length: int
-    frames: Iterator[bytes]
-    changes: Mapping[int, tuple[bytes, bytes]]  # VR and value by tag
+    length: int  # UNDEFINED for fragments
+    content: Iterable[bytes]
+    changes: Mapping[int, tuple[bytes, bytes | Stored]] = field(default_factory=dict)  # VR and value by tag
+    removed: frozenset[int] = frozenset()
+    appended: Mapping[int, bytes] = field(default_factory=dict)
+
+    def touches(self, tag: int) -> bool:
+        """Whether an element of that tag does not stay as it is."""
+        return tag == PIXEL_DATA or tag in self.changes or tag in self.removed or tag in self.appended
 
 
-Decode = Callable[[Element, Mapping[int, bytes]], Native]
+Replace = Callable[[Around], Replacement | None]
 
 
 class Reencoder:
-    """Writes the data sets of one source in another encoding, Little Endian.
+    """Writes the data sets of one source in another encoding.
 
-    `decode` makes encapsulated pixel data native, given its element and the attributes around it; None where
-    the source's transfer syntax has no encapsulated pixel data.
+    `replace` is asked for the outermost data set, and for every other one that has pixel data and is looked
+    into; None from it lets the pixel data be. `icons` says that sequences are searched for pixel data.
     """
 
-    def __init__(self, source: Source, target: Encoding, decode: Decode | None) -> None:
+    def __init__(self, source: Source, target: Encoding, replace: Replace, *, icons: bool) -> None:
         self._source = source
         self._target = target
-        self._decode = decode
+        self._replace = replace
+        self._icons = icons
 
     def write(self, out: BinaryIO, start: int, end: int, encoding: Encoding) -> None:
         """Write the data set that stands from `start` to `end`.
@@ -122,16 +144,15 @@ class Reencoder:
             raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
         # A group length has the element number 0.
         listed = [e for e in elements(self._source.view, start, end, encoding) if e.tag & 0xFFFF]
-        values = self._values(listed)
+        values = self._values(listed, encoding)
         if representation := values.get(attributes.REPRESENTATION):
             signed = representation[:2] != b"\x00\x00"
-        native = self._native(listed, values, depth)
-        changes = dict(native.changes) if native else {}
-        missing = sorted(changes.keys() - {e.tag for e in listed})
+        replacement = self._replacement(listed, values, nested=depth > 0)
+        missing = _missing(replacement, listed)
         begin = stop = start  # a stretch that is the same in both, to be copied at once
         for element in listed:
             before = bool(missing) and missing[0] < element.tag
-            if encoding == target and not before and not self._differs(element, native):
+            if encoding == target and not before and not self._differs(element, replacement):
                 if element.start != stop:
                     self._copy(out, begin, stop)
                     begin = element.start
@@ -139,55 +160,56 @@ class Reencoder:
                 continue
             self._copy(out, begin, stop)
             begin = stop = element.end
-            while missing and missing[0] < element.tag:
-                tag = missing.pop(0)
-                self._small(out, tag, *changes[tag], target)
-            if native and element.tag in attributes.ONLY_ENCAPSULATED:
-                continue
-            if element.tag in changes:
-                self._small(out, element.tag, *changes[element.tag], target)
-            elif native and element.tag == PIXEL_DATA:
-                out.write(_header(PIXEL_DATA, native.vr, native.length, target))
-                out.writelines(native.frames)
-            else:
+            while replacement and missing and missing[0] < element.tag:
+                self._changed(out, missing.pop(0), replacement, target)
+            if replacement is None or not replacement.touches(element.tag):
                 self._element(out, element, encoding, target, signed=signed, depth=depth)
+            elif element.tag in replacement.appended:
+                more = replacement.appended[element.tag]
+                self._sequence(out, element, _SQ, encoding, target, signed=signed, depth=depth, more=more)
+            elif element.tag not in replacement.removed:
+                self._changed(out, element.tag, replacement, target)
         self._copy(out, begin, stop)
 
-    def _differs(self, element: Element, native: Native | None) -> bool:
-        """Whether decoding changes the element, where its encoding stays."""
-        if native and (
-            element.tag in native.changes
-            or element.tag in attributes.ONLY_ENCAPSULATED
-            or element.tag == PIXEL_DATA
-        ):
-            return True
-        return self._holds_pixel_data(element)
+    def _differs(self, element: Element, replacement: Replacement | None) -> bool:
+        """Whether the element changes where its encoding stays."""
+        return (replacement is not None and replacement.touches(element.tag)) or self._holds_icon(element)
 
-    def _values(self, listed: list[Element]) -> dict[int, bytes]:
-        return {
-            e.tag: bytes(self._source.view[e.value : min(e.stop, e.value + 64)])
-            for e in listed
-            if e.tag in attributes.DESCRIBING and not e.undefined
-        }
+    def _values(self, listed: list[Element], encoding: Encoding) -> dict[int, bytes]:
+        found = {}
+        for element in listed:
+            if element.tag in DESCRIBING and not element.undefined:
+                value = self._source.view[element.value : min(element.stop, element.value + LONGEST_READ)]
+                width = _SWAPPED.get(element.vr or b"", 1) if encoding.big else 1
+                if width > 1:
+                    value = (
+                        np.frombuffer(value[: len(value) // width * width], f"u{width}").byteswap().tobytes()
+                    )
+                found[element.tag] = bytes(value)
+        return found
 
-    def _native(self, listed: list[Element], values: Mapping[int, bytes], depth: int) -> Native | None:
-        pixel_data = next((e for e in listed if e.tag == PIXEL_DATA), None)
-        if pixel_data is None:
+    def _replacement(
+        self, listed: list[Element], values: Mapping[int, bytes], *, nested: bool
+    ) -> Replacement | None:
+        if nested and not any(element.tag == PIXEL_DATA for element in listed):
             return None
-        if not pixel_data.undefined:
-            if self._decode is not None and depth == 0:
-                raise Permanent(
-                    "pixel data is not in fragments though the syntax is a compressed one (PS3.5 A.4)"
-                )
-            return None  # an icon's may be native in any syntax
-        if self._decode is None:
-            raise Permanent(
-                "pixel data is in fragments though the transfer syntax is a native one (PS3.5 A.4)"
-            )
-        return self._decode(pixel_data, values)
+        return self._replace(Around({element.tag: element for element in listed}, values, nested))
 
-    def _small(self, out: BinaryIO, tag: int, vr: bytes, value: bytes, target: Encoding) -> None:
-        out.write(_header(tag, vr, len(value), target) + value)
+    def _changed(self, out: BinaryIO, tag: int, replacement: Replacement, target: Encoding) -> None:
+        """Write an element as the replacement has it."""
+        if tag == PIXEL_DATA:
+            out.write(_header(tag, replacement.vr, replacement.length, target))
+            out.writelines(replacement.content)
+        elif tag in replacement.appended:
+            items = replacement.appended[tag]
+            out.write(_header(tag, _SQ, len(items), target) + items)
+        else:
+            vr, value = replacement.changes[tag]
+            width = _SWAPPED.get(vr, 1) if target.big else 1
+            length = value.length if isinstance(value, Stored) else len(value)
+            out.write(_header(tag, vr, length, target))
+            chunks = value.chunks() if isinstance(value, Stored) else (value,)
+            out.writelines(_in_order(chunk, width) for chunk in chunks)
 
     def _element(
         self,
@@ -205,19 +227,19 @@ class Reencoder:
             self._sequence(out, element, vr, encoding, target, signed=signed, depth=depth)
             return
         if element.undefined:
-            if encoding.big:
+            if encoding.big or target.big:
                 raise Permanent(f"{name(element.tag)} is in fragments and big endian: no encoding has both")
             out.write(_header(element.tag, vr, UNDEFINED, target))
             self._copy(out, element.value, element.end)
             return
         long_form = vr not in SHORT_VRS and (element.vr is None or element.value - element.start == 12)
         out.write(_header(element.tag, vr, element.length, target, long_form=long_form))
-        width = _SWAPPED.get(vr, 1) if encoding.big else 1
+        width = _SWAPPED.get(vr, 1) if encoding.big != target.big else 1
         self._copy(out, element.value, element.stop, width)
 
-    def _holds_pixel_data(self, element: Element) -> bool:
-        """Whether fragments may stand inside: an icon's, for example."""
-        if self._decode is None or not (element.undefined or element.vr == _SQ):
+    def _holds_icon(self, element: Element) -> bool:
+        """Whether fragments that are to be replaced may stand inside."""
+        if not self._icons or not (element.undefined or element.vr == _SQ):
             return False
         return self._source.view.find(_PIXEL_DATA_TAG, element.value, element.stop) >= 0
 
@@ -231,17 +253,24 @@ class Reencoder:
         *,
         signed: bool,
         depth: int,
+        more: bytes = b"",
     ) -> None:
+        """Write a sequence, `more` items at its end."""
         inner = content_encoding(element.vr, encoding)
         inner_target = content_encoding(vr, target)
-        in_memory = element.length <= _IN_MEMORY and not self._holds_pixel_data(element)
+        in_memory = element.length <= _IN_MEMORY and not self._holds_icon(element)
         sink: BinaryIO = BytesIO() if in_memory else out
-        with _Measured(sink, _header(element.tag, vr, UNDEFINED, target), SEQUENCE_END, element.undefined):
+        with _Measured(
+            sink, _header(element.tag, vr, UNDEFINED, target), SEQUENCE_END, target, element.undefined
+        ):
             for item in items(self._source.view, element, inner):
-                with _Measured(sink, _header(ITEM, None, UNDEFINED, target), ITEM_END, item.undefined):
+                with _Measured(
+                    sink, _header(ITEM, None, UNDEFINED, target), ITEM_END, target, item.undefined
+                ):
                     self._dataset(
                         sink, item.value, item.stop, inner, inner_target, signed=signed, depth=depth + 1
                     )
+            sink.write(more)
         if isinstance(sink, BytesIO) and sink is not out:
             out.write(sink.getbuffer())
 
@@ -252,17 +281,17 @@ class Reencoder:
             return
         if (stop - start) % width:
             raise Permanent(f"a value of {stop - start} bytes has no whole words of {width}: it is damaged")
-        out.writelines(
-            np.frombuffer(chunk, f"u{width}").byteswap().tobytes()
-            for chunk in self._source.chunks(start, stop)
-        )
+        out.writelines(_in_order(chunk, width) for chunk in self._source.chunks(start, stop))
 
 
 class _Measured:
     """What is written inside of it gets its length, or its delimiter where the length is undefined."""
 
-    def __init__(self, out: BinaryIO, header: bytes, delimiter: int, undefined: bool) -> None:
+    def __init__(
+        self, out: BinaryIO, header: bytes, delimiter: int, target: Encoding, undefined: bool
+    ) -> None:
         self._out = out
+        self._target = target
         self._delimiter = delimiter
         self._undefined = undefined
         out.write(header)
@@ -275,26 +304,38 @@ class _Measured:
         if kind is not None:
             return
         if self._undefined:
-            self._out.write(_header(self._delimiter, None, 0, IMPLICIT))
+            self._out.write(_header(self._delimiter, None, 0, self._target))
             return
         end = self._out.tell()
         if end - self._start >= UNDEFINED:
             raise Permanent("a sequence outgrows the 32 bits of its length")
         self._out.seek(self._start - 4)
-        self._out.write(struct.pack("<I", end - self._start))
+        self._out.write(struct.pack(self._target.order + "I", end - self._start))
         self._out.seek(end)
 
 
 def _header(tag: int, vr: bytes | None, length: int, target: Encoding, *, long_form: bool = False) -> bytes:
-    """Tag, VR and length of an element, little endian; one too long for its VR becomes UN (PS3.5 6.2.2)."""
-    group, number = tag >> 16, tag & 0xFFFF
+    """Tag, VR and length of an element; one too long for its VR becomes UN (PS3.5 6.2.2)."""
+    group, number, order = tag >> 16, tag & 0xFFFF, target.order
     if vr is None or not target.explicit:
-        return struct.pack("<HHI", group, number, length)
+        return struct.pack(order + "HHI", group, number, length)
     if vr in LONG_VRS or long_form:
-        return struct.pack("<HH2sHI", group, number, vr, 0, length)
+        return struct.pack(order + "HH2sHI", group, number, vr, 0, length)
     if length > 0xFFFF:
-        return struct.pack("<HH2sHI", group, number, _UN, 0, length)
-    return struct.pack("<HH2sH", group, number, vr, length)
+        return struct.pack(order + "HH2sHI", group, number, _UN, 0, length)
+    return struct.pack(order + "HH2sH", group, number, vr, length)
+
+
+def _in_order(content: bytes, width: int) -> bytes:
+    """Whole words of `width` bytes in the other byte order."""
+    return content if width == 1 else np.frombuffer(content, f"u{width}").byteswap().tobytes()
+
+
+def _missing(replacement: Replacement | None, listed: list[Element]) -> list[int]:
+    """Tags of the elements that a replacement adds, in order."""
+    if replacement is None:
+        return []
+    return sorted((replacement.changes.keys() | replacement.appended.keys()) - {e.tag for e in listed})
 
 
 def _vr(tag: int, length: int, signed: bool) -> bytes:

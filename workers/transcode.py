@@ -4,36 +4,42 @@ The rendition's bytes depend on the input and the spec alone. It is written by r
 be made again.
 """
 
-import mmap
-import os
 import tempfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 
 from dicomferry import durable, syntaxes
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset, frame
+from dicomferry.part10 import frame
 from dicomferry.spool import RenditionSpec
-from workers import attributes, codecs
-from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements
-from workers.frames import Fragments, split
-from workers.reencode import Native, Reencoder, Source
+from workers import attributes, codecs, encoders, limits, lossy, pixels
+from workers.attributes import Unsuitable
+from workers.codecs import YBR, Decoded, Image
+from workers.elements import PIXEL_DATA, UNDEFINED, Element
+from workers.encapsulate import DELIMITER, Fragments, Stored
+from workers.encoders import Quality
+from workers.frames import split
+from workers.overlays import Bits, Cells
+from workers.received import Received, deflate, encoding_of, opened
+from workers.reencode import Around, Reencoder, Replacement
+from workers.verify import Proof, check_file, is_chosen, write_record
+
+__all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
 
 LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
-_INFLATED_LIMIT = 16 << 30
 _CHUNK = 1 << 20
-_META_START = 132
-_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
-
-
-class Unsuitable(Permanent):
-    """The instance is sound, but this transfer syntax cannot hold it; another one may."""
+_RLE = "1.2.840.10008.1.2.5"
+_DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_NEAR = "1.2.840.10008.1.2.4.81"
+_JPEG, _JPEG_IN_XL = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.111"
+# They hold whole cells, whatever stands in them.
+_WHOLE_CELLS = frozenset((_RLE, _DEFLATED_FRAME))
+_FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,169 +51,312 @@ class Report:
     verified: str = ""  # how the rendition was compared with what went in; empty where it was not
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
-    """A received file, open: where its data set stands and how it is encoded."""
-
-    source: Source
-    start: int
-    end: int
-    transfer_syntax_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-
-    @property
-    def encoding(self) -> Encoding:
-        if self.transfer_syntax_uid == syntaxes.IMPLICIT_LE:
-            return IMPLICIT
-        return EXPLICIT_BIG if self.transfer_syntax_uid == syntaxes.EXPLICIT_BE else EXPLICIT
-
-
-def transcode(source: Path, target: Path, spec: RenditionSpec, *, verify: str = "never") -> Report:
+def transcode(
+    source: Path, target: Path, spec: RenditionSpec, *, verify: str = "never", record: Path | None = None
+) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
-    `verify` says whether it is decoded again and compared: "always", "sampled" or "never".
+    `verify` says whether an encapsulated one is decoded again and compared: "always", "sampled" or "never".
+    What was found then is written to `record`, before the rendition appears.
 
     Raises:
         Unsuitable: the transfer syntax asked for cannot hold this instance.
-        Permanent: the instance is damaged, or nothing here can decode it.
+        Permanent: the instance is damaged, or nothing here can decode it; `verify.VerificationFailed`: what
+            was written is not what went in.
         OSError: the disk is full, or a file is not there.
     """
-    del verify  # nothing encodes yet: native renditions are what the decoder said
     wanted = syntaxes.BY_UID.get(spec.transfer_syntax_uid)
-    if wanted is None or not wanted.encoded:
+    makeable = encoders.ENCODERS.keys() | {_JPEG_IN_XL}
+    if wanted is None or not (wanted.encoded or wanted.native or wanted.uid in makeable):
         raise Unsuitable(f"workers cannot make {syntaxes.label(spec.transfer_syntax_uid)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.unpublished(target)
     try:
-        with _open(source, target.parent) as received, temporary.open("wb", buffering=_CHUNK) as out:
-            notes = _write(received, out, spec)
+        with opened(source, target.parent) as received, ExitStack() as stored:
+            chosen = is_chosen(verify, received.sop_instance_uid)
+            made = _Rendition(received, wanted, spec, target.parent, stored, chosen)
+            with temporary.open("wb", buffering=_CHUNK) as out:
+                made.write(out)
+            report = made.report()
+            if made.proof is not None:
+                check_file(temporary, made.proof)
+                if record is not None:
+                    write_record(record, made.proof.record())
         temporary.rename(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return Report(notes)
+    return report
 
 
-def _write(received: _Received, out: BinaryIO, spec: RenditionSpec) -> str:
-    found = syntaxes.BY_UID.get(received.transfer_syntax_uid)
-    if found is None or not found.decoded:
-        raise Permanent(
-            f"workers cannot decode {syntaxes.label(received.transfer_syntax_uid)}: "
-            "it passes through unchanged or is parked"
-        )
-    pixels = None if found.native else _Pixels(received, spec)
-    encoding = IMPLICIT if spec.transfer_syntax_uid == syntaxes.IMPLICIT_LE else EXPLICIT
-    out.write(frame(received.sop_class_uid, received.sop_instance_uid, spec.transfer_syntax_uid))
-    reencoder = Reencoder(received.source, encoding, pixels.decode if pixels else None)
-    reencoder.write(out, received.start, received.end, received.encoding)
-    return "; ".join(pixels.notes) if pixels else ""
+@dataclass(slots=True)
+class _Rendition:
+    """Makes one rendition; it is told of pixel data by the reencoder, the image's and its icons'."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Pixels:
-    """Makes the encapsulated pixel data of one file native; an icon's as well as the image's."""
-
-    received: _Received
+    received: Received
+    wanted: syntaxes.Syntax
     spec: RenditionSpec
+    scratch: Path
+    stored: ExitStack  # closes what waits in files
+    verified: bool
     notes: dict[str, None] = field(default_factory=dict)  # in order, each once
+    proof: Proof | None = None  # of encoded pixels
 
-    def decode(self, pixel_data: Element, values: Mapping[int, bytes]) -> Native:
-        """The native form of `pixel_data`; `values` are the attributes around it."""
-        image = attributes.describe(values)
-        if image.native_length > LONGEST_NATIVE:
-            label = syntaxes.label(self.spec.transfer_syntax_uid)
-            raise Unsuitable(
-                f"{image.native_length} bytes of native pixel data are more than {label} can hold"
+    @property
+    def found(self) -> syntaxes.Syntax:
+        """The transfer syntax that the instance came in.
+
+        Raises:
+            Permanent: it can neither be decoded nor stay.
+        """
+        uid = self.received.transfer_syntax_uid
+        found = syntaxes.BY_UID.get(uid)
+        if found is None or not (found.decoded or self.recompresses):
+            raise Permanent(
+                f"workers cannot decode {syntaxes.label(uid)}: it passes through unchanged or is parked"
             )
-        parts = split(self.received.source.view, pixel_data, image.frames)
-        colour, samples = self._frame(parts[0], image)
+        return found
+
+    @property
+    def same(self) -> bool:
+        """Whether the instance is in the target's syntax already: then no codec runs."""
+        return self.received.transfer_syntax_uid == self.wanted.uid
+
+    @property
+    def recompresses(self) -> bool:
+        """Whether it is a JPEG that becomes its JPEG XL form, or comes back from it (PS3.5 8.2.15)."""
+        return {self.received.transfer_syntax_uid, self.wanted.uid} == {_JPEG, _JPEG_IN_XL}
+
+    @property
+    def loses(self) -> bool:
+        """Whether pixel values may change, so that it becomes another instance."""
+        return not (self.wanted.lossless or self.wanted.native or self.same or self.recompresses)
+
+    @property
+    def quality(self) -> Quality:
+        """What a lossy encoder is told."""
+        usual, spec = Quality(), self.spec
+        return Quality(
+            quality=usual.quality if spec.quality is None else spec.quality,
+            ratio=usual.ratio if spec.ratio is None else spec.ratio,
+            near=usual.near if spec.near is None else spec.near,
+        )
+
+    def report(self) -> Report:
+        """What became of it."""
+        proof = self.proof
+        return Report("; ".join(self.notes), proof.digest if proof else None, proof.words if proof else "")
+
+    def write(self, out: BinaryIO) -> None:
+        """Write the whole file."""
+        received, uid = self.received, self.wanted.uid
+        icons = not (self.found.native or self.same)
+        instance = received.sop_instance_uid
+        if self.loses:
+            instance = lossy.derived_uid(instance, uid, self.quality)
+        out.write(frame(received.sop_class_uid, instance, uid))
+        reencoder = Reencoder(received.source, encoding_of(uid), self.replace, icons=icons)
+        if uid != syntaxes.DEFLATED_LE:
+            reencoder.write(out, received.start, received.end, received.encoding)
+            return
+        with tempfile.TemporaryFile(dir=self.scratch) as plain:
+            reencoder.write(cast(BinaryIO, plain), received.start, received.end, received.encoding)
+            deflate(cast(IO[bytes], plain), out)
+
+    def replace(self, around: Around) -> Replacement | None:
+        """What takes the place of the pixel data in a data set, if it does not stay as it is."""
+        pixel_data = around.elements.get(PIXEL_DATA)
+        if pixel_data is None:
+            if not (self.wanted.native or self.same):
+                floats = any(tag in around.elements for tag in _FLOATS)
+                what = "float pixel data, which is native alone" if floats else "no pixel data"
+                raise Unsuitable(f"{self.wanted.label} holds images, and this has {what} (PS3.5 A.4)")
+            return None
+        if pixel_data.undefined and self.found.native:
+            raise Permanent(
+                "pixel data is in fragments though the transfer syntax is a native one (PS3.5 A.4)"
+            )
+        if not pixel_data.undefined and not self.found.native:
+            if around.nested:
+                return None  # an icon's may be native in any syntax
+            raise Permanent(
+                "pixel data is not in fragments though the syntax is a compressed one (PS3.5 A.4)"
+            )
+        if self.same:
+            return None if self.found.native or around.nested else self._copied(pixel_data)
+        if around.nested or self.wanted.native:
+            return None if self.found.native else self._native(pixel_data, around)
+        if self.recompresses:
+            return self._recompressed(pixel_data, around)
+        return self._encoded(pixel_data, around)
+
+    def _copied(self, pixel_data: Element) -> Replacement:
+        """The fragments as they are, with the delimiter that some files lack."""
+
+        def content() -> Iterator[bytes]:
+            yield from self.received.source.chunks(pixel_data.value, pixel_data.stop)
+            yield DELIMITER
+
+        return Replacement(b"OB", UNDEFINED, content())
+
+    def _native(self, pixel_data: Element, around: Around) -> Replacement:
+        """Decoded; `around.values` are the attributes around it."""
+        image = attributes.describe(around.values)
+        length = pixels.native_length(image)
+        if length > LONGEST_NATIVE:
+            raise Unsuitable(
+                f"{length} bytes of native pixel data are more than {self.wanted.label} can hold"
+            )
+        frames = self._decoded(pixel_data, image, rgb=self.spec.colour == "rgb")
+        first = next(frames)
+        colour = (
+            attributes.native_colour(first.colour, self.spec.colour) if image.samples == 3 else first.colour
+        )
         if colour != image.photometric:
             self.notes[f"{image.photometric} became {colour}"] = None
-        return Native(
+        return Replacement(
             vr=attributes.pixel_data_vr(
-                image.bits_allocated, explicit=self.spec.transfer_syntax_uid != syntaxes.IMPLICIT_LE
+                image.bits_allocated, explicit=self.wanted.uid != syntaxes.IMPLICIT_LE
             ),
-            length=image.native_length,
-            frames=self._frames(colour, samples, parts, image),
+            length=length,
+            content=self._native_content(first, frames, image, colour),
             changes=attributes.changes(image, colour),
+            removed=attributes.ONLY_ENCAPSULATED,
         )
 
-    def _frames(
-        self, colour: str, first: bytes, parts: list[Fragments], image: codecs.Image
+    def _native_content(
+        self, first: Decoded, frames: Iterator[Decoded], image: Image, colour: str
     ) -> Iterator[bytes]:
-        yield first
-        for number, fragments in enumerate(parts[1:], 2):
-            found, samples = self._frame(fragments, image)
-            if found != colour:
-                raise Permanent(f"frame {number} is {found}, those before it are {colour}")
-            yield samples
+        if pixels.frame_bits(image) % 8:
+            yield from self._bit_packed(first, frames, image)
+            return
+        decoded: Decoded | None = first
+        swapped = self.wanted.uid == syntaxes.EXPLICIT_BE and image.bits_allocated > 8
+        while decoded is not None:
+            samples = decoded.samples
+            if colour != decoded.colour and image.samples == 3:
+                samples = codecs.to_rgb(samples, image.bits_stored)
+            content = np.ascontiguousarray(samples).tobytes()
+            # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
+            yield np.frombuffer(content, "<u2").astype(">u2").tobytes() if swapped else content
+            decoded = next(frames, None)
         if image.frame_length * image.frames % 2:
             yield b"\x00"
 
-    def _frame(self, fragments: Fragments, image: codecs.Image) -> tuple[str, bytes]:
-        """Colour and native bytes of one frame."""
-        read = self.received.source.read
-        codestream = b"".join([read(fragment.value, fragment.stop) for fragment in fragments])
-        wants_rgb = self.spec.colour == "rgb"
-        decoded = codecs.decode(self.received.transfer_syntax_uid, codestream, image, rgb=wants_rgb)
-        self.notes.update(dict.fromkeys(decoded.notes))
-        colour = attributes.native_colour(decoded.colour, self.spec.colour)
-        samples = decoded.samples
-        if image.samples == 3 and colour != decoded.colour:
-            samples = codecs.to_rgb(samples, image.bits_stored)
-        return colour, np.ascontiguousarray(samples).tobytes()
+    def _bit_packed(self, first: Decoded, frames: Iterator[Decoded], image: Image) -> Iterator[bytes]:
+        """Frames that end inside of a byte: the next one begins there (PS3.5 8.1.1)."""
+        bits = Bits(self._stored())
+        count = pixels.frame_bits(image)
+        bits.add(np.unpackbits(first.samples, bitorder="little")[:count])
+        for decoded in frames:
+            bits.add(np.unpackbits(decoded.samples, bitorder="little")[:count])
+        yield from bits.finish().chunks()
+
+    def _recompressed(self, pixel_data: Element, around: Around) -> Replacement:
+        """A JPEG in its other form, bit for bit the same."""
+        image = attributes.describe(around.values)
+        source_uid = self.received.transfer_syntax_uid
+        fragments = Fragments(self._stored())
+        for parts in split(self.received.source.view, pixel_data, image.frames):
+            codestream = b"".join([self.received.source.read(p.value, p.stop) for p in parts])
+            limits.begin_step(len(codestream))
+            other = encoders.recompress(codestream, source_uid, self.wanted.uid)
+            if other is None:
+                raise Unsuitable(f"this JPEG has no other form: {self.wanted.label} cannot be made of it")
+            fragments.add(other)
+        return self._fragments(fragments, fragments.extended, {})
+
+    def _encoded(self, pixel_data: Element, around: Around) -> Replacement:
+        image = attributes.describe(around.values)
+        self._refuse(replace(image, photometric=_plain_photometric(image)))
+        whole = self.wanted.uid in _WHOLE_CELLS
+        cells = None if whole else Cells(image, around.values, self._stored)
+        plain = cells.plain if cells else image
+        fragments = Fragments(self._stored())
+        if self.verified:
+            self.proof = Proof(self.wanted.uid, self.quality.near if self.wanted.uid == _NEAR else None)
+        photometric = ""
+        for decoded in self._frames(pixel_data, around, image):
+            described = replace(plain, photometric=decoded.colour)
+            if not photometric:
+                self._refuse(described)
+            values = cells.separate(decoded.samples) if cells else decoded.samples
+            encoded = encoders.encode(self.wanted.uid, values, described, self.quality)
+            if photometric not in ("", encoded.photometric):
+                raise Permanent(f"frames became {photometric} and {encoded.photometric}")
+            photometric = encoded.photometric
+            if self.proof is not None:
+                self.proof.encoded(values, described, encoded.codestream)
+            fragments.add(encoded.codestream)
+        if photometric != image.photometric:
+            self.notes[f"{image.photometric} became {photometric}"] = None
+        changes = attributes.changes_encapsulated(image, photometric, plain.high_bit) | fragments.extended
+        if cells:
+            self.notes.update(dict.fromkeys(cells.notes))
+        moved = cells.changes() if cells else {}
+        appended = {}
+        if self.loses:
+            instance = self.received.sop_class_uid, self.received.sop_instance_uid
+            ratio = pixels.frame_bits(image) * image.frames / 8 / fragments.coded_length
+            changes |= lossy.changes(around.values, self.wanted.uid, self.quality, ratio, instance)
+            appended = lossy.appended(*instance)
+        return self._fragments(fragments, changes | moved, appended)
+
+    def _fragments(
+        self,
+        fragments: Fragments,
+        changes: dict[int, tuple[bytes, bytes | Stored]] | dict[int, tuple[bytes, bytes]],
+        appended: dict[int, bytes],
+    ) -> Replacement:
+        limits.begin_step(fragments.coded_length)
+        return Replacement(
+            vr=b"OB",  # PS3.5 A.4
+            length=UNDEFINED,
+            content=fragments.content(),
+            changes=changes,
+            removed=attributes.ONLY_ENCAPSULATED - changes.keys(),
+            appended=appended,
+        )
+
+    def _refuse(self, image: Image) -> None:
+        if reason := encoders.refusal(self.wanted.uid, image):
+            raise Unsuitable(reason)
+
+    def _frames(self, pixel_data: Element, around: Around, image: Image) -> Iterator[Decoded]:
+        """The frames that are to be encoded, in the colours that they have."""
+        if not self.found.native:
+            return self._decoded(pixel_data, image, rgb=False)
+        return self._noted(
+            image,
+            pixels.native(
+                self.received.source,
+                pixel_data,
+                image,
+                planar=attributes.number(around.values, attributes.PLANAR, 0) == 1,
+                big=self.received.encoding.big,
+            ),
+        )
+
+    def _decoded(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
+        uid = self.received.transfer_syntax_uid
+        return self._noted(image, pixels.decoded(self.received.source, pixel_data, image, uid, rgb=rgb))
+
+    def _noted(self, image: Image, frames: Iterator[Decoded]) -> Iterator[Decoded]:
+        """The frames; each has its own time for all that is done with it."""
+        limits.begin_step(image.frame_length)
+        for decoded in frames:
+            limits.begin_step(image.frame_length)
+            self.notes.update(dict.fromkeys(decoded.notes))
+            yield decoded
+
+    def _stored(self) -> Stored:
+        stored = Stored(self.scratch)
+        self.stored.callback(stored.close)
+        return stored
 
 
-@contextmanager
-def _open(path: Path, scratch: Path) -> Iterator[_Received]:
-    """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first."""
-    offset = dataset_offset(path)
-    with path.open("rb") as file, _mapped(file) as view:
-        meta = {
-            element.tag: bytes(view[element.value : element.stop]).decode("ascii", "replace").rstrip(" \x00")
-            for element in elements(view, _META_START, min(offset, len(view)), EXPLICIT)
-            if element.tag in (_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX)
-        }
-        if len(meta) < 3 or not all(meta.values()):
-            raise Permanent("the File Meta Information lacks a UID (PS3.10 7.1)")
-        uids = meta[_TRANSFER_SYNTAX], meta[_SOP_CLASS], meta[_SOP_INSTANCE]
-        if uids[0] != syntaxes.DEFLATED_LE:
-            yield _Received(Source(view, file.fileno()), offset, len(view), *uids)
-            return
-        with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, offset, inflated)
-            with _mapped(inflated) as content:
-                yield _Received(Source(content, inflated.fileno()), 0, len(content), *uids)
-
-
-@contextmanager
-def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
-    if os.fstat(file.fileno()).st_size == 0:
-        raise Permanent("the data set is empty")
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        # Only headers are read through the map: reading ahead would fill memory with pixels.
-        view.madvise(mmap.MADV_RANDOM)
-        yield view
-
-
-def _inflate(view: mmap.mmap, offset: int, out: IO[bytes]) -> None:
-    """Raw deflate (PS3.5 A.5)."""
-    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    total = 0
-    try:
-        for at in range(offset, len(view), _CHUNK):
-            pending = view[at : at + _CHUNK]
-            while pending and not decompressor.eof:
-                content = decompressor.decompress(pending, _CHUNK)
-                pending = decompressor.unconsumed_tail
-                total += out.write(content)
-                if total > _INFLATED_LIMIT:
-                    raise Permanent(
-                        f"a deflated data set of more than {_INFLATED_LIMIT} bytes is not believed"
-                    )
-    except zlib.error as error:
-        raise Permanent("the deflated data set is damaged") from error
-    if not decompressor.eof:
-        raise Permanent("the deflated data set is truncated")
-    out.flush()
+def _plain_photometric(image: Image) -> str:
+    """What the samples are expected to be once they are decoded."""
+    if image.photometric in ("YBR_RCT", "YBR_ICT"):
+        return codecs.RGB
+    return YBR if image.photometric == pixels.SUBSAMPLED else image.photometric

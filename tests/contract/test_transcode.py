@@ -223,5 +223,5 @@ def test_colour_as_encoded_leaves_ycbcr_as_gdcm_writes_it(tmp_path: Path) -> Non
 
 
 def test_what_workers_cannot_decode_or_make_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Permanent, match="cannot make J2K"):
-        rendition(shipped("CT_small.dcm"), tmp_path, "1.2.840.10008.1.2.4.90")
+    with pytest.raises(Permanent, match="cannot make MPEG2MPML"):
+        rendition(shipped("CT_small.dcm"), tmp_path, "1.2.840.10008.1.2.4.100")
