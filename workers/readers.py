@@ -17,6 +17,7 @@ from pydicom.uid import RLELossless
 from dicomferry.syntaxes import BY_UID
 from workers import codecs
 from workers.codecs import RGB, Image
+from workers.codestreams import read_jpeg
 
 _JPEG = "1.2.840.10008.1.2.4."
 
@@ -30,10 +31,12 @@ class Reader:
 
 
 def _sof3(codestream: bytes, _image: Image) -> np.ndarray:
+    read_jpeg(codestream)  # or a cut one would pass
     return np.asarray(imagecodecs.jpegsof3_decode(codestream))
 
 
 def _jpeg_ls(codestream: bytes, _image: Image) -> np.ndarray:
+    read_jpeg(codestream)  # CharLS takes seconds to find that the end is missing
     return np.asarray(imagecodecs.jpegls_decode(codestream))
 
 

@@ -1,0 +1,129 @@
+"""The proof of renditions: what an encoder did is seen by somebody else, bit by bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dicomferry.syntaxes import BY_UID
+from tests.support.synthetic import image as pixels
+from workers.codecs import Image
+from workers.encoders import ENCODERS, Quality, encode, refusal
+from workers.readers import reader_of
+from workers.verify import ONE_IN, Proof, VerificationFailed, digest, is_chosen
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG = "1.2.840.10008.1.2.4.50"
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+NEAR = "1.2.840.10008.1.2.4.81"
+J2K = "1.2.840.10008.1.2.4.90"
+KINDS = [(8, 1, False), (12, 1, False), (12, 1, True), (16, 1, False), (16, 1, True), (8, 3, False)]
+
+
+def described(bits: int, samples: int, *, signed: bool) -> tuple[np.ndarray, Image]:
+    cells = pixels(40, 51, bits, samples=samples, signed=signed)
+    # Lossy encoders refuse signed samples at the ends of their range.
+    cells = np.clip(cells, cells.min() + 8, cells.max() - 8)
+    allocated = 8 if bits <= 8 else 16
+    colour = "RGB" if samples == 3 else "MONOCHROME2"
+    return cells, Image(40, 51, samples, allocated, bits, bits - 1, signed, colour)
+
+
+CASES = [
+    (uid, *kind)
+    for uid in ENCODERS
+    for kind in KINDS
+    if not refusal(uid, described(kind[0], kind[1], signed=kind[2])[1])
+]
+
+
+def one(cells: np.ndarray, image: Image, uid: str, codestream: bytes) -> Proof:
+    proof = Proof(uid, near=2 if uid == NEAR else None)
+    proof.encoded(cells, image, codestream)
+    return proof
+
+
+@pytest.mark.parametrize(("uid", "bits", "samples", "signed"), CASES)
+def test_what_every_encoder_makes_is_proved(uid, bits, samples, signed):
+    cells, image = described(bits, samples, signed=signed)
+    proof = one(cells, image, uid, encode(uid, cells, image, Quality(ratio=3)).codestream)
+    record = proof.record()
+    assert record["digest_before"] == digest(cells, image)
+    assert record["frames"] == 1
+    assert reader_of(uid).library in proof.words
+    if BY_UID[uid].lossless:
+        assert record["digest_after"] == record["digest_before"]
+        assert "pixels equal" in proof.words
+    else:
+        assert record["psnr"] > 18
+        assert f"off by at most {record['max_error']}" in proof.words
+
+
+@pytest.mark.parametrize(("uid", "bits", "samples", "signed"), [c for c in CASES if BY_UID[c[0]].lossless])
+def test_one_sample_that_is_off_by_one_is_caught(uid, bits, samples, signed):
+    cells, image = described(bits, samples, signed=signed)
+    other = cells.copy()
+    other.flat[777] ^= 1
+    codestream = encode(uid, other, image, Quality(ratio=3)).codestream
+    with pytest.raises(
+        VerificationFailed, match=rf"frame 1 as {BY_UID[uid].label} differs in 1 of .* up to 1$"
+    ):
+        one(cells, image, uid, codestream)
+
+
+def test_the_digest_is_that_of_the_values_whatever_carries_them():
+    cells, image = described(12, 1, signed=True)
+    assert digest(cells, image) == digest(cells & 0x0FFF, image)
+    assert digest(cells, image) == digest(cells.astype(">i2"), image)
+    assert digest(cells, image) == digest(cells.view("u2") << 4, replace(image, high_bit=15))
+    assert digest(cells, image) != digest(cells ^ 1, image)
+
+
+def test_bits_beside_the_values_are_proved_where_the_syntax_holds_them():
+    cells, image = described(12, 1, signed=False)
+    overlay = cells.copy()
+    overlay[5, 5] |= 0x8000
+    codestream = encode(RLE, cells, image, Quality(ratio=3)).codestream
+    with pytest.raises(VerificationFailed, match="beside the values"):
+        one(overlay, image, RLE, codestream)
+
+
+def test_near_lossless_is_held_to_what_was_asked_for():
+    cells, image = described(8, 1, signed=False)
+    assert one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=2)).codestream).worst == 2
+    with pytest.raises(VerificationFailed, match="off by up to 5, though at most 2"):
+        one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=5)).codestream)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda c: c[::-1], lambda c: 255 - c, np.zeros_like], ids=["upside down", "inverted", "black"]
+)
+def test_a_lossy_rendition_must_resemble_its_source(wrong):
+    cells, image = described(8, 1, signed=False)
+    codestream = encode(JPEG, np.ascontiguousarray(wrong(cells)), image, Quality(ratio=3)).codestream
+    with pytest.raises(VerificationFailed, match="does not resemble"):
+        one(cells, image, JPEG, codestream)
+
+
+def test_a_codestream_of_another_size_is_caught():
+    cells, image = described(8, 1, signed=False)
+    codestream = encode(J2K, cells[:-1], replace(image, rows=39), Quality(ratio=3)).codestream
+    with pytest.raises(VerificationFailed, match=r"is \(39, 51\) .* was \(40, 51\)"):
+        one(cells, image, J2K, codestream)
+
+
+@pytest.mark.parametrize("uid", [uid for uid, *kind in CASES if kind == [8, 1, False]])
+def test_a_codestream_that_nobody_can_decode_is_caught(uid):
+    cells, image = described(8, 1, signed=False)
+    codestream = encode(uid, cells, image, Quality(ratio=3)).codestream
+    with pytest.raises(VerificationFailed, match="frame 1"):
+        one(cells, image, uid, codestream[: len(codestream) // 4])
+
+
+def test_of_sampled_renditions_always_the_same_sixteenth_is_chosen():
+    names = [f"1.2.3.{number}" for number in range(4000)]
+    chosen = [name for name in names if is_chosen("sampled", name)]
+    assert 0.7 < len(chosen) * ONE_IN / len(names) < 1.3
+    assert chosen == [name for name in names if is_chosen("sampled", name)]
+    assert is_chosen("always", "x")
+    assert not is_chosen("never", "x")
