@@ -6,6 +6,7 @@ fragments PS3.5 A.4, of codestreams PS3.5 8.2 and 10.
 
 import struct
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -36,6 +37,23 @@ def problems(path: Path) -> list[str]:
         if "PixelData" in made:
             found += _native_pixels(made) if BY_UID[uid].native else _fragments(made, uid)
     return found
+
+
+def top_level(content: bytes) -> list[int]:
+    """Where the elements of a file's data set begin, and where the last one ends."""
+    start = 144 + int(struct.unpack_from("<I", content, 140)[0])
+    uid = str(dcmread(BytesIO(content), specific_tags=[]).file_meta.TransferSyntaxUID)
+    order, implicit = ">" if uid == EXPLICIT_BE else "<", uid == IMPLICIT_LE
+    seams, at = [start], start
+    while at < len(content):
+        vr, value, length = _header(content, at, order, implicit)
+        at = (
+            _undefined(content, value, order, implicit or vr == "UN")
+            if length == _UNDEFINED
+            else value + length
+        )
+        seams.append(at)
+    return seams
 
 
 def _meta(made: Dataset, path: Path) -> list[str]:

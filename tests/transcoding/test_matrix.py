@@ -8,7 +8,7 @@ Three sweeps instead of the whole product: each pair of syntaxes with a grey and
 image, native, to each target; each shipped file to a few targets, which rotate.
 """
 
-from functools import lru_cache, cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from dicomferry.syntaxes import BY_UID, EXPLICIT_LE, TABLE
 from tests.support import independent
 from tests.support.conformant import problems
 from tests.support.gallery import BY_NAME, PICTURES, SECRET, Picture
-from tests.support.independent import DEFLATED_FRAME, HTJ2K, JPEG, RECOMPRESSED, RLE
+from tests.support.independent import JPEG, RECOMPRESSED
+from tests.support.sources import KINDS, Maker, kinds, maker
 from tests.support.surroundings import changeable, values
 from workers.codecs import to_rgb
 from workers.encoders import refusal
@@ -30,53 +31,11 @@ from workers.transcode import Unsuitable, transcode
 SOURCES = [syntax for syntax in TABLE if syntax.decoded]
 TARGETS = [syntax for syntax in TABLE if syntax.encoded]
 
-# A grey and a colour image for each source; lossy JPEG 2000 and JPEG XL as their encoders can.
-KINDS: dict[str, tuple[str, ...]] = {
-    RLE: ("grey16-signed", "rgb8-planar"),
-    DEFLATED_FRAME: ("grey12-signed", "rgb8"),
-    JPEG + "50": ("grey8", "rgb8"),
-    JPEG + "51": ("grey12", "grey8-inverted"),
-    JPEG + "57": ("grey16", "rgb8"),
-    JPEG + "70": ("grey12-signed", "rgb8"),
-    JPEG + "80": ("grey10", "rgb8-planar"),
-    JPEG + "81": ("grey12", "rgb8"),
-    JPEG + "90": ("grey12-signed", "rgb8"),
-    JPEG + "91": ("grey8", "rgb8"),
-    HTJ2K[0]: ("grey12", "rgb8-planar"),
-    HTJ2K[1]: ("grey16", "rgb8"),
-    HTJ2K[2]: ("grey8", "rgb8"),
-    JPEG + "110": ("grey12", "rgb8"),
-    JPEG + "111": ("grey8", "rgb8"),
-    JPEG + "112": ("grey8", "rgb8"),
-}
-NATIVE_KINDS = ("grey12-signed", "rgb8-planar")
-
-
-def kinds(uid: str) -> tuple[str, ...]:
-    return NATIVE_KINDS if BY_UID[uid].native else KINDS[uid]
-
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     """Sources, each made once by an encoder that is not ours."""
-    folder = tmp_path_factory.mktemp("sources")
-
-    @cache
-    def make(name: str, uid: str) -> Path:
-        # DCMTK encodes the second frame of planar colour wrongly; planar 1 is tried natively.
-        picture = BY_NAME[name]
-        native = picture.write(folder / f"{name}.dcm")
-        if uid == EXPLICIT_LE:
-            return native
-        if not BY_UID[uid].native and picture.planar:
-            native = Picture(**{**vars_of(picture), "planar": 0}).write(folder / f"{name}.by-pixel.dcm")
-        return independent.encode(native, folder / f"{name}.{BY_UID[uid].label}.dcm", uid)
-
-    return make
-
-
-def vars_of(picture: Picture) -> dict:
-    return {name: getattr(picture, name) for name in picture.__dataclass_fields__}
+    return maker(tmp_path_factory.mktemp("sources"))
 
 
 @lru_cache(maxsize=64)
@@ -181,7 +140,7 @@ def test_each_syntax_that_is_decoded_has_a_source() -> None:
 @pytest.mark.parametrize(
     ("source", "name"), [(s, n) for s in SOURCES for n in kinds(s.uid)], ids=lambda v: getattr(v, "label", v)
 )
-def test_each_syntax_becomes_each_other(source, name: str, target, made, tmp_path: Path) -> None:
+def test_each_syntax_becomes_each_other(source, name: str, target, made: Maker, tmp_path: Path) -> None:
     original = made(name, source.uid)
     spec = spec_for(target.uid)
     out = rendition(original, tmp_path, spec, predicted(target.uid, original))
@@ -193,7 +152,7 @@ def test_each_syntax_becomes_each_other(source, name: str, target, made, tmp_pat
 @pytest.mark.parametrize("target", TARGETS, ids=lambda s: s.label)
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda p: p.name)
 def test_each_kind_of_image_becomes_each_syntax_or_is_refused_as_the_table_says(
-    picture: Picture, target, made, tmp_path: Path
+    picture: Picture, target, made: Maker, tmp_path: Path
 ) -> None:
     original = made(picture.name, EXPLICIT_LE)
     out = rendition(original, tmp_path, spec_for(target.uid), predicted(target.uid, original))
