@@ -64,12 +64,17 @@ class Cells:
     `plain` describes the cells that come out.
 
     Raises:
-        Unsuitable: an overlay in the cells is not of the image's size.
+        Unsuitable: an overlay in the cells is not of the image's size, or the numbers of bits contradict
+            each other.
     """
 
     def __init__(self, image: Image, values: Mapping[int, bytes], stored: Callable[[], Stored]) -> None:
+        if not 1 <= image.bits_stored <= image.high_bit + 1 <= image.bits_allocated:
+            raise Unsuitable(
+                f"{image.bits_stored} bits stored up to bit {image.high_bit} of {image.bits_allocated} "
+                "allocated contradict each other (PS3.5 8.1.1)"
+            )
         self._image = image
-        self._values = values
         self._low = image.high_bit - image.bits_stored + 1
         self._planes = [
             Plane(group, position, Bits(stored())) for group, position in _embedded(image, values)
@@ -93,6 +98,8 @@ class Cells:
         raw = cells.view(f"<u{cells.dtype.itemsize}")
         for plane in self._planes:
             plane.bits.add((raw >> plane.position & 1).astype(np.uint8))
+        if not image.signed and not self._low and not (raw & ~raw.dtype.type(self._mask)).any():
+            return cells
         values = raw >> self._low & self._mask
         self._check_stray(raw, values)
         if not image.signed:
