@@ -6,6 +6,7 @@ eats memory takes its child process alone (see `limits`): the lease then says th
 """
 
 import errno
+import json
 import logging
 import os
 import re
@@ -75,7 +76,7 @@ def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str) -> Event |
     key = batch.spec.key
     try:
         if spool.rendition(batch.boot, instance, key).exists():
-            return Rendered(batch.id, instance, key)
+            return _rendered(spool, batch, instance)
         if not spool.received(instance).exists():
             log.info("Gone instance=%s", instance)
             return None
@@ -117,7 +118,13 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
         source = spool.received(instance)
         target = spool.rendition(batch.boot, instance, key)
         with limits.deadline(limits.seconds_for(source.stat().st_size)):
-            report = transcode.transcode(source, target, batch.spec, verify=batch.verify)
+            report = transcode.transcode(
+                source,
+                target,
+                batch.spec,
+                verify=batch.verify,
+                record=spool.rendition_record(batch.boot, instance, key),
+            )
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)
         return Unsuitable(batch.id, instance, key, str(error))
@@ -134,8 +141,20 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
         reason = f"unexpected {type(error).__name__} at {_place(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
-    log.info("Rendered instance=%s key=%s%s", instance, key, f": {report.notes}" if report.notes else "")
-    return Rendered(batch.id, instance, key, report.notes)
+    rendered = Rendered(batch.id, instance, key, report.notes, report.digest or "", report.verified)
+    log.info("Rendered instance=%s key=%s%s", instance, key, f": {rendered.words}" if rendered.words else "")
+    return rendered
+
+
+def _rendered(spool: Spool, batch: TranscodeBatch, instance: str) -> Rendered:
+    """A rendition that stood already, with what its record says."""
+    key = batch.spec.key
+    try:
+        record = json.loads(spool.rendition_record(batch.boot, instance, key).read_bytes())
+    except (OSError, ValueError):
+        return Rendered(batch.id, instance, key)
+    told = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
+    return Rendered(batch.id, instance, key, *told)
 
 
 def _name(error: Exception) -> str:

@@ -4,6 +4,7 @@ The rendition's bytes depend on the input and the spec alone. It is written by r
 be made again.
 """
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -56,8 +57,9 @@ def transcode(
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
-    `verify` says whether an encapsulated one is decoded again and compared: "always", "sampled" or "never".
-    What was found then is written to `record`, before the rendition appears.
+    `verify` says whether it is proved: "always", "sampled" or "never". An encapsulated one is decoded back
+    and compared, of a native one the file is read back. What was found then is written to `record`, before
+    the rendition appears.
 
     Raises:
         Unsuitable: the transfer syntax asked for cannot hold this instance.
@@ -81,7 +83,7 @@ def transcode(
             if made.proof is not None:
                 check_file(temporary, made.proof)
                 if record is not None:
-                    write_record(record, made.proof.record())
+                    write_record(record, made.proof.record() | {"notes": report.notes})
         temporary.rename(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -100,7 +102,7 @@ class _Rendition:
     stored: ExitStack  # closes what waits in files
     verified: bool
     notes: dict[str, None] = field(default_factory=dict)  # in order, each once
-    proof: Proof | None = None  # of encoded pixels
+    proof: Proof | None = None  # of pixels that were encoded or decoded
 
     @property
     def found(self) -> syntaxes.Syntax:
@@ -214,21 +216,27 @@ class _Rendition:
         )
         if colour != image.photometric:
             self.notes[f"{image.photometric} became {colour}"] = None
+        proof = None
+        if self.verified and not around.nested:
+            proof = self.proof = Proof(self.wanted.uid)
         return Replacement(
             vr=attributes.pixel_data_vr(
                 image.bits_allocated, explicit=self.wanted.uid != syntaxes.IMPLICIT_LE
             ),
             length=length,
-            content=self._native_content(first, frames, image, colour),
+            content=self._native_content(first, frames, image, colour, proof),
             changes=attributes.changes(image, colour),
             removed=attributes.ONLY_ENCAPSULATED,
         )
 
     def _native_content(
-        self, first: Decoded, frames: Iterator[Decoded], image: Image, colour: str
+        self, first: Decoded, frames: Iterator[Decoded], image: Image, colour: str, proof: Proof | None
     ) -> Iterator[bytes]:
         if pixels.frame_bits(image) % 8:
-            yield from self._bit_packed(first, frames, image)
+            for content in self._bit_packed(first, frames, image, proof):
+                if proof is not None:
+                    proof.wrote(content)
+                yield content
             return
         decoded: Decoded | None = first
         swapped = self.wanted.uid == syntaxes.EXPLICIT_BE and image.bits_allocated > 8
@@ -237,18 +245,25 @@ class _Rendition:
             if colour != decoded.colour and image.samples == 3:
                 samples = codecs.to_rgb(samples, image.bits_stored)
             content = np.ascontiguousarray(samples).tobytes()
-            # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
-            yield np.frombuffer(content, "<u2").astype(">u2").tobytes() if swapped else content
+            if swapped:  # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
+                content = np.frombuffer(content, "<u2").astype(">u2").tobytes()
+            if proof is not None:
+                proof.decoded(samples, image)
+                proof.wrote(content)
+            yield content
             decoded = next(frames, None)
         if image.frame_length * image.frames % 2:
             yield b"\x00"
 
-    def _bit_packed(self, first: Decoded, frames: Iterator[Decoded], image: Image) -> Iterator[bytes]:
+    def _bit_packed(
+        self, first: Decoded, frames: Iterator[Decoded], image: Image, proof: Proof | None
+    ) -> Iterator[bytes]:
         """Frames that end inside of a byte: the next one begins there (PS3.5 8.1.1)."""
         bits = Bits(self._stored())
         count = pixels.frame_bits(image)
-        bits.add(np.unpackbits(first.samples, bitorder="little")[:count])
-        for decoded in frames:
+        for decoded in itertools.chain((first,), frames):
+            if proof is not None:
+                proof.decoded(decoded.samples, image)
             bits.add(np.unpackbits(decoded.samples, bitorder="little")[:count])
         yield from bits.finish().chunks()
 

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,12 +52,14 @@ def is_chosen(setting: str, identity: str) -> bool:
 class Proof:
     """What was seen of one Pixel Data element while its rendition in `uid` was made.
 
-    Each frame is told by `encoded` or `native`, in order. `near` is how far a sample of JPEG-LS may be off.
+    Each frame is told in order: by `encoded`, or where it stays native by `decoded`, and then its bytes by
+    `wrote`. `near` is how far a sample of JPEG-LS may be off.
     """
 
     uid: str
     near: int | None = None
-    frames: list[tuple[int, bytes]] = field(default_factory=list)  # length and digest of each as written
+    frames: int = 0
+    written: list[tuple[int, int]] = field(default_factory=list)  # length and CRC of what was written
     worst: int = 0  # largest error of a sample; of lossy targets alone
     _before: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
     _after: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
@@ -80,7 +83,8 @@ class Proof:
         Raises:
             VerificationFailed: they are not what they should be.
         """
-        self.frames.append(_written(codestream))
+        self.frames += 1
+        self.wrote(codestream)
         reader = reader_of(self.uid)
         try:
             found = reader.read(codestream, image)
@@ -94,20 +98,23 @@ class Proof:
         ):
             raise self._failed("differs in bits beside the values")
 
-    def native(self, frame: bytes) -> None:
-        """Take note of a frame that is written as it is."""
-        self._before.update(frame)
-        self._after.update(frame)
-        self.frames.append(_written(frame))
+    def decoded(self, cells: np.ndarray, image: Image) -> None:
+        """Take note of a frame that stays native; `image` describes its `cells`."""
+        self.frames += 1
+        self._before.update(_canonical(cells, image).data)
+
+    def wrote(self, content: bytes) -> None:
+        """Take note of bytes that are written: a codestream, or some of native pixel data."""
+        self.written.append((len(content), zlib.crc32(content)))
 
     def _compare(self, cells: np.ndarray, found: np.ndarray, image: Image) -> None:
         wrong, worst = 0, 0
         squares, total, total_squares = 0.0, 0.0, 0.0
         for before, after in _blocks(cells, found, image):
             self._before.update(before.data)
-            self._after.update(after.data)
-            if np.array_equal(before, after) and self.lossless:
+            if self.lossless and np.array_equal(before, after):
                 continue
+            self._after.update(after.data)
             numbers = _numbers(before, image)
             error = np.abs(numbers - _numbers(after, image))
             wrong += int(np.count_nonzero(error))
@@ -129,9 +136,7 @@ class Proof:
         self._samples += cells.size
 
     def _failed(self, what: str) -> VerificationFailed:
-        return VerificationFailed(
-            f"verification failed: frame {len(self.frames)} as {label(self.uid)} {what}"
-        )
+        return VerificationFailed(f"verification failed: frame {self.frames} as {label(self.uid)} {what}")
 
     @property
     def psnr(self) -> float | None:
@@ -144,7 +149,7 @@ class Proof:
     def words(self) -> str:
         """What was found, for people."""
         if BY_UID[self.uid].native:
-            return "verified: the file holds what the decoder gave"
+            return "verified: the file holds what was decoded"
         by = f"decoded back by {reader_of(self.uid).library}"
         if self.lossless:
             return f"verified: {by}, pixels equal"
@@ -158,9 +163,10 @@ class Proof:
         return {
             "schema": SCHEMA,
             "transfer_syntax_uid": self.uid,
-            "frames": len(self.frames),
-            "digest_before": self._before.hexdigest(),
-            "digest_after": self._after.hexdigest(),
+            "frames": self.frames,
+            "digest_before": self.digest,
+            # Of what is lossless, anything else has ended the rendition.
+            "digest_after": self.digest if self.lossless else self._after.hexdigest(),
             "encoder": getattr(row, "encoder", ""),
             "decoder": "" if row.native else reader_of(self.uid).library,
             "max_error": self.worst,
@@ -206,10 +212,6 @@ def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
     return numbers
 
 
-def _written(content: bytes) -> tuple[int, bytes]:
-    return len(content), hashlib.blake2b(content, digest_size=8).digest()
-
-
 def digest(cells: np.ndarray, image: Image) -> str:
     """The digest that a proof has of an image of this one frame."""
     return hashlib.blake2b(_canonical(cells, image).data, digest_size=16).hexdigest()
@@ -232,12 +234,10 @@ def check_file(path: Path, proof: Proof) -> None:
             listed = elements(view, meta.offset, len(view), encoding)
             pixel_data = next(element for element in listed if element.tag == PIXEL_DATA)
             read = _fragments if pixel_data.undefined else _native
-            for number, (seen, stands) in enumerate(
-                zip(proof.frames, read(view, pixel_data, proof), strict=True), 1
-            ):
-                if _written(stands) != seen:
+            for (length, crc), stands in zip(proof.written, read(view, pixel_data, proof), strict=True):
+                if (len(stands), zlib.crc32(stands)) != (length, crc):
                     raise VerificationFailed(
-                        f"verification failed: frame {number} in the file is not what was written"
+                        "verification failed: the pixel data in the file is not what was written"
                     )
         except (StopIteration, Permanent) as error:
             if isinstance(error, VerificationFailed):
@@ -246,15 +246,15 @@ def check_file(path: Path, proof: Proof) -> None:
 
 
 def _fragments(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
-    parts = split(view, pixel_data, len(proof.frames))
-    for (length, _), fragments in zip(proof.frames, parts, strict=True):
+    parts = split(view, pixel_data, len(proof.written))
+    for (length, _), fragments in zip(proof.written, parts, strict=True):
         content = b"".join([view[fragment.value : fragment.stop] for fragment in fragments])
         yield content[:length] if len(content) == length + length % 2 else content
 
 
 def _native(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
     at = pixel_data.value
-    for length, _ in proof.frames:
+    for length, _ in proof.written:
         yield view[at : min(at + length, pixel_data.stop)]
         at += length
 

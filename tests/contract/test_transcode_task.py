@@ -1,12 +1,15 @@
 """The transcode task against a real Redis and spool, alone and in a real prefork worker."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from redis import Redis
@@ -22,8 +25,11 @@ from tests.support.processes import alive, wait_until
 from tests.support.redis import private_redis
 from tests.support.spools import a_spool, put
 from tests.support.synthetic import dataset, encapsulated
-from workers import transcode
+from workers import encoders, transcode
+from workers.codecs import Image
+from workers.encoders import Encoded, Quality
 from workers.tasks import MAX_ATTEMPTS, run_batch
+from workers.verify import is_chosen
 
 SPEC = RenditionSpec(EXPLICIT_LE)
 SETTINGS = {
@@ -77,7 +83,10 @@ def test_each_instance_is_reported_between_the_start_and_the_end(spool: Spool, r
     run_batch(spool, redis, batch)
     started, first, second, finished = events(redis)
     assert (started, finished) == (Started(batch.id), Finished(batch.id))
-    assert [first, second] == [Rendered(batch.id, instance.id, SPEC.key) for instance in sound]
+    for event, instance in zip((first, second), sound, strict=True):
+        assert isinstance(event, Rendered)
+        assert (event.batch, event.instance, event.key) == (batch.id, instance.id, SPEC.key)
+        assert event.verified == "verified: the file holds what was decoded"
     for instance in sound:
         made = stands(spool, instance)
         assert made is not None
@@ -114,11 +123,13 @@ def test_a_rendition_that_stands_is_not_made_again(spool: Spool, redis: Redis) -
     made = stands(spool, instance)
     assert made is not None
     before = made.stat().st_ino
-    events(redis)
+    first = events(redis)[1]
     again = a_batch(spool, instance)
     run_batch(spool, redis, again)
     assert made.stat().st_ino == before
-    assert Rendered(again.id, instance.id, SPEC.key) in events(redis)
+    second = events(redis)[1]
+    assert second == replace(first, batch=again.id)  # with what its record says
+    assert second.digest
 
 
 def test_an_instance_that_is_gone_is_passed_over(spool: Spool, redis: Redis) -> None:
@@ -140,7 +151,8 @@ def test_one_bad_instance_does_not_hurt_its_neighbours(
     assert isinstance(failed, Failed)
     assert failed.instance == bad.id
     assert "truncated" in failed.reason
-    assert rendered == Rendered(batch.id, good.id, SPEC.key)
+    assert isinstance(rendered, Rendered)
+    assert rendered.instance == good.id
     name = str(dcmread(shipped("MR2_J2KR.dcm")).PatientName)
     assert name not in failed.reason + caplog.text
 
@@ -214,6 +226,66 @@ def test_no_exception_leaves_the_task_nor_says_what_it_saw(
         assert [type(event) for event in reported] == [Failed]
         assert error.__name__ in reported[0].reason
     assert "DOE" not in caplog.text + str(reported)
+
+
+JPEG_LS = RenditionSpec("1.2.840.10008.1.2.4.80")
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the JPEG-LS encoder alter the last pixel by one."""
+    sound = encoders.ENCODERS[JPEG_LS.transfer_syntax_uid]
+
+    def wrong(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
+        cells = cells.copy()
+        cells.flat[-1] ^= 1
+        return sound(cells, image, quality)
+
+    monkeypatch.setitem(encoders.ENCODERS, JPEG_LS.transfer_syntax_uid, wrong)
+
+
+def test_an_encoder_that_alters_one_pixel_is_caught_and_its_rendition_never_stands(
+    spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch)
+    instance = put(spool, shipped("MR_small.dcm"), "ws")
+    run_batch(spool, redis, a_batch(spool, instance, spec=JPEG_LS))
+    failed = events(redis)[1]
+    assert isinstance(failed, Failed)  # so the dispatcher parks it
+    assert "verification failed: frame 1 as JPEGLS differs in 1 of 4096 samples, by up to 1" in failed.reason
+    folder = spool.rendition(boot_id(), instance.id, JPEG_LS.key).parent
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_not_to_be_verified_is_not(
+    spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch)
+    instances = [put(spool, shipped("MR_small.dcm"), "ws") for _ in range(6)]
+    run_batch(spool, redis, replace(a_batch(spool, instances[0], spec=JPEG_LS), verify="never"))
+    rendered = events(redis)[1]
+    assert isinstance(rendered, Rendered)
+    assert (rendered.digest, rendered.verified) == ("", "")
+    run_batch(spool, redis, replace(a_batch(spool, *instances, spec=JPEG_LS), verify="sampled"))
+    caught = {event.instance for event in events(redis) if isinstance(event, Failed)}
+    chosen = {i.id for i in instances[1:] if is_chosen("sampled", i.sop_instance_uid)}
+    assert caught == chosen
+
+
+def test_the_record_of_a_rendition_says_who_decoded_it_back_and_what_he_saw(
+    spool: Spool, redis: Redis
+) -> None:
+    instance = put(spool, shipped("MR_small.dcm"), "ws")
+    run_batch(spool, redis, a_batch(spool, instance, spec=JPEG_LS))
+    rendered = events(redis)[1]
+    assert isinstance(rendered, Rendered)
+    assert "decoded back by CharLS" in rendered.verified
+    assert "pixels equal" in rendered.verified
+    (record,) = spool.rendition_records(instance.id)
+    values = np.frombuffer(native_pixels(shipped("MR_small.dcm")), "<u2")
+    assert dcmread(shipped("MR_small.dcm")).BitsStored == 16
+    assert record["digest_before"] == record["digest_after"] == rendered.digest
+    assert rendered.digest == hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+    assert record["verified"] == rendered.verified
 
 
 # A real worker, in a process of its own
