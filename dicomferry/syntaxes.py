@@ -112,8 +112,11 @@ _EXTENDED = Holds(
     "PS3.5 8.2.1", (16,), (12, 12), signed=False, grey=_MONOCHROME, limits="8 bits are for JPEG Baseline"
 )
 _JPEG_LOSSLESS = Holds("PS3.5 8.2.1", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR)
-_JPEG_LS = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR)
-_JPEG_LS_NEAR = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_MONOCHROME, colour=_COLOUR)
+# pyjpegls gives CharLS twice the bytes of the image to write to: too few for the headers of a tiny one.
+_JPEG_LS = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR, shortest=16)
+_JPEG_LS_NEAR = Holds(
+    "PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_MONOCHROME, colour=_COLOUR, shortest=16
+)
 
 
 def _wavelets(clause: str) -> tuple[Holds, Holds]:
@@ -146,44 +149,46 @@ TABLE: tuple[Syntax, ...] = (
     Syntax(IMPLICIT_LE, "ImplicitVRLittleEndian", "ImplicitLE", "uncompressed",
            lossless=True, native=True, decoded=True, encoded=True),
     Syntax(EXPLICIT_BE, "ExplicitVRBigEndian", "ExplicitBE", "uncompressed",
-           lossless=True, native=True, decoded=True),
+           lossless=True, native=True, decoded=True, encoded=True),
     Syntax(DEFLATED_LE, "DeflatedExplicitVRLittleEndian", "Deflated", "deflated",
-           lossless=True, native=True, decoded=True),
+           lossless=True, native=True, decoded=True, encoded=True),
     Syntax("1.2.840.10008.1.2.8.1", "DeflatedImageFrameCompression", "DeflatedFrame", "deflated",
-           lossless=True, decoded=True, decoder="zlib", encoder=_LIBDEFLATE, holds=_DEFLATED_FRAME),
+           lossless=True, decoded=True, encoded=True, decoder="zlib", encoder=_LIBDEFLATE,
+           holds=_DEFLATED_FRAME),
     Syntax("1.2.840.10008.1.2.5", "RLELossless", "RLE", "rle",
-           lossless=True, decoded=True, decoder=_PACKBITS, encoder=_PACKBITS, holds=_RLE),
+           lossless=True, decoded=True, encoded=True, decoder=_PACKBITS, encoder=_PACKBITS, holds=_RLE),
     Syntax(_JPEG + "50", "JPEGBaseline8Bit", "JPEG", "jpeg",
-           decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_BASELINE),
+           decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_BASELINE),
     Syntax(_JPEG + "51", "JPEGExtended12Bit", "JPEG12", "jpeg",
-           decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_EXTENDED),
+           decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_EXTENDED),
     Syntax(_JPEG + "57", "JPEGLossless", "JPEGLossless", "jpeg-lossless",
-           lossless=True, decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
+           lossless=True, decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
     Syntax(_JPEG + "70", "JPEGLosslessSV1", "JPEGLosslessSV1", "jpeg-lossless",
-           lossless=True, decoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
+           lossless=True, decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_JPEG_LOSSLESS),
     Syntax(_JPEG + "80", "JPEGLSLossless", "JPEGLS", "jpeg-ls",
-           lossless=True, decoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER, holds=_JPEG_LS),
+           lossless=True, decoded=True, encoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER,
+           holds=_JPEG_LS),
     Syntax(_JPEG + "81", "JPEGLSNearLossless", "JPEGLSNear", "jpeg-ls",
-           decoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER, holds=_JPEG_LS_NEAR),
+           decoded=True, encoded=True, decoder=_CHARLS, encoder=_CHARLS_ENCODER, holds=_JPEG_LS_NEAR),
     Syntax(_JPEG + "90", "JPEG2000Lossless", "J2K", "jpeg2000",
-           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K),
+           lossless=True, decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K),
     Syntax(_JPEG + "91", "JPEG2000", "J2KLossy", "jpeg2000",
-           decoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K_LOSSY),
+           decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPEG, holds=_J2K_LOSSY),
     Syntax(_JPEG + "92", "JPEG2000MCLossless", "J2KPart2", "jpeg2000", lossless=True),
     Syntax(_JPEG + "93", "JPEG2000MC", "J2KPart2Lossy", "jpeg2000"),
     Syntax(_JPEG + "201", "HTJ2KLossless", "HTJ2K", "htj2k",
-           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
+           lossless=True, decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
     Syntax(_JPEG + "202", "HTJ2KLosslessRPCL", "HTJ2KRPCL", "htj2k",
-           lossless=True, decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
+           lossless=True, decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K),
     Syntax(_JPEG + "203", "HTJ2K", "HTJ2KLossy", "htj2k",
-           decoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K_LOSSY),
+           decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K_LOSSY),
     Syntax(_JPEG + "110", "JPEGXLLossless", "JPEGXL", "jpeg-xl",
-           lossless=True, decoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL),
+           lossless=True, decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL),
     # Made of JPEG Baseline frames alone, which it gives back bit for bit; of no other pixels.
     Syntax(_JPEG + "111", "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl",
-           decoded=True, decoder=_JXL, encoder=_JXL),
+           decoded=True, encoded=True, decoder=_JXL, encoder=_JXL),
     Syntax(_JPEG + "112", "JPEGXL", "JPEGXLLossy", "jpeg-xl",
-           decoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL_LOSSY),
+           decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL_LOSSY),
     Syntax(_JPEG + "94", "JPIPReferenced", "JPIP", "jpip"),
     Syntax(_JPEG + "95", "JPIPReferencedDeflate", "JPIPDeflate", "jpip"),
     Syntax(_JPEG + "204", "JPIPHTJ2KReferenced", "JPIPHTJ2K", "jpip"),
