@@ -202,6 +202,7 @@ class Settings(BaseSettings):
         frozen=True,
         env_prefix=_ENVIRONMENT,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         nested_model_default_partial_update=True,
     )
 

@@ -10,6 +10,7 @@ from dicomferry.syntaxes import EXPLICIT_LE
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.ports import free_port
+from tests.support.processes import wait_until
 from tests.support.services import program
 from tests.support.site import Site, destination, progress
 
@@ -62,6 +63,7 @@ def test_what_arrives_while_the_workstation_is_off_is_delivered_once_when_it_is_
         assert send(site.port, files).returncode == 0
         progress(lambda: len(on.files()), len(files))  # the other one does not notice
         assert time.monotonic() - sent_at < OFF_FOR
+        wait_until(lambda: site.lane("off")["circuit"] == "open", "the circuit to open", 30)
         lane = site.lane("off")
         assert (lane["circuit"], lane["pending"], lane["dead"]) == ("open", len(files), 0)
         assert "connection refused" in lane["reason"]
