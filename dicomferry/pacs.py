@@ -10,7 +10,6 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from dicomferry.errors import FerryError
 from dicomferry.samples import Sample
 
-
 _take = DIMSEServiceProvider.get_msg
 
 
@@ -26,7 +25,7 @@ def keep_responses() -> None:
         paused = not provider.assoc._reactor_checkpoint.is_set()  # noqa: SLF001  there is no other door
         return (None, None) if paused and not block else _take(provider, block)
 
-    DIMSEServiceProvider.get_msg = get_msg  # type: ignore[method-assign]
+    DIMSEServiceProvider.get_msg = get_msg  # type: ignore[method-assign, assignment]
 
 
 def send(samples: Sequence[Sample], port: int, advance: Callable[[], object]) -> dict[str, float]:
