@@ -140,6 +140,15 @@ def _wavelets(clause: str) -> tuple[Holds, Holds]:
 _J2K, _J2K_LOSSY = _wavelets("PS3.5 8.2.4")
 _HTJ2K, _HTJ2K_LOSSY = _wavelets("PS3.5 8.2.14")
 _JPEG_XL = Holds("PS3.5 8.2.15", (8, 16), (1, 16), signed=True, grey=_MONOCHROME, colour=("RGB",))
+_RECOMPRESSED = Holds(
+    "PS3.5 8.2.15",
+    (8,),
+    (8, 8),
+    signed=False,
+    grey=_MONOCHROME,
+    colour=_COLOUR,
+    limits="made of JPEG Baseline frames alone, which it gives back bit for bit; of no other pixels",
+)
 _JPEG_XL_LOSSY = Holds("PS3.5 8.2.15", (8, 16), (8, 16), signed=False, grey=_MONOCHROME, colour=("RGB",))
 
 # fmt: off
@@ -184,9 +193,8 @@ TABLE: tuple[Syntax, ...] = (
            decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K_LOSSY),
     Syntax(_JPEG + "110", "JPEGXLLossless", "JPEGXL", "jpeg-xl",
            lossless=True, decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL),
-    # Made of JPEG Baseline frames alone, which it gives back bit for bit; of no other pixels.
     Syntax(_JPEG + "111", "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl",
-           decoded=True, encoded=True, decoder=_JXL, encoder=_JXL),
+           decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_RECOMPRESSED),
     Syntax(_JPEG + "112", "JPEGXL", "JPEGXLLossy", "jpeg-xl",
            decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL_LOSSY),
     Syntax(_JPEG + "94", "JPIPReferenced", "JPIP", "jpip"),

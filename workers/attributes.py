@@ -56,6 +56,7 @@ def describe(values: Mapping[int, bytes]) -> Image:
         signed=bool(number(values, REPRESENTATION, 0)),
         photometric=_text(values, PHOTOMETRIC),
         frames=int(frames),
+        planar=number(values, PLANAR, 0),
     )
 
 

@@ -122,8 +122,8 @@ def _check_description(image: Image, uid: str) -> None:
             f"compressed pixel data cannot have {image.bits_allocated} bits allocated "
             f"and {image.bits_stored} stored"
         )
-    if image.bits_allocated == 1 and (image.samples != 1 or (image.frame_bits % 8 and image.frames > 1)):
-        raise Permanent("native frames of single bits that do not fill whole bytes would have to be shifted")
+    if image.bits_allocated == 1 and image.samples != 1:
+        raise Permanent(f"{image.samples} samples of a single bit are no image")
     if image.frame_length > LARGEST_FRAME:
         raise Permanent(f"a frame of {image.frame_length} bytes is over the limit of {LARGEST_FRAME}")
 

@@ -46,10 +46,10 @@ def refusal(uid: str, image: Image) -> str | None:
     `image.photometric` is what the native cells are. Native targets are not judged here: their one limit is
     the length of the whole pixel data.
     """
+    if uid == _RECOMPRESSED:
+        return f"{label(uid)} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
     syntax = BY_UID.get(uid)
     if syntax is None or syntax.holds is None:
-        if uid == _RECOMPRESSED:
-            return f"{label(uid)} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
         return f"workers cannot make {label(uid)}"
     found = _unheld(syntax.holds, image)
     return f"{syntax.label} cannot hold {found}" if found else None
