@@ -21,11 +21,13 @@ import numpy as np
 from dicomferry import durable
 from dicomferry.errors import Permanent
 from dicomferry.part10 import read_meta
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, IMPLICIT_LE, label
+from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
+from workers import limits
 from workers.codecs import Image
-from workers.elements import EXPLICIT, IMPLICIT, PIXEL_DATA, Element, elements
+from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from workers.frames import split
 from workers.readers import reader_of
+from workers.reencode import Source
 
 SCHEMA = 1
 ONE_IN = 16  # of "sampled"
@@ -229,33 +231,39 @@ def check_file(path: Path, proof: Proof) -> None:
     if meta.transfer_syntax_uid == DEFLATED_LE:
         return
     encoding = IMPLICIT if meta.transfer_syntax_uid == IMPLICIT_LE else EXPLICIT
+    encoding = EXPLICIT_BIG if meta.transfer_syntax_uid == EXPLICIT_BE else encoding
+    limits.begin_step(path.stat().st_size)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        view.madvise(mmap.MADV_RANDOM)  # headers alone are read through it, pixels by Source
         try:
             listed = elements(view, meta.offset, len(view), encoding)
             pixel_data = next(element for element in listed if element.tag == PIXEL_DATA)
             read = _fragments if pixel_data.undefined else _native
-            for (length, crc), stands in zip(proof.written, read(view, pixel_data, proof), strict=True):
-                if (len(stands), zlib.crc32(stands)) != (length, crc):
-                    raise VerificationFailed(
-                        "verification failed: the pixel data in the file is not what was written"
-                    )
+            found = list(read(Source(view, file.fileno()), pixel_data, proof))
         except (StopIteration, Permanent) as error:
-            if isinstance(error, VerificationFailed):
-                raise
             raise VerificationFailed(f"verification failed: the file cannot be read back: {error}") from error
+    if found != proof.written:
+        raise VerificationFailed("verification failed: the pixel data in the file is not what was written")
 
 
-def _fragments(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
-    parts = split(view, pixel_data, len(proof.written))
+def _fragments(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple[int, int]]:
+    """Length and CRC of each frame's codestream."""
+    parts = split(source.view, pixel_data, len(proof.written))
     for (length, _), fragments in zip(proof.written, parts, strict=True):
-        content = b"".join([view[fragment.value : fragment.stop] for fragment in fragments])
-        yield content[:length] if len(content) == length + length % 2 else content
+        content = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+        if len(content) == length + length % 2:  # padded to even length (PS3.5 A.4)
+            content = content[:length]
+        yield len(content), zlib.crc32(content)
 
 
-def _native(view: mmap.mmap, pixel_data: Element, proof: Proof) -> Iterator[bytes]:
+def _native(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple[int, int]]:
+    """Length and CRC of each piece of native pixel data."""
     at = pixel_data.value
     for length, _ in proof.written:
-        yield view[at : min(at + length, pixel_data.stop)]
+        crc = 0
+        for chunk in source.chunks(at, min(at + length, pixel_data.stop)):
+            crc = zlib.crc32(chunk, crc)
+        yield min(length, pixel_data.stop - at), crc
         at += length
 
 

@@ -1,16 +1,18 @@
 """The proof of renditions: what an encoder did is seen by somebody else, bit by bit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dicomferry.syntaxes import BY_UID
+from dicomferry.syntaxes import BY_UID, EXPLICIT_LE
+from tests.support.synthetic import dataset, encapsulated, write
 from tests.support.synthetic import image as pixels
 from workers.codecs import Image
 from workers.encoders import ENCODERS, Quality, encode, refusal
 from workers.readers import reader_of
-from workers.verify import ONE_IN, Proof, VerificationFailed, digest, is_chosen
+from workers.verify import ONE_IN, Proof, VerificationFailed, check_file, digest, is_chosen
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG = "1.2.840.10008.1.2.4.50"
@@ -127,3 +129,56 @@ def test_of_sampled_renditions_always_the_same_sixteenth_is_chosen():
     assert chosen == [name for name in names if is_chosen("sampled", name)]
     assert is_chosen("always", "x")
     assert not is_chosen("never", "x")
+
+
+def written(path: Path, uid: str, frames: list[np.ndarray], image: Image) -> Proof:
+    """A file with these frames, and the proof that saw them made."""
+    made = dataset(frames[0].shape, 8, NumberOfFrames=len(frames))
+    proof = Proof(uid)
+    codestreams = []
+    for cells in frames:
+        codestreams.append(encode(uid, cells, image, Quality()).codestream)
+        proof.encoded(cells, image, codestreams[-1])
+    encapsulated(path, made, uid, codestreams)
+    check_file(path, proof)
+    return proof
+
+
+@pytest.mark.parametrize("uid", [RLE, JPEG_LS, J2K])
+def test_a_file_that_holds_something_else_than_was_encoded_is_caught(uid, tmp_path):
+    cells, image = described(8, 1, signed=False)
+    path = tmp_path / "made.dcm"
+    proof = written(path, uid, [cells, cells[::-1].copy(), 255 - cells], image)
+    whole = path.read_bytes()
+    middle = len(whole) - 1000
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(VerificationFailed, match="in the file is not what was written"):
+        check_file(path, proof)
+    path.write_bytes(whole[:middle])
+    with pytest.raises(VerificationFailed, match="cannot be read back"):
+        check_file(path, proof)
+
+
+def test_frames_in_another_order_are_caught(tmp_path):
+    cells, image = described(8, 1, signed=False)
+    other = written(tmp_path / "other.dcm", JPEG_LS, [cells, 255 - cells], image)
+    written(tmp_path / "made.dcm", JPEG_LS, [255 - cells, cells], image)
+    with pytest.raises(VerificationFailed, match="in the file is not what was written"):
+        check_file(tmp_path / "made.dcm", other)
+
+
+def test_native_pixel_data_that_was_written_amiss_is_caught(tmp_path):
+    cells, image = described(16, 1, signed=False)
+    made = dataset(cells.shape, 16)
+    made.PixelData = cells.tobytes()
+    made["PixelData"].VR = "OW"
+    path = write(tmp_path / "made.dcm", made, EXPLICIT_LE)
+    proof = Proof(EXPLICIT_LE)
+    proof.decoded(cells, image)
+    proof.wrote(cells.tobytes())
+    check_file(path, proof)
+    assert proof.digest == digest(cells, image)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(VerificationFailed, match="in the file is not what was written"):
+        check_file(path, proof)
