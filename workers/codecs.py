@@ -34,6 +34,9 @@ LARGEST_FRAME = 1 << 30
 _BOMB_RATIO = 20_000
 _BOMB_SIZE = 64 << 20
 
+# Entropy-coded data that mean nothing: no marker, no long run of equal bits.
+_MORE = bytes(number * 37 % 251 for number in range(1, 251))
+
 _JPEG = "1.2.840.10008.1.2.4."
 _DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 _WAVELETS = tuple(_JPEG + suffix for suffix in ("90", "91", "201", "202", "203"))
@@ -154,16 +157,33 @@ def _jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
     header = read_jpeg(codestream)
     _check_agreement(header, image)
     if image.samples == 1:
-        return _as_cells(imagecodecs.jpeg8_decode(codestream), header, image, image.photometric)
+        return _as_cells(_whole_jpeg(codestream), header, image, image.photometric)
     colour, notes = _jpeg_colour(header, image)
     if header.lossless or colour == RGB:
         # Equal input and output colour spaces: no conversion.
-        values = imagecodecs.jpeg8_decode(codestream, colorspace=RGB, outcolorspace=RGB)
+        values = _whole_jpeg(codestream, colorspace=RGB, outcolorspace=RGB)
     else:
         colour_out = RGB if rgb else "YCBCR"
-        values = imagecodecs.jpeg8_decode(codestream, colorspace="YCBCR", outcolorspace=colour_out)
+        values = _whole_jpeg(codestream, colorspace="YCBCR", outcolorspace=colour_out)
         colour = RGB if rgb else YBR
     return _as_cells(values, header, image, colour, notes)
+
+
+def _whole_jpeg(
+    codestream: bytes, *, colorspace: str | None = None, outcolorspace: str | None = None
+) -> np.ndarray:
+    """The samples of a JPEG frame whose entropy-coded data are all there.
+
+    libjpeg-turbo makes up what is missing, and imagecodecs swallows its warning. So it decodes a second time,
+    with more data before EOI: who needed none of them has the same samples again.
+    """
+    colours = {"colorspace": colorspace, "outcolorspace": outcolorspace}
+    values = imagecodecs.jpeg8_decode(codestream, **colours)  # type: ignore[arg-type]
+    end = len(codestream[: codestream.rfind(b"\xff\xd9")].rstrip(b"\xff"))
+    longer = b"".join((codestream[:end], _MORE, codestream[end:]))
+    if not np.array_equal(values, imagecodecs.jpeg8_decode(longer, **colours)):  # type: ignore[arg-type]
+        raise Permanent("the entropy-coded data of a JPEG frame end early: it is truncated or damaged")
+    return np.asarray(values)
 
 
 def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:

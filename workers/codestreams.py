@@ -13,6 +13,9 @@ _J2K_START = b"\xff\x4f\xff\x51"
 _JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS = 0xC3
+_HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan needs its tables by turns
+_TABLES = 0xC4
 _SCAN = 0xDA
 
 
@@ -33,14 +36,15 @@ def read_jpeg(codestream: bytes) -> Header:
     """The header of a JPEG or JPEG-LS frame.
 
     Raises:
-        Permanent: it has no SOI, no frame header, no scan or no EOI.
+        Permanent: it has no SOI, no frame header, no Huffman tables, no scan or no EOI.
     """
     if codestream[:2] != b"\xff\xd8":
         raise Permanent("a JPEG frame does not begin with SOI (T.81 B.2.1)")
     frame: tuple[int, bytes] | None = None
     jfif = False
     adobe: int | None = None
-    for marker, segment, after in _segments(codestream):
+    segments = _segments(codestream)
+    for marker, segment, after in segments:
         if marker in _FRAME_HEADERS and frame is None:
             frame = marker, segment
         elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
@@ -54,6 +58,7 @@ def read_jpeg(codestream: bytes) -> Header:
             break
     if frame is None:
         raise Permanent("a JPEG frame has no frame header (SOF)")
+    _check_tables(segments, frame[0])
     marker, segment = frame
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
         raise Permanent("a JPEG frame header is cut short")
@@ -65,8 +70,27 @@ def read_jpeg(codestream: bytes) -> Header:
         components,
         precision,
         transformed=_is_ycbcr(adobe, jfif, identifiers),
-        lossless=marker == 0xC3,
+        lossless=marker == _LOSSLESS,
     )
+
+
+def _check_tables(segments: list[tuple[int, bytes, int]], process: int) -> None:
+    """The first scan's Huffman tables are there; libjpeg-turbo would take Motion JPEG's in their place."""
+    if process not in _HUFFMAN:
+        return
+    defined = set()
+    for marker, segment, _ in segments:
+        at = 0
+        while marker == _TABLES and at + 17 <= len(segment):
+            defined.add(segment[at])
+            at += 17 + sum(segment[at + 1 : at + 17])
+    scan = segments[-1][1]
+    selected = scan[2 : 2 + 2 * scan[0] : 2] if scan else b""
+    needed = {table >> 4 for table in selected}
+    if process != _LOSSLESS:
+        needed |= {0x10 | table & 0x0F for table in selected}  # AC coefficients
+    if not selected or not needed <= defined:
+        raise Permanent("a JPEG frame lacks its Huffman tables (DHT): it is damaged")
 
 
 def _segments(codestream: bytes) -> list[tuple[int, bytes, int]]:

@@ -200,6 +200,12 @@ def cells(path: Path, work: Path) -> tuple[np.ndarray, str]:
     native = work / f"{path.stem}.independent.dcm"
     if uid in (EXPLICIT_BE, DEFLATED_LE):
         run("dcmconv", "+te", str(path), str(native))
+    elif uid == RECOMPRESSED:
+        made = dcmread(path)
+        jpegs = [bytes(imagecodecs.jpegxl_decode_jpeg(c)) for c in codestreams(made)]
+        if made.SamplesPerPixel == 3:
+            made.PhotometricInterpretation = "YBR_FULL_422"
+        return cells(encapsulated(work / f"{path.stem}.jpeg.dcm", made, JPEG + "50", jpegs), work)
     elif tool := _READ_BY_TOOL.get(BY_UID[uid].group):
         never = ("+cn",) if tool == "dcmdjpeg" and BY_UID[uid].lossless else ()
         try:
