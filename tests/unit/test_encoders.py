@@ -22,6 +22,7 @@ from tests.support import independent
 from tests.support.images import gdcm_pixels, shipped
 from tests.support.synthetic import dataset, encapsulated
 from workers import codecs
+from workers.attributes import Unsuitable
 from workers.codecs import Image, decode
 from workers.codestreams import read_j2k, read_jpeg
 from workers.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
@@ -173,6 +174,14 @@ def test_gdcm_reads_the_same_values(uid: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
+def test_rle_of_32_bits_is_read_by_dcmtk_and_gdcm(signed: bool, tmp_path: Path) -> None:
+    cells, image = picture(32, signed=signed, allocated=32)
+    path = wrapped(tmp_path / "made.dcm", RLE, encode(RLE, cells, image, Quality()), image)
+    assert (independent.cells(path, tmp_path)[0][0] == cells).all()
+    assert gdcm_pixels(path, tmp_path) == cells.tobytes()
+
+
+@pytest.mark.parametrize("signed", [False, True])
 def test_htj2k_of_any_precision_is_read_alike_by_openjpeg_and_openjph(signed: bool) -> None:
     """The precision is written by us, so noise over the whole range must survive two decoders."""
     random = np.random.default_rng(7)
@@ -298,11 +307,16 @@ def test_near_lossless_jpeg_ls_is_off_by_no_more_than_it_was_allowed(
         assert back(JPEG_LS_NEAR, encoded, image).tobytes() == values.tobytes()
 
 
+def test_a_ratio_that_htj2k_cannot_reach_is_refused() -> None:
+    with pytest.raises(Unsuitable, match="one part in 500"):
+        encode(HTJ2K_LOSSY, *picture(8, shape=(32, 32)), Quality(ratio=500))
+
+
 def test_near_lossless_refuses_what_would_turn_over() -> None:
     cells, image = picture(12, signed=True)
-    with pytest.raises(Permanent, match="sign"):
+    with pytest.raises(Unsuitable, match="sign"):
         encode(JPEG_LS_NEAR, cells, image, Quality(near=2))
-    with pytest.raises(Permanent, match="near of 0 to 1"):
+    with pytest.raises(Unsuitable, match="near of 0 to 1"):
         encode(JPEG_LS_NEAR, *picture(2), Quality(near=2))
 
 
@@ -353,11 +367,11 @@ def test_lossy_jpeg_xl_is_xyb_colour_and_near_the_original(bits: int, samples: i
 def test_bits_above_bits_stored_are_never_dropped(uid: str) -> None:
     cells, image = picture(12, shape=(40, 40))
     cells[3, 3] |= 0x1000
-    with pytest.raises(Permanent, match="overlay"):
+    with pytest.raises(Unsuitable, match="overlay"):
         encode(uid, cells, image, Quality())
     cells, image = picture(12, signed=True, shape=(40, 40))
     cells[3, 3] = -5 & 0x7FFF  # a negative value whose extension lacks a bit
-    with pytest.raises(Permanent, match="overlay" if refusal(uid, image) is None else "signed"):
+    with pytest.raises(Unsuitable, match="overlay" if refusal(uid, image) is None else "signed"):
         encode(uid, cells, image, Quality())
 
 
@@ -411,7 +425,7 @@ def test_what_a_target_cannot_hold_is_refused_with_the_reason(
     uid: str, changed: dict[str, object], words: str
 ) -> None:
     image = replace(GREY, **changed)  # type: ignore[arg-type]
-    with pytest.raises(Permanent, match=words):
+    with pytest.raises(Unsuitable, match=words):
         encode(uid, np.zeros((64, 64), "<u2"), image, Quality())
     assert refusal(uid, image)
 
@@ -553,7 +567,7 @@ def test_a_grey_jpeg_survives_jpeg_xl_and_twelve_bits_are_refused() -> None:
     assert recompressed is not None
     assert recompress(recompressed, RECOMPRESSED, BASELINE) == jpeg
     twelve = encode(EXTENDED, *picture(12, shape=(64, 64)), Quality()).codestream
-    with pytest.raises(Permanent, match="cannot become"):
+    with pytest.raises(Unsuitable, match="cannot become"):
         recompress(twelve, BASELINE, RECOMPRESSED)
     with pytest.raises(Permanent):
         recompress(recompressed[: len(recompressed) // 2], RECOMPRESSED, BASELINE)

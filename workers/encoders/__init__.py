@@ -10,6 +10,7 @@ import numpy as np
 
 from dicomferry.errors import Permanent
 from dicomferry.syntaxes import BY_UID, Holds, label
+from workers.attributes import Unsuitable
 from workers.codecs import Image
 from workers.codestreams import read_jpeg
 from workers.encoders import bytewise, jpeg, jpeg_xl, wavelets
@@ -88,26 +89,28 @@ def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encod
     """Encode one frame: `cells` as `codecs.Decoded.samples` has them, in `image.photometric`.
 
     Raises:
-        Permanent: the target cannot hold the image (see `refusal`), the cells are not what `image` says, or
-            the library fails.
+        Unsuitable: the target cannot hold the image (see `refusal`) or these values of it, or the library
+            fails; another target may do.
+        Permanent: the cells are not of the size that `image` says.
     """
     reason = refusal(uid, image)
     if reason:
-        raise Permanent(reason)
+        raise Unsuitable(reason)
     holds = BY_UID[uid].holds
     assert holds is not None  # noqa: S101  what has none was refused
     checked = _checked(cells, image, every_bit=holds.every_bit)
     try:
         return ENCODERS[uid](checked, image, quality)
     except (RuntimeError, ValueError, struct.error) as error:
-        raise Permanent(f"a {label(uid)} frame cannot be encoded: {str(error)[:200]}") from error
+        raise Unsuitable(f"a {label(uid)} frame cannot be encoded: {str(error)[:200]}") from error
 
 
 def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
     """The cells in the order, type and size that the encoders take; values with their sign extended.
 
     Raises:
-        Permanent: they are not of the image's shape, or hold bits above Bits Stored that would be lost.
+        Permanent: they are not of the image's shape.
+        Unsuitable: they hold bits above Bits Stored that would be lost.
     """
     if image.bits_allocated == 1:
         if cells.dtype.itemsize != 1 or cells.size != image.frame_length:
@@ -123,7 +126,7 @@ def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
         return plain
     if not image.signed:
         if int(plain.max()) >> image.bits_stored:
-            raise Permanent("bits above Bits Stored (an overlay?) would be lost")
+            raise Unsuitable("bits above Bits Stored (an overlay?) would be lost")
         return plain
     top = 1 << image.bits_stored - 1
     if int(plain.min()) >= -top and int(plain.max()) < top:
@@ -132,7 +135,7 @@ def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
     bare = plain.view(f"<u{cells.dtype.itemsize}")
     extended = (plain << spare) >> spare
     if not (((bare >> image.bits_stored) == 0) | (extended == plain)).all():
-        raise Permanent("bits above Bits Stored that do not extend the sign (an overlay?) would be lost")
+        raise Unsuitable("bits above Bits Stored that do not extend the sign (an overlay?) would be lost")
     return np.asarray(extended)
 
 
@@ -142,14 +145,15 @@ def recompress(codestream: bytes, source_uid: str, target_uid: str) -> bytes | N
     A byte that pads a fragment to even length is kept as part of the JPEG.
 
     Raises:
-        Permanent: the frame is damaged, or libjxl cannot restore what it holds.
+        Permanent: the frame is damaged.
+        Unsuitable: libjxl cannot restore what it holds.
     """
     try:
         if (source_uid, target_uid) == (_BASELINE, _RECOMPRESSED):
             read_jpeg(codestream)
             recompressed = jpeg_xl.from_jpeg(codestream)
             if jpeg_xl.to_jpeg(recompressed) != codestream:
-                raise Permanent("JPEG XL would not restore this JPEG bit for bit")
+                raise Unsuitable("JPEG XL would not restore this JPEG bit for bit")
             return recompressed
         if (source_uid, target_uid) == (_RECOMPRESSED, _BASELINE):
             restored = jpeg_xl.to_jpeg(codestream)
@@ -157,5 +161,5 @@ def recompress(codestream: bytes, source_uid: str, target_uid: str) -> bytes | N
             return restored
     except (RuntimeError, ValueError) as error:
         text = str(error)[:200]
-        raise Permanent(f"{label(source_uid)} cannot become {label(target_uid)}: {text}") from error
+        raise Unsuitable(f"{label(source_uid)} cannot become {label(target_uid)}: {text}") from error
     return None

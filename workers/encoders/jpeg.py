@@ -7,7 +7,7 @@ import imagecodecs
 import jpeg_ls
 import numpy as np
 
-from dicomferry.errors import Permanent
+from workers.attributes import Unsuitable
 from workers.codecs import RGB, Image
 from workers.encoders.values import Encoded, Quality, unsigned
 
@@ -60,18 +60,18 @@ def jpeg_ls_near(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
     """JPEG-LS with no sample further off than `quality.near` (T.87 C.2.3: at most half the range and 255).
 
     Raises:
-        Permanent: that many would be too far, or signed samples so near to the end of their range that two's
+        Unsuitable: that many would be too far, or signed samples so near to the end of their range that two's
             complement would turn them over.
     """
     most = min(255, (1 << image.bits_stored) - 1 >> 1)
     if not 0 <= quality.near <= most:
-        raise Permanent(
+        raise Unsuitable(
             f"JPEG-LS of {image.bits_stored} bits takes a near of 0 to {most}, not {quality.near}"
         )
     if image.signed and quality.near:
         edge = (1 << image.bits_stored - 1) - quality.near
         if int(cells.max()) >= edge or int(cells.min()) < -edge:
-            raise Permanent(
+            raise Unsuitable(
                 "signed samples at the end of their range may change their sign in a lossy JPEG-LS"
             )
     return Encoded(_jpeg_ls(unsigned(cells, image), image, quality.near), image.photometric)

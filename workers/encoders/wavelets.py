@@ -6,7 +6,7 @@ import imagecodecs
 import numpy as np
 import openjpeg
 
-from dicomferry.errors import Permanent
+from workers.attributes import Unsuitable
 from workers.codecs import RGB, Image
 from workers.encoders.values import Encoded, Quality
 
@@ -45,7 +45,7 @@ def jpeg_2000(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
     """Irreversible, one layer of the ratio asked for, which OpenJPEG counts in bits stored."""
     transform = image.photometric == RGB
     if min(image.rows, image.columns) < 1 << _LEVELS:
-        raise Permanent(
+        raise Unsuitable(
             f"an image of less than {1 << _LEVELS} rows or columns is not worth a lossy JPEG 2000"
         )
     codestream = _openjpeg(cells, image, transform=transform, ratios=[float(quality.ratio)])
@@ -106,7 +106,7 @@ def htj2k(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
         else:
             high, best = middle, codestream
     if not best:
-        raise Permanent(f"HTJ2K does not compress this image to one part in {quality.ratio:g}")
+        raise Unsuitable(f"HTJ2K does not compress this image to one part in {quality.ratio:g}")
     return Encoded(_with_precision(best, image), "YBR_ICT" if transform else image.photometric)
 
 
