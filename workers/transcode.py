@@ -34,12 +34,8 @@ __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
 
 LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
 _CHUNK = 1 << 20
-_RLE = "1.2.840.10008.1.2.5"
-_DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 _NEAR = "1.2.840.10008.1.2.4.81"
 _JPEG, _JPEG_IN_XL = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.111"
-# They hold whole cells, whatever stands in them.
-_WHOLE_CELLS = frozenset((_RLE, _DEFLATED_FRAME))
 _FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
 
 
@@ -68,8 +64,7 @@ def transcode(
         OSError: the disk is full, or a file is not there.
     """
     wanted = syntaxes.BY_UID.get(spec.transfer_syntax_uid)
-    makeable = encoders.ENCODERS.keys() | {_JPEG_IN_XL}
-    if wanted is None or not (wanted.encoded or wanted.native or wanted.uid in makeable):
+    if wanted is None or not wanted.encoded:
         raise Unsuitable(f"workers cannot make {syntaxes.label(spec.transfer_syntax_uid)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.unpublished(target)
@@ -132,7 +127,7 @@ class _Rendition:
     @property
     def loses(self) -> bool:
         """Whether pixel values may change, so that it becomes another instance."""
-        return not (self.wanted.lossless or self.wanted.native or self.same or self.recompresses)
+        return self.wanted.uid in lossy.METHODS and not (self.same or self.recompresses)
 
     @property
     def quality(self) -> Quality:
@@ -185,7 +180,8 @@ class _Rendition:
                 "pixel data is not in fragments though the syntax is a compressed one (PS3.5 A.4)"
             )
         if self.same:
-            return None if self.found.native or around.nested else self._copied(pixel_data)
+            delimited = pixel_data.end > pixel_data.stop
+            return None if self.found.native or around.nested or delimited else self._copied(pixel_data)
         if around.nested or self.wanted.native:
             return None if self.found.native else self._native(pixel_data, around)
         if self.recompresses:
@@ -193,7 +189,7 @@ class _Rendition:
         return self._encoded(pixel_data, around)
 
     def _copied(self, pixel_data: Element) -> Replacement:
-        """The fragments as they are, with the delimiter that some files lack."""
+        """The fragments as they are, and the delimiter that they lack."""
 
         def content() -> Iterator[bytes]:
             yield from self.received.source.chunks(pixel_data.value, pixel_data.stop)
@@ -284,7 +280,7 @@ class _Rendition:
     def _encoded(self, pixel_data: Element, around: Around) -> Replacement:
         image = attributes.describe(around.values)
         self._refuse(replace(image, photometric=_plain_photometric(image)))
-        whole = self.wanted.uid in _WHOLE_CELLS
+        whole = self.wanted.holds is not None and self.wanted.holds.every_bit
         cells = None if whole else Cells(image, around.values, self._stored)
         plain = cells.plain if cells else image
         fragments = Fragments(self._stored())
@@ -334,6 +330,10 @@ class _Rendition:
         )
 
     def _refuse(self, image: Image) -> None:
+        if self.wanted.uid == _JPEG_IN_XL:
+            raise Unsuitable(
+                f"{self.wanted.label} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
+            )
         if reason := encoders.refusal(self.wanted.uid, image):
             raise Unsuitable(reason)
 
