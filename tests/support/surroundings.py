@@ -16,8 +16,9 @@ _COLOUR = frozenset((0x00280004, 0x00280006))
 _LOSSY = frozenset(
     (0x00080008, 0x00080018, 0x00282110, 0x00282112, 0x00282114, 0x00082111, 0x00082112, 0x00089215)
 )
-# Embedded overlays that were moved: (60xx,3000), Overlay Bits Allocated, Overlay Bit Position.
-_OVERLAY = frozenset((0x60003000, 0x60000100, 0x60000102))
+# Embedded overlays that were moved: (60xx,3000), Overlay Bits Allocated, Overlay Bit Position; of many frames
+# also their number and Image Frame Origin (PS3.3 C.9.3), since each frame had its own bits.
+_OVERLAY = frozenset((0x60003000, 0x60000100, 0x60000102, 0x60000015, 0x60000051))
 
 
 def changeable(source_uid: str, target_uid: str, *, overlay: bool = False) -> frozenset[int]:
