@@ -5,7 +5,7 @@ its header.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imagecodecs
@@ -65,7 +65,9 @@ def _rle(codestream: bytes, image: Image) -> np.ndarray:
 
 def _own(uid: str) -> Callable[[bytes, Image], np.ndarray]:
     def read(codestream: bytes, image: Image) -> np.ndarray:
-        return codecs.decode(uid, codestream, image, rgb=image.photometric == RGB).samples
+        # Encoders are given colour by pixel, however the source had it.
+        described = replace(image, planar=0)
+        return codecs.decode(uid, codestream, described, rgb=image.photometric == RGB).samples
 
     return read
 

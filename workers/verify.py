@@ -92,6 +92,8 @@ class Proof:
             found = reader.read(codestream, image)
         except (Permanent, RuntimeError, ValueError, IndexError, struct.error) as error:
             raise self._failed(f"cannot be decoded by {reader.library}: {str(error)[:200]}") from error
+        if image.bits_allocated == 1 and found.size == image.rows * image.columns:
+            found = np.packbits(found.astype(np.uint8).ravel(), bitorder="little")  # as `cells` are
         if found.size != cells.size or found.shape[:2] != cells.shape[:2]:
             raise self._failed(f"is {found.shape} for {reader.library} and was {cells.shape}")
         self._compare(cells, found, image)

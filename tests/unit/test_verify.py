@@ -90,6 +90,28 @@ def test_bits_beside_the_values_are_proved_where_the_syntax_holds_them():
         one(overlay, image, RLE, codestream)
 
 
+@pytest.mark.parametrize(
+    "uid", [uid for uid in ENCODERS if not refusal(uid, Image(9, 7, 1, 1, 1, 0, False, "MONOCHROME2"))]
+)
+def test_cells_of_one_bit_are_proved(uid):
+    image = Image(9, 7, 1, 1, 1, 0, False, "MONOCHROME2")
+    bits = np.random.default_rng(1).integers(0, 2, 63, np.uint8)
+    packed = np.packbits(bits, bitorder="little")
+    codestream = encode(uid, packed, image, Quality()).codestream
+    assert one(packed, image, uid, codestream).record()["digest_before"] == digest(packed, image)
+    bits[5] ^= 1
+    with pytest.raises(VerificationFailed, match="differs in"):
+        one(np.packbits(bits, bitorder="little"), image, uid, codestream)
+
+
+def test_a_source_with_colour_by_plane_is_proved_as_it_is_encoded():
+    cells, image = described(8, 3, signed=False)
+    image = replace(image, planar=1)
+    for uid in ENCODERS:
+        if BY_UID[uid].lossless and not refusal(uid, image):
+            one(cells, image, uid, encode(uid, cells, image, Quality()).codestream)
+
+
 def test_near_lossless_is_held_to_what_was_asked_for():
     cells, image = described(8, 1, signed=False)
     assert one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=2)).codestream).worst == 2
