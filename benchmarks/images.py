@@ -46,10 +46,10 @@ class Kind:
 KINDS: tuple[Kind, ...] = (
     Kind("CT 512 12 bit", 512, 512, 12, 12.0),
     Kind("CT 512 16 bit signed", 512, 512, 16, 12.0, signed=True),
-    Kind("CT 512 12 bit, 40 frames", 512, 512, 12, 12.0, frames=40),
+    Kind("CT 512 12 bit, 20 frames", 512, 512, 12, 12.0, frames=20),
     Kind("MR 256 12 bit", 256, 256, 12, 20.0),
     Kind("CR 2048 12 bit", 2048, 2048, 12, 6.0),
-    Kind("US 480x640 RGB, 20 frames", 480, 640, 8, 1.5, samples=3, frames=20),
+    Kind("US 480x640 RGB, 10 frames", 480, 640, 8, 1.5, samples=3, frames=10),
     Kind("small 64", 64, 64, 12, 12.0),
 )
 

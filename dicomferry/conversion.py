@@ -27,7 +27,8 @@ def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
     took = time.monotonic() - began
     console = Console(highlight=False, soft_wrap=True)
     failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)
-    for note, count in Counter(o.words for o in outcomes if o.kind is Kind.MADE and o.words).most_common():
+    notes = Counter(o.words for o in outcomes if o.kind in {Kind.MADE, Kind.COPIED} and o.words)
+    for note, count in notes.most_common():
         console.print(Text(f"{_files(count)}: {note}"))
     if failed:
         _print_failures(console, failed)

@@ -15,6 +15,10 @@ class Unsuitable(Permanent):
     """The instance is sound, but this transfer syntax cannot hold it; another one may."""
 
 
+class NoPixelData(Unsuitable):
+    """It has no pixels: a compressed transfer syntax says nothing of such an instance (PS3.5 A.4)."""
+
+
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004
 PLANAR = 0x00280006

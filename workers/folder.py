@@ -4,6 +4,7 @@ Here is what is to be done and how one file is done; `parallel` does many. Origi
 appear by rename.
 """
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,9 @@ from workers import limits
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
 _DIRECTORY = "1.2.840.10008.1.3.10"
+# A JPEG in another form, of which it can be restored: made of nothing else, it loses nothing.
+_RECOMPRESSED = "1.2.840.10008.1.2.4.111"
+_PIXELLESS = "no pixel data: left in its transfer syntax"
 # Which setting a lossy target of each group takes.
 _SETTING = {
     "jpeg": "quality",
@@ -92,7 +96,9 @@ def order(
     if not made:
         raise Misconfigured(f"{to} can be passed through, but not made: {_makeable()}")
     loses = lossy.asked or any(value is not None for value in (lossy.quality, lossy.ratio, lossy.near))
-    wanted = [syntax for syntax in made if syntax.lossless is not loses]
+    # Recompression first: what is no JPEG it refuses at once, and a JPEG it keeps bit for bit.
+    wanted = [s for s in made if not loses and s.uid == _RECOMPRESSED]
+    wanted += [s for s in made if s.lossless is not loses and s.uid != _RECOMPRESSED]
     if not wanted and loses:
         raise Misconfigured(f"{to} loses nothing: leave --lossy, --quality, --ratio and --near out")
     if not wanted:
@@ -209,14 +215,21 @@ def _convert(job: Job, wanted: Order) -> Outcome:
         _copy(job.source, job.target)
         return Outcome(job, Kind.COPIED, written=job.size)
     # The parent, which only hands out work, needs no codecs.
-    from workers.transcode import Unsuitable, transcode  # noqa: PLC0415
+    from workers.attributes import NoPixelData, Unsuitable  # noqa: PLC0415
+    from workers.transcode import transcode  # noqa: PLC0415
 
     refusals = []
     for spec in wanted.specs:
         try:
             report = transcode(job.source, job.target, spec, verify=wanted.verify)
+        except NoPixelData:
+            if job.named:
+                raise
+            # A report among the images of a study.
+            _copy(job.source, job.target)
+            return Outcome(job, Kind.COPIED, _PIXELLESS, job.size)
         except Unsuitable as error:
-            refusals.append(f"{syntaxes.label(spec.transfer_syntax_uid)}: {error}")
+            refusals.append(str(error))
         else:
             return Outcome(job, Kind.MADE, report.notes, job.target.stat().st_size)
     raise Permanent("; ".join(refusals))
@@ -236,7 +249,8 @@ def _no_instance(path: Path) -> str | None:
 def _present(job: Job, wanted: Order) -> Outcome:
     """What an output means that stands already: in a folder, what an earlier run made is not made again."""
     syntax = read_meta(job.target).transfer_syntax_uid
-    if not job.named and syntax in {spec.transfer_syntax_uid for spec in wanted.specs} | wanted.keep:
+    made = syntax in {spec.transfer_syntax_uid for spec in wanted.specs} | wanted.keep
+    if not job.named and (made or filecmp.cmp(job.source, job.target, shallow=False)):
         return Outcome(job, Kind.PRESENT)
     raise Permanent(f"{job.target} exists already: --overwrite replaces it")
 

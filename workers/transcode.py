@@ -19,7 +19,7 @@ from dicomferry.errors import Permanent
 from dicomferry.part10 import frame
 from dicomferry.spool import RenditionSpec
 from workers import attributes, codecs, encoders, limits, lossy, pixels
-from workers.attributes import Unsuitable
+from workers.attributes import NoPixelData, Unsuitable
 from workers.codecs import YBR, Decoded, Image
 from workers.elements import PIXEL_DATA, UNDEFINED, Element
 from workers.encapsulate import DELIMITER, Fragments, Stored
@@ -165,9 +165,9 @@ class _Rendition:
         pixel_data = around.elements.get(PIXEL_DATA)
         if pixel_data is None:
             if not (self.wanted.native or self.same):
-                floats = any(tag in around.elements for tag in _FLOATS)
-                what = "float pixel data, which is native alone" if floats else "no pixel data"
-                raise Unsuitable(f"{self.wanted.label} holds images, and this has {what} (PS3.5 A.4)")
+                if any(tag in around.elements for tag in _FLOATS):
+                    raise Unsuitable(f"{self.wanted.label} cannot hold float pixel data (PS3.5 A.4)")
+                raise NoPixelData(f"{self.wanted.label} holds images, and this has no pixel data (PS3.5 A.4)")
             return None
         if pixel_data.undefined and self.found.native:
             raise Permanent(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import generate_frames
 
-from dicomferry.errors import Misconfigured
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, shipped, syntax_of, uid_of
 from tests.support.processes import alive, wait_until
@@ -112,23 +112,70 @@ def test_one_file_becomes_the_file_that_is_named(tmp_path: Path) -> None:
     assert done.stdout.startswith("1 file: 1 transcoded, 0 failed; ")
 
 
-def test_a_file_that_has_the_syntax_passes_through_byte_for_byte(tmp_path: Path) -> None:
-    source = shipped("MR_small_RLE.dcm")
-    done = transcode(source, tmp_path / "out.dcm", "--to", "rle") if rle_is_made() else None
-    if done is None:
-        source = shipped("rtplan.dcm")  # Implicit: a native syntax, though not the group's first
-        done = transcode(source, tmp_path / "out.dcm", "--to", "uncompressed")
+@pytest.mark.parametrize(("name", "group"), [("rtplan.dcm", "uncompressed"), ("MR_small_RLE.dcm", "rle")])
+def test_a_file_that_is_in_the_group_passes_through_byte_for_byte(
+    tmp_path: Path, name: str, group: str
+) -> None:
+    done = transcode(shipped(name), tmp_path / "out.dcm", "--to", group)
     assert done.returncode == 0
-    assert (tmp_path / "out.dcm").read_bytes() == source.read_bytes()
+    assert (tmp_path / "out.dcm").read_bytes() == shipped(name).read_bytes()
     assert "1 passed through unchanged" in done.stdout
 
 
-def rle_is_made() -> bool:
-    try:
-        folder.order("rle", Lossy())
-    except Misconfigured:
-        return False
-    return True
+def test_a_lossless_target_keeps_instance_and_pixels(tmp_path: Path) -> None:
+    names = ("CT_small.dcm", "MR_small_RLE.dcm", "693_J2KR.dcm")
+    out = tmp_path / "out"
+    done = transcode(copied(names, tmp_path / "in"), out, "--to", "jpeg-ls")
+    assert done.returncode == 0, done
+    for name in names:
+        assert syntax_of(out / name) == "1.2.840.10008.1.2.4.80"
+        assert uid_of(out / name) == uid_of(shipped(name))
+        assert gdcm_pixels(out / name, tmp_path) == gdcm_pixels(shipped(name), tmp_path), name
+
+
+@pytest.mark.parametrize("to", ["JPEG2000", "jpeg", "1.2.840.10008.1.2.4.81"])
+def test_nothing_is_lost_unasked(tmp_path: Path, to: str) -> None:
+    refused = transcode(shipped("CT_small.dcm"), tmp_path / "out", "--to", to)
+    assert refused.returncode == 2
+    assert "is lossy, and nothing is lost unasked: add --lossy" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_may_be_lost_is_a_new_instance_and_says_so(tmp_path: Path) -> None:
+    source, out = shipped("CT_small.dcm"), tmp_path / "out.dcm"
+    assert transcode(source, out, "--to", "jpeg2000", "--ratio", 5).returncode == 0
+    made = dcmread(out)
+    assert made.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.91"
+    assert made.LossyImageCompression == "01"
+    assert made.SOPInstanceUID != uid_of(source)
+    smaller = tmp_path / "smaller.dcm"
+    transcode(source, smaller, "--to", "jpeg2000", "--ratio", 20)
+    assert smaller.stat().st_size < out.stat().st_size
+
+
+def test_a_jpeg_becomes_jpeg_xl_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    source = shipped("SC_rgb_jpeg_dcmtk.dcm")
+    xl, back = tmp_path / "xl.dcm", tmp_path / "back.dcm"
+    assert transcode(source, xl, "--to", "jpeg-xl").returncode == 0
+    assert syntax_of(xl) == "1.2.840.10008.1.2.4.111"
+    assert transcode(xl, back, "--to", "jpeg", "--lossy").returncode == 0
+    assert list(generate_frames(dcmread(back).PixelData, number_of_frames=1)) == list(
+        generate_frames(dcmread(source).PixelData, number_of_frames=1)
+    )
+    assert uid_of(back) == uid_of(source)
+
+
+def test_a_report_among_images_stays_as_it_is_but_cannot_be_asked_for(tmp_path: Path) -> None:
+    source = copied(("CT_small.dcm", "rtplan.dcm"), tmp_path / "in")
+    out = tmp_path / "out"
+    done = transcode(source, out, "--to", "rle")
+    assert done.returncode == 0, done
+    assert "1 file: no pixel data: left in its transfer syntax" in done.stdout
+    assert (out / "rtplan.dcm").read_bytes() == (source / "rtplan.dcm").read_bytes()
+    assert "2 made before" in transcode(source, out, "--to", "rle").stdout
+    alone = transcode(source / "rtplan.dcm", tmp_path / "plan.dcm", "--to", "rle")
+    assert alone.returncode == 1
+    assert "no pixel data" in alone.stdout
 
 
 def test_files_that_are_named_must_be_dicom(tmp_path: Path) -> None:
@@ -220,6 +267,7 @@ def test_two_files_that_would_become_one_are_refused(tmp_path: Path) -> None:
         ("mpeg", (), "can be passed through, but not made"),
         ("ExplicitVRLittleEndian", ("--lossy",), "loses nothing"),
         ("ExplicitVRLittleEndian", ("--quality", "101"), "--quality"),
+        ("JPEG2000", ("--quality", "80"), "JPEG2000 does not take --quality; it takes --ratio"),
         ("ExplicitVRLittleEndian", ("--colour", "cmyk"), "--colour"),
     ],
 )
