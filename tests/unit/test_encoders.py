@@ -5,6 +5,7 @@ JPEG 2000; OpenJPEG and OpenJPH both read HTJ2K, which OpenJPH wrote; zlib reads
 second implementation of JPEG XL is here: libjxl alone reads it, and lossless it is held against the samples.
 """
 
+import tracemalloc
 import zlib
 from dataclasses import replace
 from itertools import product
@@ -465,6 +466,18 @@ def test_rle_rows_are_apart_and_segments_even() -> None:
     assert sum(lengths[:3]) == 300
 
 
+def test_rle_segments_of_odd_length_are_padded() -> None:
+    cells, image = picture(16, shape=(5, 7))
+    odd = 0
+    for seed in range(8):
+        codestream = encode(RLE, np.roll(cells, seed, axis=1) // (seed + 1), image, Quality()).codestream
+        offsets = np.frombuffer(codestream, "<u4", 2, 4)
+        assert not (offsets % 2).any()
+        assert len(codestream) % 2 == 0
+        odd += codestream[-1] == 0 or codestream[offsets[1] - 1] == 0
+    assert odd
+
+
 def test_a_deflated_frame_is_raw_deflate_of_the_native_bytes() -> None:
     for cells, image in (picture(12), picture(8, samples=3), picture(32, allocated=32)):
         codestream = encode(DEFLATED_FRAME, cells, image, Quality()).codestream
@@ -502,14 +515,34 @@ def test_a_cut_frame_is_refused(uid: str, kept: float) -> None:
         decode(uid, codestream[: int(len(codestream) * kept)], image, rgb=True)
 
 
+def test_a_deflated_frame_without_the_end_of_its_stream_is_refused() -> None:
+    cells, image = picture(12)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    endless = packer.compress(cells.tobytes()) + packer.flush(zlib.Z_SYNC_FLUSH)
+    with pytest.raises(Permanent, match="cut or damaged"):
+        decode(DEFLATED_FRAME, endless, image, rgb=True)
+
+
 def test_a_deflated_bomb_is_not_inflated_beyond_the_frame() -> None:
     _, image = picture(8)
-    bomb = imagecodecs.deflate_encode(bytes(200 << 20), level=6, raw=True)
-    with pytest.raises(Permanent, match="does not hold"):
-        decode(DEFLATED_FRAME, bomb, image, rgb=True)
+    bomb = imagecodecs.deflate_encode(bytes(50 << 20), level=6, raw=True)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Permanent, match="does not hold"):
+            decode(DEFLATED_FRAME, bomb, image, rgb=True)
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    finally:
+        tracemalloc.stop()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (64, 256), (240, 320), (7, 513), (300, 200), (1, 9000)])
+# The seven ratios that have a short form, multiples of eight and others.
+JXL_SHAPES = [
+    (1, 1), (8, 8), (50, 60), (240, 320), (200, 300), (90, 160), (80, 100), (50, 100),
+    (64, 256), (7, 513), (300, 200), (1, 9000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", JXL_SHAPES)
 def test_the_header_of_jpeg_xl_says_size_depth_and_colour(shape: tuple[int, int]) -> None:
     for bits, samples, container in product((1, 8, 10, 13, 16), (1, 3), (False, True)):
         cells, image = picture(bits, samples=samples, shape=shape)
