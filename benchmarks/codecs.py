@@ -158,11 +158,11 @@ _DCMTK_DECODE = {
     "ImplicitVRLittleEndian": ("dcmconv", "+te"),
 }
 _DCMTK_ENCODE = {
-    "RLELossless": ("dcmcrle", "-ud"),
-    "JPEGBaseline8Bit": ("dcmcjpeg", "+eb", "-ud"),
-    "JPEGExtended12Bit": ("dcmcjpeg", "+ee", "-ud"),
-    "JPEGLosslessSV1": ("dcmcjpeg", "+e1", "-ud"),
-    "JPEGLSLossless": ("dcmcjpls", "+el", "-ud"),
+    "RLELossless": ("dcmcrle",),
+    "JPEGBaseline8Bit": ("dcmcjpeg", "+eb"),
+    "JPEGExtended12Bit": ("dcmcjpeg", "+ee"),
+    "JPEGLosslessSV1": ("dcmcjpeg", "+e1"),
+    "JPEGLSLossless": ("dcmcjpls", "+el"),
     "DeflatedExplicitVRLittleEndian": ("dcmconv", "+td"),
     "ExplicitVRBigEndian": ("dcmconv", "+tb"),
     "ImplicitVRLittleEndian": ("dcmconv", "+ti"),
