@@ -20,6 +20,7 @@ from celery import Celery, signals
 from celery.exceptions import WorkerLostError
 from redis import Redis
 
+from dicomferry import durable
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.broker import celery_app, redis_client
 from dicomferry.errors import Permanent, Transient
@@ -177,6 +178,10 @@ def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> Non
     name = found[1] if found else "no signal"
     words = _ENDS.get(name, f"it ended ({name})")
     log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
+    for instance in batch.instances:
+        # Half a rendition each time would fill the disk. Whoever makes it anew by now is asked once more.
+        for left in durable.left_unpublished(spool.rendition(batch.boot, instance, batch.spec.key)):
+            left.unlink(missing_ok=True)
     if batch.alone:
         path = _end_path(spool, batch, batch.instances[0])
         with suppress(OSError):

@@ -169,3 +169,4 @@ def test_what_a_codec_does_to_its_process_costs_nobody_else_anything(
         assert 3 <= sum(how in line and "n=1:" in line for line in ends) <= 4, ends
     assert len(ends) <= 10
     assert "Traceback" not in log
+    assert not list(spool.renditions.rglob("*.tmp"))  # halves of what the dead were writing

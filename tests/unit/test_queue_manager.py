@@ -219,6 +219,14 @@ def test_a_damaged_instance_is_parked_with_the_reason():
     assert Bury("i1", "ws1", "truncated codestream", None, 0) in commands
 
 
+def test_what_was_seen_of_a_renditions_pixels_is_noted():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    seen = events.Rendered(batch.id, "i1", batch.spec.key, "", "0f1e", "verified: pixels equal")
+    noted = [c.words for c in feed(queue, seen) if isinstance(c, Note)]
+    assert noted == ["ExplicitLE: verified: pixels equal; pixels 0f1e"]
+
+
 def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
     queue = manager()
     batches = of(feed(queue, *(known(n) for n in range(8))), TranscodeBatch)
