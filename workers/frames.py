@@ -5,11 +5,12 @@ Only item headers and first bytes are read here, so that it costs nothing for a 
 
 import struct
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from dicomferry.errors import Permanent
 from workers.elements import EXPLICIT, Bytes, Element, items
 
+MOST_FRAGMENTS = 1 << 22  # of one element: a list of them must not fill memory
 _CODESTREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
 
 Fragments = Sequence[Element]
@@ -23,7 +24,9 @@ def split(source: Bytes, pixel_data: Element, frames: int) -> list[Fragments]:
     Raises:
         Permanent: the fragments cannot be told apart into `frames` frames.
     """
-    found = list(items(source, pixel_data, EXPLICIT))
+    found = list(islice(items(source, pixel_data, EXPLICIT), MOST_FRAGMENTS + 1))
+    if len(found) > MOST_FRAGMENTS:
+        raise Permanent(f"pixel data of more than {MOST_FRAGMENTS} fragments is not believed")
     if not found:
         raise Permanent("encapsulated pixel data without a Basic Offset Table item (PS3.5 A.4)")
     table, fragments = found[0], [fragment for fragment in found[1:] if fragment.length]

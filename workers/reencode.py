@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -37,6 +38,7 @@ from workers.elements import (
 )
 from workers.encapsulate import Stored
 
+MOST_ELEMENTS = 1 << 20  # of one data set or item: a list of them must not fill memory
 _CHUNK = 1 << 20
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
 _DEEPEST = 100
@@ -142,8 +144,7 @@ class Reencoder:
     ) -> None:
         if depth > _DEEPEST:
             raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
-        # A group length has the element number 0.
-        listed = [e for e in elements(self._source.view, start, end, encoding) if e.tag & 0xFFFF]
+        listed = self._listed(start, end, encoding)
         values = self._values(listed, encoding)
         if representation := values.get(attributes.REPRESENTATION):
             signed = representation[:2] != b"\x00\x00"
@@ -170,6 +171,13 @@ class Reencoder:
             elif element.tag not in replacement.removed:
                 self._changed(out, element.tag, replacement, target)
         self._copy(out, begin, stop)
+
+    def _listed(self, start: int, end: int, encoding: Encoding) -> list[Element]:
+        """The elements, group lengths (element number 0) left out."""
+        found = list(islice(elements(self._source.view, start, end, encoding), MOST_ELEMENTS + 1))
+        if len(found) > MOST_ELEMENTS:
+            raise Permanent(f"a data set of more than {MOST_ELEMENTS} elements is not believed")
+        return [element for element in found if element.tag & 0xFFFF]
 
     def _differs(self, element: Element, replacement: Replacement | None) -> bool:
         """Whether the element changes where its encoding stays."""

@@ -268,12 +268,16 @@ class _Rendition:
         image = attributes.describe(around.values)
         source_uid = self.received.transfer_syntax_uid
         fragments = Fragments(self._stored())
+        proof = self.proof = Proof(self.wanted.uid) if self.verified else None
         for parts in split(self.received.source.view, pixel_data, image.frames):
             codestream = b"".join([self.received.source.read(p.value, p.stop) for p in parts])
             limits.begin_step(len(codestream))
             other = encoders.recompress(codestream, source_uid, self.wanted.uid)
             if other is None:
                 raise Unsuitable(f"this JPEG has no other form: {self.wanted.label} cannot be made of it")
+            if proof is not None:
+                decoded = codecs.decode(source_uid, codestream, image, rgb=False)
+                proof.encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
             fragments.add(other)
         return self._fragments(fragments, fragments.extended, {})
 
