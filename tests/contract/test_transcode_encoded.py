@@ -488,8 +488,8 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 """
 
 
-def sparse(path: Path, frames: int, rows: int = 512, columns: int = 512) -> Path:
-    """A native multi-frame object whose pixels are a hole in the file."""
+def sparse(path: Path, frames: int, rows: int = 512, columns: int = 512, *, noise: bool = False) -> Path:
+    """A native multi-frame object whose pixels are a hole in the file, or one frame of `noise` repeated."""
     one = dataset((rows, columns), 16, NumberOfFrames=frames)
     one.add_new("PixelData", "OW", b"")
     write(path, one, EXPLICIT_LE)
@@ -497,13 +497,16 @@ def sparse(path: Path, frames: int, rows: int = 512, columns: int = 512) -> Path
     with path.open("r+b") as file:
         file.seek(-4, 2)
         file.write(struct.pack("<I", length))
-        file.truncate(file.tell() + length)
+        if noise:
+            frame = np.random.default_rng(5).bytes(rows * columns * 2)
+            file.writelines(frame for _ in range(frames))
+        file.truncate(file.seek(0, 2) if noise else file.tell() + length)
     return path
 
 
-@pytest.mark.parametrize("uid", [RLE, DEFLATED_LE, EXPLICIT_BE])
+@pytest.mark.parametrize("uid", [RLE, EXPLICIT_BE])
 def test_a_large_object_needs_little_memory(uid: str, tmp_path: Path) -> None:
-    source = sparse(tmp_path / "in.dcm", 640)  # 320 MiB
+    source = sparse(tmp_path / "in.dcm", 640, noise=True)  # 320 MiB, which no codec makes smaller
     target = tmp_path / "out.dcm"
     shown = subprocess.run(
         [sys.executable, "-c", SIZE, str(source), str(target), uid, "never"],
@@ -536,7 +539,7 @@ def test_lists_that_would_fill_memory_are_not_believed(
 
 @pytest.mark.parametrize("uid", [RLE, JPEG_LS, JPEG + "201", EXPLICIT_BE])
 def test_a_single_large_frame_needs_a_few_times_its_size(uid: str, tmp_path: Path) -> None:
-    source = sparse(tmp_path / "in.dcm", 1, 6000, 6000)  # 69 MiB
+    source = sparse(tmp_path / "in.dcm", 1, 4000, 4000)  # 31 MiB
     shown = subprocess.run(
         [sys.executable, "-c", SIZE, str(source), str(tmp_path / "out.dcm"), uid, "always"],
         check=True, capture_output=True, text=True,
