@@ -373,7 +373,9 @@ def main() -> None:
                 for row, calls in _contenders(kind, keyword, Path(folder)):
                     _measure(row, calls, asked.rounds)
                     rows.append(row)
-                    print(f"{row.image}: {row.syntax} {row.direction}", file=sys.stderr)
+                    rates = ", ".join(f"{who} {row.rate(who):.1f}" for who in row.seconds)
+                    over = f"; {row.over_bare:.2f} x bare" if row.over_bare else ""
+                    print(f"{row.image}: {row.syntax} {row.direction}: {rates}{over}", file=sys.stderr)
         if asked.files:
             rows += _folders(Path(folder), asked.files, os.cpu_count() or 1)
     _show(rows)
