@@ -268,12 +268,12 @@ class Reencoder:
         inner_target = content_encoding(vr, target)
         in_memory = element.length <= _IN_MEMORY and not self._holds_icon(element)
         sink: BinaryIO = BytesIO() if in_memory else out
-        with _Measured(
-            sink, _header(element.tag, vr, UNDEFINED, target), SEQUENCE_END, target, element.undefined
-        ):
+        # In Big Endian nobody agrees on the byte order of a delimiter behind little endian items.
+        undefined = element.undefined and not (vr == _UN and target.big)
+        with _Measured(sink, _header(element.tag, vr, UNDEFINED, target), SEQUENCE_END, target, undefined):
             for item in items(self._source.view, element, inner):
                 with _Measured(
-                    sink, _header(ITEM, None, UNDEFINED, target), ITEM_END, target, item.undefined
+                    sink, _header(ITEM, None, UNDEFINED, inner_target), ITEM_END, inner_target, item.undefined
                 ):
                     self._dataset(
                         sink, item.value, item.stop, inner, inner_target, signed=signed, depth=depth + 1

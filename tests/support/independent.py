@@ -6,7 +6,8 @@
     native, deflated   pydicom, DCMTK dcmconv  numpy, after dcmconv for Big Endian and Deflated
     RLE                DCMTK dcmcrle           DCMTK dcmdrle
     JPEG (all)         DCMTK dcmcjpeg          DCMTK dcmdjpeg
-    JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls
+    JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls; CharLS for 8 bits in 16 allocated ones,
+                                               which neither DCMTK nor GDCM takes
     JPEG 2000          OpenJPEG                ffmpeg's native decoder, up to 16 bits
     HTJ2K              OpenJPH (imagecodecs)   none here (ffmpeg 5.1, DCMTK and GDCM know it not): OpenJPH,
                                                where the engine decodes by OpenJPEG
@@ -82,6 +83,8 @@ def encode(native: Path, target: Path, uid: str) -> Path:
         return encapsulated(target, made, uid, [bytes(f) for f in frames])
     made = dcmread(native)
     frames = [_FRAME_ENCODERS[uid](frame, made) for frame in native_cells(made)]
+    if not BY_UID[uid].lossless:
+        made.LossyImageCompression = "01"
     if made.SamplesPerPixel == 3:
         made.PlanarConfiguration = 0
         if uid in (*J2K, *HTJ2K) and made.PhotometricInterpretation == "RGB":
@@ -210,19 +213,29 @@ def cells(path: Path, work: Path) -> tuple[np.ndarray, str]:
         never = ("+cn",) if tool == "dcmdjpeg" and BY_UID[uid].lossless else ()
         try:
             run(tool, *never, str(path), str(native))
-        except RuntimeError as error:
-            raise NoDecoder(str(error)) from error
+        except RuntimeError:
+            if tool != "dcmdjpls" or dcmread(path).BitsStored > 8:
+                raise
+            return _frames(path, uid, work)
     else:
         return _frames(path, uid, work)
     made = dcmread(native)
-    return native_cells(made), str(made.PhotometricInterpretation)
+    return extended(native_cells(made), made), str(made.PhotometricInterpretation)
+
+
+def extended(values: np.ndarray, made: Dataset) -> np.ndarray:
+    """Signed values with the sign in every bit above them, which some decoders leave clear."""
+    spare = int(made.BitsAllocated) - int(made.get("HighBit", made.BitsAllocated - 1)) - 1
+    if not (made.get("PixelRepresentation") and spare and made.SamplesPerPixel == 1):
+        return values
+    return (values << spare) >> spare
 
 
 def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
     """The syntaxes whose frames are decoded one by one."""
     made = dcmread(path)
     photometric = str(made.PhotometricInterpretation)
-    kind = f"<{'i' if made.PixelRepresentation else 'u'}{made.BitsAllocated // 8}"
+    kind = f"<{'i' if made.PixelRepresentation else 'u'}{max(1, made.BitsAllocated // 8)}"
     shape = (int(made.Rows), int(made.Columns)) + ((3,) if made.SamplesPerPixel == 3 else ())
     frames: list[np.ndarray] = []
     for codestream in codestreams(made):
@@ -230,22 +243,32 @@ def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
             frames = list(_by_ffmpeg(codestreams(made), made, work).reshape(-1, *shape))
             break
         if uid in HTJ2K:
+            if uid == HTJ2K[2]:
+                # Values over the end of their range come round on the other side in OpenJPH's wrapper.
+                frames.append(openjpeg.utils.decode(codestream, 0))
+                continue
             decoded = np.asarray(imagecodecs.htj2k_decode(codestream))
             # OpenJPH gives plane by plane what has no component transform.
             frames.append(
                 decoded.transpose(1, 2, 0) if decoded.shape == (3, *shape[:2]) != shape else decoded
             )
+        elif BY_UID[uid].group == "jpeg-ls":
+            frames.append(np.asarray(imagecodecs.jpegls_decode(codestream)))
         elif uid in JPEG_XL:
             frames.append(np.asarray(imagecodecs.jpegxl_decode(codestream, numthreads=1)))
         elif uid == DEFLATED_FRAME:
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(codestream)
-            frames.append(np.frombuffer(content, kind, int(np.prod(shape))))
+            if made.BitsAllocated == 1:
+                bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+                frames.append(bits[: np.prod(shape)])
+            else:
+                frames.append(np.frombuffer(content, kind, int(np.prod(shape))))
         else:
             raise NoDecoder(uid)
-    if photometric in ("YBR_RCT", "YBR_ICT"):
+    if photometric in ("YBR_RCT", "YBR_ICT", "XYB"):
         photometric = "RGB"  # the codestream's transform is undone by every decoder
     whole = [np.asarray(f).reshape(shape) for f in frames]
-    return np.stack(whole).astype(kind), photometric
+    return extended(np.stack(whole).astype(kind), made), photometric
 
 
 def _by_ffmpeg(frames: list[bytes], made: Dataset, work: Path) -> np.ndarray:

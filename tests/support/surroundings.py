@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.values import convert_SQ
 
 from dicomferry.syntaxes import BY_UID, EXPLICIT_BE
@@ -38,9 +40,19 @@ def values(path: Path, without: frozenset[int], work: Path) -> dict[str, object]
     made = dcmread(path)
     if made.file_meta.TransferSyntaxUID == EXPLICIT_BE:
         little = work / f"{path.stem}.little.dcm"
-        run("dcmconv", "+te", "-u", "-g", str(path), str(little))
+        run("dcmconv", "+te", "-g", str(path), str(little))
         made = dcmread(little)
     return _values(made, without, "")
+
+
+def _encoded(element: DataElement) -> bytes:
+    """The bytes of an element that pydicom has decoded while it read, such as the character set."""
+    if element.VR == "SQ" or element.is_buffered:
+        return b""
+    stream = DicomBytesIO()
+    stream.is_little_endian = stream.is_implicit_VR = True
+    write_data_element(stream, element, ["iso8859"])
+    return stream.getvalue()[8:]
 
 
 def _values(made: Dataset, without: frozenset[int], prefix: str) -> dict[str, object]:
@@ -49,8 +61,7 @@ def _values(made: Dataset, without: frozenset[int], prefix: str) -> dict[str, ob
         if tag.element == 0 or tag in without:
             continue
         element = made.get_item(tag)
-        # pydicom converts a few elements while it reads, such as the character set.
-        value = element.value if element.is_raw or not element.value else str(element.value)
+        value = element.value if element.is_raw else _encoded(element)
         items = None
         if made[tag].VR == "SQ":
             items = made[tag].value
@@ -60,7 +71,7 @@ def _values(made: Dataset, without: frozenset[int], prefix: str) -> dict[str, ob
         if items is None:
             found[f"{prefix}{tag}"] = value or b""
             continue
-        found[f"{prefix}{tag}"] = len(items)
+        found[f"{prefix}{tag}"] = len(items) or b""
         for number, item in enumerate(items):
             found |= _values(item, frozenset(), f"{prefix}{tag}[{number}].")
     return found

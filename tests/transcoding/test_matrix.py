@@ -8,6 +8,7 @@ Three sweeps instead of the whole product: each pair of syntaxes with a grey and
 image, native, to each target; each shipped file to a few targets, which rotate.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -95,24 +96,35 @@ def compare(
 ) -> None:
     """Pixels, elements around, and the file's own consistency."""
     source_uid = str(dcmread(source).file_meta.TransferSyntaxUID)
-    assert problems(target) == []
+    same = source_uid == uid
+    recompressed = {source_uid, uid} == {JPEG + "50", RECOMPRESSED}
+    # The codestreams of others stay as they are, with the faults that they came with.
+    found = [p for p in problems(target) if not ((same or recompressed) and p.startswith("frame "))]
+    assert found == []
     overlay = (0x6000, 0x0102) in dcmread(source)
     without = changeable(source_uid, uid, overlay=overlay and not BY_UID[uid].native)
     if not BY_UID[source_uid].native and BY_UID[uid].native:
         without |= {0x00280004, 0x00280006}
     assert values(target, without, work) == values(source, without, work)
     before, after = dcmread(source), dcmread(target)
-    is_lossy_step = not BY_UID[uid].lossless and not (source_uid == uid or RECOMPRESSED in (uid, source_uid))
+    is_lossy_step = not (BY_UID[uid].lossless or same or recompressed)
     assert (after.SOPInstanceUID == before.SOPInstanceUID) == (not is_lossy_step)
     expected, colour = exact or truth(source, work)
     got, got_colour = independent.cells(target, work)
+    colour, got_colour = colour.removesuffix("_422"), got_colour.removesuffix("_422")
     assert got.shape == expected.shape
     if colour != got_colour:
-        assert {colour, got_colour} <= {"RGB", "YBR_FULL", "YBR_FULL_422"}, (colour, got_colour)
+        assert {colour, got_colour} == {"RGB", "YBR_FULL"}
         if got_colour == "RGB":
             expected = to_rgb(expected, before.BitsStored)
         else:
             got = to_rgb(np.ascontiguousarray(got), after.BitsStored)
+    if overlay and not BY_UID[uid].native and dcmread(target)[0x60000102].value == 0:
+        # The bits above those stored are Overlay Data now.
+        mask = (1 << before.BitsStored) - 1
+        plane = np.packbits((expected >> before.BitsStored & 1).astype(np.uint8).ravel(), bitorder="little")
+        assert after[0x60003000].value[: plane.size] == plane.tobytes()
+        expected = expected & mask
     off = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     assert off.max() <= tolerance(source_uid, uid, colour != got_colour, before)
 
@@ -123,13 +135,28 @@ def tolerance(source_uid: str, uid: str, converted: bool, data) -> float:
         allowed += 1
     if not BY_UID[uid].lossless:
         if uid == JPEG + "81":
-            return allowed + 2
+            return allowed + 2 * (2.772 if converted else 1)  # B is Y + 1.772 Cb
         return (1 << data.BitsStored) / 4  # its quality is test_lossy's; here, that it is the same image
     return allowed
 
 
 def predicted(uid: str, source: Path) -> str | None:
-    return None if BY_UID[uid].native else refusal(uid, image_of(source))
+    """Why the table says that this cannot be made, if it does."""
+    data = dcmread(source)
+    source_uid = str(data.file_meta.TransferSyntaxUID)
+    if BY_UID[uid].native or uid == source_uid:
+        return None
+    if "PixelData" not in data:
+        return "no pixel data"
+    if RECOMPRESSED in (uid, source_uid) and JPEG + "50" in (uid, source_uid):
+        return None
+    image = image_of(source)
+    decoded = {"YBR_RCT": "RGB", "YBR_ICT": "RGB", "XYB": "RGB", "YBR_FULL_422": "YBR_FULL"}
+    image = replace(image, photometric=decoded.get(image.photometric, image.photometric))
+    if uid == JPEG + "81" and image.signed:
+        # NEAR may carry a value over the end of its range: that depends on the values, these reach it.
+        return "signed samples at the end of their range"
+    return refusal(uid, image)
 
 
 def test_each_syntax_that_is_decoded_has_a_source() -> None:

@@ -20,7 +20,7 @@ def rle(cells: np.ndarray, image: Image, _quality: Quality) -> Encoded:
     for sample in range(image.samples):
         for byte in reversed(range(size)):
             # A two-dimensional array is packed row by row: a run must not cross the end of a row.
-            packed = imagecodecs.packbits_encode(np.ascontiguousarray(planes[:, :, sample, byte]))
+            packed = imagecodecs.packbits_encode(planes[:, :, sample, byte].copy())
             segments.append(packed + b"\x00" * (len(packed) % 2))
     offsets = [64]
     for segment in segments[:-1]:
