@@ -155,7 +155,7 @@ class Proof:
         if BY_UID[self.uid].native:
             return "verified: the file holds what was decoded"
         by = f"decoded back by {reader_of(self.uid).library}"
-        if self.lossless:
+        if self.lossless or not self.worst:
             return f"verified: {by}, pixels equal"
         return f"verified: {by}, off by at most {self.worst}" + (
             f", PSNR {self.psnr} dB" if self.psnr else ""
