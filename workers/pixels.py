@@ -13,7 +13,7 @@ from workers import codecs
 from workers.attributes import Unsuitable
 from workers.codecs import YBR, Decoded, Image
 from workers.elements import Element
-from workers.frames import split
+from workers.frames import MOST_FRAGMENTS, split
 from workers.reencode import Source
 
 # Two pixels share their colour: Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2).
@@ -89,6 +89,10 @@ def _check(image: Image) -> None:
         raise Unsuitable(f"cells of {image.bits_allocated} bits stay native (PS3.5 8.1.1)")
     if image.photometric.startswith("YBR_PARTIAL"):
         raise Unsuitable(f"{image.photometric}, retired, stays native")
+    if image.frames > MOST_FRAGMENTS:
+        raise Unsuitable(
+            f"{image.frames} frames are more than the {MOST_FRAGMENTS} fragments that are believed"
+        )
     if frame_bits(image) // 8 > codecs.LARGEST_FRAME:
         raise Permanent(
             f"a frame of {frame_bits(image) // 8} bytes is over the limit of {codecs.LARGEST_FRAME}"

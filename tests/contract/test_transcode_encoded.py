@@ -451,7 +451,8 @@ def test_a_palette_image_is_no_lossy_one(tmp_path: Path) -> None:
     ("changed", "words"),
     [
         ({"Rows": 65535, "Columns": 65535}, "limit|truncated"),
-        ({"NumberOfFrames": 2_000_000_000}, "truncated"),
+        ({"NumberOfFrames": 4_000_000}, "truncated"),
+        ({"NumberOfFrames": 2_000_000_000}, "more than"),
         ({"Rows": 0}, "0 rows"),
         ({"SamplesPerPixel": 7}, "7 samples"),
         ({"BitsAllocated": 12}, "12 bits"),
