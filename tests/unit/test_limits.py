@@ -89,10 +89,28 @@ def test_a_step_that_hangs_is_killed_though_others_before_it_were_quick(monkeypa
 
 
 def test_no_deadline_outlives_what_it_was_for():
-    with limits.deadline(0.2):
-        pass
-    limits.begin_step(1)
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    def run() -> None:
+        with limits.deadline(0.2):
+            pass
+        limits.begin_step(1)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+    assert child(run) == 0
+
+
+def test_a_timer_that_ran_before_goes_on_afterwards():
+    def run() -> None:
+        rung = []
+        signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with limits.deadline(30):
+            time.sleep(0.1)
+        deadline = time.monotonic() + 5
+        while not rung and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert rung
+
+    assert child(run) == 0
 
 
 @pytest.mark.parametrize("size", [0, 1 << 19, 1 << 30])
