@@ -169,6 +169,7 @@ PICTURES: tuple[Picture, ...] = (
     Picture("grey12-high-bit-15", 12, 16, high_bit=15),
     Picture("grey12-overlay", 12, 16, overlay=True, frames=2, columns=32),
     Picture("grey16", 16, 16, frames=30, rows=17, columns=19),
+    Picture("grey16-one-pixel", 16, 16, rows=1, columns=1),
     Picture("grey16-signed", 16, 16, signed=True),
     Picture("grey16-large", 16, 16, rows=300, columns=257),
     Picture("grey32", 32, 32, frames=2),
