@@ -64,12 +64,7 @@ def native(
     _check(image)
     present = pixel_data.length * 8
     subsampled = _is_subsampled(image, present)
-    bits = frame_bits(image) * 2 // 3 if subsampled else frame_bits(image)
-    if bits * image.frames > present:
-        raise Permanent(
-            f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
-            "be: it is truncated"
-        )
+    bits = must_hold(pixel_data, image)
     # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
     swapped = big and pixel_data.vr == b"OW"
     notes: tuple[str, ...] = ()
@@ -78,6 +73,26 @@ def native(
     for number in range(image.frames):
         content = _bits(source, pixel_data, number * bits, bits, swapped=swapped)
         yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
+
+
+def must_hold(pixel_data: Element, image: Image) -> int:
+    """The bits of one frame of native pixel data, which must hold all that the attributes speak of.
+
+    Raises:
+        Permanent: there are fewer bytes than the attributes say.
+    """
+    if not frame_bits(image):
+        raise Permanent("there are pixel data, and Rows, Columns, Samples per Pixel or Bits Allocated is 0")
+    if image.bits_stored > image.bits_allocated:
+        raise Permanent(f"{image.bits_stored} bits cannot be stored in {image.bits_allocated} (PS3.5 8.1.1)")
+    present = pixel_data.length * 8
+    bits = frame_bits(image) * 2 // 3 if _is_subsampled(image, present) else frame_bits(image)
+    if bits * image.frames > present:
+        raise Permanent(
+            f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
+            "be: it is truncated, or its attributes are wrong"
+        )
+    return bits
 
 
 def _check(image: Image) -> None:

@@ -169,21 +169,20 @@ class _Rendition:
                     raise Unsuitable(f"{self.wanted.label} cannot hold float pixel data (PS3.5 A.4)")
                 raise NoPixelData(f"{self.wanted.label} holds images, and this has no pixel data (PS3.5 A.4)")
             return None
-        if pixel_data.undefined and self.found.native:
-            raise Permanent(
-                "pixel data is in fragments though the transfer syntax is a native one (PS3.5 A.4)"
-            )
-        if not pixel_data.undefined and not self.found.native:
-            if around.nested:
+        if pixel_data.undefined == self.found.native:
+            if around.nested and not pixel_data.undefined:
                 return None  # an icon's may be native in any syntax
-            raise Permanent(
-                "pixel data is not in fragments though the syntax is a compressed one (PS3.5 A.4)"
-            )
+            form, kind = ("", "native") if pixel_data.undefined else ("not ", "compressed")
+            raise Permanent(f"pixel data is {form}in fragments though the syntax is a {kind} one (PS3.5 A.4)")
         if self.same:
             delimited = pixel_data.end > pixel_data.stop
             return None if self.found.native or around.nested or delimited else self._copied(pixel_data)
         if around.nested or self.wanted.native:
-            return None if self.found.native else self._native(pixel_data, around)
+            return (
+                self._still_native(pixel_data, around)
+                if self.found.native
+                else self._native(pixel_data, around)
+            )
         if self.recompresses:
             return self._recompressed(pixel_data, around)
         return self._encoded(pixel_data, around)
@@ -196,6 +195,13 @@ class _Rendition:
             yield DELIMITER
 
         return Replacement(b"OB", UNDEFINED, content())
+
+    @staticmethod
+    def _still_native(pixel_data: Element, around: Around) -> None:
+        """Leave native pixel data as they are, if they are all there; an icon's as they may be."""
+        sized = around.values.keys() >= {attributes.ROWS, attributes.COLUMNS, attributes.ALLOCATED}
+        if sized and not around.nested:  # what is not said is not contradicted
+            pixels.must_hold(pixel_data, attributes.describe(around.values))
 
     def _native(self, pixel_data: Element, around: Around) -> Replacement:
         """Decoded; `around.values` are the attributes around it."""

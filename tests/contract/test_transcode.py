@@ -54,7 +54,8 @@ FILES = sorted(
 )
 # Its sequence delimiter is gone: DCMTK, GDCM and pydicom refuse it, though every frame is there.
 UNDELIMITED = "emri_small_jpeg_2k_lossless_too_short.dcm"
-SOUND = [path for path in FILES if path.name not in DAMAGED and path.name != UNDELIMITED]
+UNCOUNTED = "badVR.dcm"  # its Number of Frames is no number: only a copy can be made of it
+SOUND = [path for path in FILES if path.name not in DAMAGED and path.name not in (UNDELIMITED, UNCOUNTED)]
 BY_DCMTK = {
     "rle": "dcmdrle", "jpeg": "dcmdjpeg", "jpeg-lossless": "dcmdjpeg", "jpeg-ls": "dcmdjpls",
     "uncompressed": "dcmconv", "deflated": "dcmconv",
@@ -196,6 +197,14 @@ def test_damage_is_named_and_leaves_nothing_behind(name: str, tmp_path: Path) ->
     with pytest.raises(Permanent, match=DAMAGED[name]):
         rendition(shipped(name), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_native_pixels_that_nobody_can_count_are_copied_or_refused(tmp_path: Path) -> None:
+    source = shipped(UNCOUNTED)
+    copied = rendition(source, tmp_path)
+    assert dcmread(copied).PixelData == dcmread(source).PixelData
+    with pytest.raises(Permanent, match="Number of Frames"):
+        rendition(source, tmp_path, IMPLICIT_LE)
 
 
 def test_equal_inputs_and_specs_give_equal_bytes(tmp_path: Path) -> None:

@@ -54,14 +54,7 @@ def hole_that_the_huffman_code_survives(case: Case, damage: Damage) -> bool:
     return BY_UID[case.uid].group in ("jpeg", "jpeg-lossless") and damage.what.startswith("a hole")
 
 
-def native_pixels_stay_native(case: Case, damage: Damage) -> bool:
-    """From one native syntax to another the pixels are copied; that their size is absurd is not seen."""
-    absurd = ("28001", "Bits", "Samples", "Number")
-    return BY_UID[case.uid].native and BY_UID[case.target].native and damage.what.startswith(absurd)
-
-
 KNOWN_GAPS = (
-    native_pixels_stay_native,
     cut_between_elements,
     smaller_than_its_pixels,
     hole_that_the_huffman_code_survives,
