@@ -23,6 +23,7 @@ import openjpeg
 from dicomferry.errors import Permanent
 from dicomferry.syntaxes import BY_UID
 from workers.codestreams import Header, read_j2k, read_jpeg, without_jp2
+from workers.jpeg_entropy import decode_whole
 from workers.jxl_header import read_jxl
 
 RGB = "RGB"
@@ -33,9 +34,6 @@ LARGEST_FRAME = 1 << 30
 # A blank image compresses well, a bomb better: above this ratio and size a frame is not believed.
 _BOMB_RATIO = 20_000
 _BOMB_SIZE = 64 << 20
-
-# Entropy-coded data that mean nothing: no marker, no long run of equal bits.
-_MORE = bytes(number * 37 % 251 for number in range(1, 251))
 
 _JPEG = "1.2.840.10008.1.2.4."
 _DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
@@ -157,33 +155,16 @@ def _jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
     header = read_jpeg(codestream)
     _check_agreement(header, image)
     if image.samples == 1:
-        return _as_cells(_whole_jpeg(codestream), header, image, image.photometric)
+        return _as_cells(decode_whole(codestream, header, None, None), header, image, image.photometric)
     colour, notes = _jpeg_colour(header, image)
     if header.lossless or colour == RGB:
         # Equal input and output colour spaces: no conversion.
-        values = _whole_jpeg(codestream, colorspace=RGB, outcolorspace=RGB)
+        values = decode_whole(codestream, header, RGB, RGB)
     else:
         colour_out = RGB if rgb else "YCBCR"
-        values = _whole_jpeg(codestream, colorspace="YCBCR", outcolorspace=colour_out)
+        values = decode_whole(codestream, header, "YCBCR", colour_out)
         colour = RGB if rgb else YBR
     return _as_cells(values, header, image, colour, notes)
-
-
-def _whole_jpeg(
-    codestream: bytes, *, colorspace: str | None = None, outcolorspace: str | None = None
-) -> np.ndarray:
-    """The samples of a JPEG frame whose entropy-coded data are all there.
-
-    libjpeg-turbo makes up what is missing, and imagecodecs swallows its warning. So it decodes a second time,
-    with more data before EOI: who needed none of them has the same samples again.
-    """
-    colours = {"colorspace": colorspace, "outcolorspace": outcolorspace}
-    values = imagecodecs.jpeg8_decode(codestream, **colours)  # type: ignore[arg-type]
-    end = len(codestream[: codestream.rfind(b"\xff\xd9")].rstrip(b"\xff"))
-    longer = b"".join((codestream[:end], _MORE, codestream[end:]))
-    if not np.array_equal(values, imagecodecs.jpeg8_decode(longer, **colours)):  # type: ignore[arg-type]
-        raise Permanent("the entropy-coded data of a JPEG frame end early: it is truncated or damaged")
-    return np.asarray(values)
 
 
 def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:

@@ -43,8 +43,8 @@ def read_jpeg(codestream: bytes) -> Header:
     frame: tuple[int, bytes] | None = None
     jfif = False
     adobe: int | None = None
-    segments = _segments(codestream)
-    for marker, segment, after in segments:
+    found = segments(codestream)
+    for marker, segment, after in found:
         if marker in _FRAME_HEADERS and frame is None:
             frame = marker, segment
         elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
@@ -58,7 +58,7 @@ def read_jpeg(codestream: bytes) -> Header:
             break
     if frame is None:
         raise Permanent("a JPEG frame has no frame header (SOF)")
-    _check_tables(segments, frame[0])
+    _check_tables(found, frame[0])
     marker, segment = frame
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
         raise Permanent("a JPEG frame header is cut short")
@@ -74,17 +74,17 @@ def read_jpeg(codestream: bytes) -> Header:
     )
 
 
-def _check_tables(segments: list[tuple[int, bytes, int]], process: int) -> None:
+def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
     """The first scan's Huffman tables are there; libjpeg-turbo would take Motion JPEG's in their place."""
     if process not in _HUFFMAN:
         return
     defined = set()
-    for marker, segment, _ in segments:
+    for marker, segment, _ in found:
         at = 0
         while marker == _TABLES and at + 17 <= len(segment):
             defined.add(segment[at])
             at += 17 + sum(segment[at + 1 : at + 17])
-    scan = segments[-1][1]
+    scan = found[-1][1]
     selected = scan[2 : 2 + 2 * scan[0] : 2] if scan else b""
     needed = {table >> 4 for table in selected}
     if process != _LOSSLESS:
@@ -93,7 +93,7 @@ def _check_tables(segments: list[tuple[int, bytes, int]], process: int) -> None:
         raise Permanent("a JPEG frame lacks its Huffman tables (DHT): it is damaged")
 
 
-def _segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
+def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
     """Marker, content and end of each marker segment up to and with the first scan header."""
     found = []
     at = 2
