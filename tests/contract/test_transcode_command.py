@@ -323,8 +323,11 @@ def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     fresh_copies("693_J2KR.dcm", 150, tmp_path / "in")
     program = subprocess.Popen(
         # A shell starts what it puts in the background with SIGINT ignored, and that is inherited.
-        ["env", "--default-signal=INT"]
-        + command(tmp_path / "in", tmp_path / "out", "--to", "uncompressed", "--jobs", 2),
+        [
+            "env",
+            "--default-signal=INT",
+            *command(tmp_path / "in", tmp_path / "out", "--to", "uncompressed", "--jobs", 2),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
