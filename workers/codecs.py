@@ -263,6 +263,9 @@ def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     return Decoded(values.reshape(_shape(image)), _plain_colour(image))
 
 
+_RLE_EXCESS = 128  # bytes: one run too many, which old encoders leave at the end
+
+
 def _packbits(segment: bytes, pixels: int) -> np.ndarray:
     """`pixels` bytes from one segment; a byte that pads it to even length is not data (PS3.5 G.3.1)."""
     if len(segment) * 64 < pixels:
@@ -273,6 +276,8 @@ def _packbits(segment: bytes, pixels: int) -> np.ndarray:
         unpacked = imagecodecs.packbits_decode(segment[:-1])
     if len(unpacked) < pixels:
         raise Permanent(f"an RLE segment holds {len(unpacked)} bytes of {pixels}: it is truncated")
+    if len(unpacked) > pixels + _RLE_EXCESS:
+        raise Permanent(f"an RLE segment holds {len(unpacked)} bytes for {pixels} pixels: they do not match")
     return np.frombuffer(unpacked, np.uint8, pixels)
 
 

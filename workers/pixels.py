@@ -76,10 +76,12 @@ def native(
 
 
 def must_hold(pixel_data: Element, image: Image) -> int:
-    """The bits of one frame of native pixel data, which must hold all that the attributes speak of.
+    """The bits of one frame of native pixel data, which must hold what the attributes speak of, and no more.
+
+    Some bytes of padding are forgiven, a whole frame is not: it would be lost without a word.
 
     Raises:
-        Permanent: there are fewer bytes than the attributes say.
+        Permanent: there are fewer bytes than the attributes say, or a frame more.
     """
     if not frame_bits(image):
         raise Permanent("there are pixel data, and Rows, Columns, Samples per Pixel or Bits Allocated is 0")
@@ -91,6 +93,12 @@ def must_hold(pixel_data: Element, image: Image) -> int:
         raise Permanent(
             f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
             "be: it is truncated, or its attributes are wrong"
+        )
+    excess = present - bits * image.frames
+    if excess >= max(bits, 16):
+        raise Permanent(
+            f"native pixel data has {pixel_data.length} bytes, at least a frame more than the {image.frames} "
+            "that the attributes speak of: they are wrong"
         )
     return bits
 

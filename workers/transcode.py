@@ -37,6 +37,7 @@ _CHUNK = 1 << 20
 _NEAR = "1.2.840.10008.1.2.4.81"
 _JPEG, _JPEG_IN_XL = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.111"
 _FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
+_ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3.1.10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +165,7 @@ class _Rendition:
         """What takes the place of the pixel data in a data set, if it does not stay as it is."""
         pixel_data = around.elements.get(PIXEL_DATA)
         if pixel_data is None:
-            if not (self.wanted.native or self.same):
-                if any(tag in around.elements for tag in _FLOATS):
-                    raise Unsuitable(f"{self.wanted.label} cannot hold float pixel data (PS3.5 A.4)")
-                raise NoPixelData(f"{self.wanted.label} holds images, and this has no pixel data (PS3.5 A.4)")
+            self._without_pixel_data(around)
             return None
         if pixel_data.undefined == self.found.native:
             if around.nested and not pixel_data.undefined:
@@ -187,6 +185,18 @@ class _Rendition:
             return self._recompressed(pixel_data, around)
         return self._encoded(pixel_data, around)
 
+    def _without_pixel_data(self, around: Around) -> None:
+        """Nothing is to be done where there are no pixels, unless there should be some."""
+        floats = any(tag in around.elements for tag in _FLOATS)
+        described = around.values.keys() & attributes.OF_PIXELS
+        if described and not (floats or around.nested or _ELSEWHERE in around.elements):
+            raise Permanent("the attributes of an image are there, its pixel data are not: it is truncated")
+        if self.wanted.native or self.same:
+            return
+        if floats:
+            raise Unsuitable(f"{self.wanted.label} cannot hold float pixel data (PS3.5 A.4)")
+        raise NoPixelData(f"{self.wanted.label} holds images, and this has no pixel data (PS3.5 A.4)")
+
     def _copied(self, pixel_data: Element) -> Replacement:
         """The fragments as they are, and the delimiter that they lack."""
 
@@ -199,8 +209,9 @@ class _Rendition:
     @staticmethod
     def _still_native(pixel_data: Element, around: Around) -> None:
         """Leave native pixel data as they are, if they are all there; an icon's as they may be."""
-        sized = around.values.keys() >= {attributes.ROWS, attributes.COLUMNS, attributes.ALLOCATED}
-        if sized and not around.nested:  # what is not said is not contradicted
+        if (
+            around.values.keys() >= attributes.SIZE and not around.nested
+        ):  # what is not said is not contradicted
             pixels.must_hold(pixel_data, attributes.describe(around.values))
 
     def _native(self, pixel_data: Element, around: Around) -> Replacement:

@@ -247,6 +247,7 @@ def test_the_sign_of_a_nested_lookup_table_is_that_of_the_image(tmp_path: Path) 
         lut = Dataset()
         lut.add_new(0x00283002, "SS" if signed else "US", [2, 7, 16])
         made.ModalityLUTSequence = Sequence([lut])
+        made.add_new("PixelData", "OW", bytes(18))
         out = dcmread(rendition(write(tmp_path / f"{signed}.dcm", made, IMPLICIT_LE)))
         assert ("SS" if signed else "US") == out.ModalityLUTSequence[0]["LUTDescriptor"].VR
 
