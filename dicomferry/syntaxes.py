@@ -84,6 +84,7 @@ _VIDEO = (
 _OPENJPEG = "OpenJPEG (pylibjpeg-openjpeg)"
 _OPENJPH = "OpenJPH (imagecodecs)"
 _TURBO = "libjpeg-turbo (imagecodecs)"
+_STRICT_TURBO = "libjpeg-turbo (simplejpeg, imagecodecs)"  # where its warnings can be errors
 _CHARLS = "CharLS (imagecodecs)"
 _CHARLS_ENCODER = "CharLS (pyjpegls)"
 _JXL = "libjxl (imagecodecs)"
@@ -167,7 +168,7 @@ TABLE: tuple[Syntax, ...] = (
     Syntax("1.2.840.10008.1.2.5", "RLELossless", "RLE", "rle",
            lossless=True, decoded=True, encoded=True, decoder=_PACKBITS, encoder=_PACKBITS, holds=_RLE),
     Syntax(_JPEG + "50", "JPEGBaseline8Bit", "JPEG", "jpeg",
-           decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_BASELINE),
+           decoded=True, encoded=True, decoder=_STRICT_TURBO, encoder=_TURBO, holds=_BASELINE),
     Syntax(_JPEG + "51", "JPEGExtended12Bit", "JPEG12", "jpeg",
            decoded=True, encoded=True, decoder=_TURBO, encoder=_TURBO, holds=_EXTENDED),
     Syntax(_JPEG + "57", "JPEGLossless", "JPEGLossless", "jpeg-lossless",
