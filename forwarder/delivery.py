@@ -67,24 +67,21 @@ class Forwarder:
 
     def deliver(self, batch: DeliverBatch) -> None:
         """Send what the batch names, as far as the destination takes it; the rest stays pending."""
-        with self._spool.hold_lease(batch.id) as held:
-            if not held:
-                return
-            self._sender.send(events.Started(batch.id))
-            destination = self._destination(batch)
-            if destination is not None:
-                self._guarded(batch, lambda: self._send_batch(batch, destination))
-        self._sender.send(events.Finished(batch.id))
+        self._hold(batch, lambda destination: self._send_batch(batch, destination))
 
     def probe(self, batch: ProbeBatch) -> None:
         """Ask the destination whether it answers and what it takes."""
+        self._hold(batch, lambda destination: self._ask(batch, destination))
+
+    def _hold(self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], None]) -> None:
+        """Do `work` under the batch's lease; nothing where that is gone or held."""
         with self._spool.hold_lease(batch.id) as held:
             if not held:
                 return
             self._sender.send(events.Started(batch.id))
             destination = self._destination(batch)
             if destination is not None:
-                self._guarded(batch, lambda: self._ask(batch, destination))
+                self._guarded(batch, lambda: work(destination))
         self._sender.send(events.Finished(batch.id))
 
     def stop(self, grace: float) -> None:
