@@ -82,10 +82,10 @@ def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:
             child.kill()
-        pool.shutdown()
+        # Waited for: a pool whose thread is still ending makes the interpreter complain at exit.
+        pool.shutdown(cancel_futures=True)
         for job in under_way.values():
             _sweep(job)
         raise

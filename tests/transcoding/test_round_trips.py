@@ -274,7 +274,9 @@ def test_sequences_nested_deeper_than_any_document_survive(depth: int, tmp_path:
         outer = Dataset()
         outer.ReferencedImageSequence = Sequence([inner])
         inner = outer
-    made = Picture("deep", 8, 8, rows=5, columns=7).dataset()
+    picture = Picture("deep", 8, 8, rows=5, columns=7)
+    made = picture.dataset()
+    made.add_new("PixelData", "OB", picture.native)
     made.ReferencedImageSequence = inner.ReferencedImageSequence
     surround(made)
     source = write(tmp_path / "in.dcm", made, EXPLICIT_LE)
