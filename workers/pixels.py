@@ -155,8 +155,8 @@ def _cells(content: bytes, image: Image, *, planar: bool, subsampled: bool) -> D
         return Decoded(_upsampled(cells, image), YBR)
     colour = YBR if image.photometric == SUBSAMPLED else image.photometric
     if planar:
-        cells = np.moveaxis(cells.reshape(3, image.rows, image.columns), 0, -1)
-        return Decoded(np.ascontiguousarray(cells), colour)
+        # Copied: numpy calls the strides of one pixel contiguous, whatever they are; imagecodecs does not.
+        return Decoded(np.moveaxis(cells.reshape(3, image.rows, image.columns), 0, -1).copy(), colour)
     return Decoded(cells.reshape(image.rows, image.columns, 3), colour)
 
 
