@@ -9,6 +9,8 @@ import threading
 from glob import escape
 from pathlib import Path
 
+from dicomferry.crashpoints import reach
+
 
 def sync_file(path: Path) -> None:
     """Put the content of `path` on disk."""
@@ -35,7 +37,9 @@ def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path`, durably and all at once: a reader sees the old file or the new one."""
     temporary = unpublished(path)
     write_synced(temporary, content)
+    reach("replacement.written")
     temporary.rename(path)
+    reach("replacement.renamed")
     sync_folder(path.parent)
 
 

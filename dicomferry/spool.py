@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dicomferry import durable
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 
 SCHEMA = 1
@@ -164,9 +165,13 @@ class Spool:
         Raises:
             OSError: it is not safe; `staging` may remain and is swept later.
         """
+        reach("reception.written")
         durable.sync_file(staging / "received.dcm")
+        reach("reception.file-synced")
         durable.write_synced(staging / "instance.json", _dump(instance))
+        reach("reception.recorded")
         durable.sync_folder(staging)
+        reach("reception.folder-synced")
         final = self.folder(instance.id)
         try:
             staging.rename(final)
@@ -177,7 +182,9 @@ class Spool:
             # Whoever renamed it may not have synced the shard yet, and we are about to answer success too.
             durable.sync_folder(final.parent)
             return False
+        reach("reception.renamed")
         durable.sync_folder(final.parent)
+        reach("reception.shard-synced")
         return True
 
     def ids(self, shard: str) -> list[str]:
@@ -260,7 +267,9 @@ class Spool:
             return False
         grave = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
         with suppress(FileNotFoundError):
+            reach("retirement.begun")
             self.folder(instance).rename(grave)
+            reach("retirement.renamed")
             shutil.rmtree(grave, ignore_errors=True)
         shutil.rmtree(self.renditions / boot_id() / instance, ignore_errors=True)
         return True

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from dicomferry import events
 from dicomferry.batches import new_batch_id
 from dicomferry.broker import celery_app, redis_client
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.settings import Settings
 from dicomferry.spool import Spool, State, boot_id
@@ -143,6 +144,7 @@ class Dispatcher:
             time.sleep(0.2)
             return
         for text in [first[1], *(rest or ())] if first else ():
+            reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
                 if event.instance not in self._manager.entries and not self._reader.is_busy(event.instance):
@@ -229,7 +231,9 @@ class Dispatcher:
         batch = command.batch
         try:
             self._spool.make_lease(batch.id, command.instances)
+            reach("publication.leased")
             self._publisher.publish(batch, command.label)
+            reach("publication.published")
             log.info("Published batch=%s %s", batch.id, command.label)
         except (OperationalError, RedisError, OSError) as error:
             log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
@@ -245,7 +249,9 @@ class Dispatcher:
             "at": time.time(),
         }
         try:
+            reach("burial.begun")
             self._spool.mark_dead(command.instance, command.destination, record)
+            reach("burial.marked")
         except FileNotFoundError:
             return  # the instance is gone, and so is what was to be said of it
         log.warning(
@@ -256,6 +262,7 @@ class Dispatcher:
         rows, self._rows = self._rows, []
         if rows:
             self._history.write(rows)
+            reach("history.written")
 
 
 class _Known:

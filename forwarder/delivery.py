@@ -16,6 +16,7 @@ from pydicom.uid import UID
 
 from dicomferry import events
 from dicomferry.batches import DeliverBatch, Parcel, ProbeBatch
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
 from dicomferry.part10 import Meta, read_meta
 from dicomferry.settings import Destination, Settings
@@ -79,9 +80,11 @@ class Forwarder:
             if not held:
                 return
             self._sender.send(events.Started(batch.id))
+            reach("delivery.leased")
             destination = self._destination(batch)
             if destination is not None:
                 self._guarded(batch, lambda: work(destination))
+        reach("delivery.finished")
         self._sender.send(events.Finished(batch.id))
 
     def stop(self, grace: float) -> None:
@@ -145,6 +148,7 @@ class Forwarder:
         proposal = for_parcels(needs, destination.shown_syntaxes)
         while not self._stopping.is_set():
             loan = self._associate(batch, destination, calling, proposal, needs)
+            reach("delivery.associated")
             responses = loan.association.responses
             try:
                 words = self._send_through(batch, loan, load)
@@ -189,8 +193,11 @@ class Forwarder:
             "why": parcel.why,
             "key": parcel.key,
         }
+        reach("delivery.answered")
         self._spool.mark_delivered(parcel.instance, batch.destination, record)
+        reach("delivery.marked")
         self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status))
+        reach("delivery.told")
         log.info(
             "Delivered instance=%s destination=%s syntax=%s: %s",
             parcel.instance, batch.destination, label(shipment.meta.transfer_syntax_uid), result.words,

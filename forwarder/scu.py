@@ -21,6 +21,7 @@ from pynetdicom.pdu_primitives import (
     MaximumLengthNotification,
 )
 
+from dicomferry.crashpoints import reach
 from dicomferry.part10 import Meta
 from dicomferry.settings import Destination
 from forwarder.line import Line, Pdu, PeerClosed, PeerFailure, pdu
@@ -113,6 +114,7 @@ class Association:
                     block.clear()
                 if not left:
                     break
+        reach("delivery.sent")
         return self._status(_C_STORE_RQ)
 
     def echo(self) -> int:

@@ -20,6 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.broker import redis_client
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.events import EventSender, Received
 from dicomferry.settings import Settings
@@ -123,6 +124,7 @@ class Reception:
             log.warning("Refused %s 0x%04X: %s", uid, answer.status, answer.comment)
         elif self._events is not None:
             self._events.send(Received(answer.instance))
+            reach("reception.announced")
         return answer
 
     def _answer(self, association: FerryAssociation, sink: Sink) -> Answer:

@@ -25,6 +25,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationServer, RequestHandler
 
+from dicomferry.crashpoints import reach
 from dicomferry.spool import Spool
 from dicomferry.wire import PromptSocket
 from ingest.admission import Admitted
@@ -180,6 +181,7 @@ class FerryAssociation(Association):
             (context_id, b"\x03" + store_response(msg.MessageID, *uids, answer.status, answer.comment))
         )
         self.dul.send_pdu(response)
+        reach("reception.answered")
 
 
 class Connection(RequestHandler):

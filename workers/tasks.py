@@ -23,6 +23,7 @@ from redis import Redis
 from dicomferry import durable
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.broker import celery_app, redis_client
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
 from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
 from dicomferry.settings import Settings
@@ -65,10 +66,13 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch) -> None:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
             return
         push(redis, [Started(batch.id)])
+        reach("transcoding.leased")
         for instance in batch.instances:
             outcome = _run_instance(spool, batch, instance)
             if outcome is not None:
                 push(redis, [outcome])
+                reach("transcoding.told")
+    reach("transcoding.finished")
     push(redis, [Finished(batch.id)])
 
 

@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 
 from dicomferry import durable, syntaxes
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
 from dicomferry.part10 import frame
 from dicomferry.spool import RenditionSpec
@@ -80,7 +81,9 @@ def transcode(
                 check_file(temporary, made.proof)
                 if record is not None:
                     write_record(record, made.proof.record() | {"notes": report.notes})
+        reach("transcoding.written")
         temporary.rename(target)
+        reach("transcoding.renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -1,0 +1,65 @@
+"""Named points at which a test ends a process as a power cut would: before and after each durable step.
+
+Nothing happens at a point unless DICOMFERRY_CRASH_POINTS names a folder. Then whoever reaches a point, and is
+the one who removes the file of that name from the folder, kills itself: once for each file.
+"""
+
+import os
+import signal
+
+VARIABLE = "DICOMFERRY_CRASH_POINTS"
+
+POINTS = (
+    # Ingest receives.
+    "reception.written",  # the whole data set is with the kernel
+    "reception.file-synced",
+    "reception.recorded",  # instance.json is on disk
+    "reception.folder-synced",
+    "reception.renamed",  # the instance exists, perhaps not for long
+    "reception.shard-synced",  # from here on it exists
+    "reception.announced",  # the event is on its way, the answer is not
+    "reception.answered",
+    # The dispatcher decides.
+    "event.taken",  # from Redis, and nothing has come of it
+    "publication.leased",  # the lease stands, nothing is published
+    "publication.published",
+    "history.written",
+    "retirement.begun",  # everything is delivered, and the instance stands
+    "retirement.renamed",  # it is in the trash
+    "burial.begun",
+    "burial.marked",
+    # A worker transcodes.
+    "transcoding.leased",
+    "transcoding.written",  # the rendition, under its temporary name
+    "transcoding.renamed",
+    "transcoding.told",
+    "transcoding.finished",  # the lease is gone, the event has not left
+    # The forwarder delivers.
+    "delivery.leased",
+    "delivery.associated",
+    "delivery.sent",  # every byte, and nothing is answered
+    "delivery.answered",  # and nothing is noted
+    "replacement.written",  # a marker, under its temporary name
+    "replacement.renamed",
+    "delivery.marked",
+    "delivery.told",
+    "delivery.finished",  # the lease is gone, the event has not left
+)
+
+_folder = os.environ.get(VARIABLE)
+
+
+def reach(point: str) -> None:
+    """Be at `point`."""
+    if _folder is not None:
+        _crash_if_armed(_folder, point)
+
+
+def _crash_if_armed(folder: str, point: str) -> None:
+    if point not in POINTS:
+        raise AssertionError(f"{point} is no crash point")
+    try:
+        os.unlink(os.path.join(folder, point))  # noqa: PTH108, PTH118  as little as can be
+    except OSError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
