@@ -61,6 +61,7 @@ DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BE = "1.2.840.10008.1.2.2"
 
 _JPEG = "1.2.840.10008.1.2.4."
+JPEG_IN_XL = _JPEG + "111"  # made of JPEG Baseline alone, never of pixels
 _SMPTE = "1.2.840.10008.1.2.7."
 _VIDEO = (
     ("100", "MPEG2MPML"),
@@ -194,7 +195,7 @@ TABLE: tuple[Syntax, ...] = (
            decoded=True, encoded=True, decoder=_OPENJPEG, encoder=_OPENJPH, holds=_HTJ2K_LOSSY),
     Syntax(_JPEG + "110", "JPEGXLLossless", "JPEGXL", "jpeg-xl",
            lossless=True, decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL),
-    Syntax(_JPEG + "111", "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl",
+    Syntax(JPEG_IN_XL, "JPEGXLJPEGRecompression", "JPEGXLRecompressed", "jpeg-xl",
            decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_RECOMPRESSED),
     Syntax(_JPEG + "112", "JPEGXL", "JPEGXLLossy", "jpeg-xl",
            decoded=True, encoded=True, decoder=_JXL, encoder=_JXL, holds=_JPEG_XL_LOSSY),
@@ -232,6 +233,11 @@ BEST_LOSSLESS: tuple[str, ...] = tuple(
         "ImplicitVRLittleEndian",
     )
 )
+
+
+def is_recompression(source_uid: str, target_uid: str) -> bool:
+    """Whether a JPEG becomes its JPEG XL form or comes back from it, bit for bit (PS3.5 8.2.15)."""
+    return {source_uid, target_uid} == {_JPEG + "50", JPEG_IN_XL}
 
 
 def resolve(names: Iterable[str]) -> tuple[str, ...]:

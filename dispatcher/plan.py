@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dicomferry.settings import Destination
 from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BEST_LOSSLESS, BY_UID, label
+from dicomferry.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax, is_recompression, label
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,9 @@ def choose(
     `received` is the UID that the instance has, `shown` the destination's UIDs in order of preference,
     `accepted` what its peer accepts for this SOP class, `ruled_out` UIDs that were tried, with the reason.
 
-    In order: the received bytes; the destination's preference; where it merely negotiates, the best lossless
-    syntax. What a destination does not list it does not show, even if its peer accepts it.
+    In order: the received bytes; the destination's preference; where it merely negotiates, a JPEG's other
+    form, then the best lossless syntax. What a destination does not list it does not show, even if its peer
+    accepts it.
     """
     name = destination.title
     if not accepted:
@@ -49,24 +50,38 @@ def choose(
     if source is None or not source.decoded:
         reason = _why_not(received, name, shown, ruled_out)
         return Stuck(f"{label(received)} passes through unchanged or not at all, and {reason}")
-    preference = [uid for uid in BEST_LOSSLESS if uid in usable] if destination.negotiates else usable
+    preference = _best(received, usable) if destination.negotiates else usable
     for uid in preference:
-        target = BY_UID[uid]
-        if target.encoded and (target.lossless or destination.lossy):
+        if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
             reason = _why_not(received, name, shown, ruled_out)
             manner = (
                 "best lossless that it accepts" if destination.negotiates else "first it accepts of its list"
             )
-            return Choice(uid, _spec(uid, destination), f"{reason}; {label(uid)}: {manner}")
+            spec = _spec(received, uid, destination)
+            return Choice(uid, spec, f"{reason}; {label(uid)}: {manner}")
     return Stuck(_nothing_left(received, name, usable, ruled_out, lossy=destination.lossy))
 
 
-def _spec(uid: str, destination: Destination) -> RenditionSpec:
+def _best(received: str, usable: list[str]) -> list[str]:
+    """The lossless ones, best first: a JPEG's other form keeps all of it and is smaller than any other."""
+    return [uid for uid in usable if is_recompression(received, uid)] + [
+        uid for uid in BEST_LOSSLESS if uid in usable
+    ]
+
+
+def _is_makeable(received: str, target: Syntax, *, lossy: bool) -> bool:
+    """Whether workers may make `target` of what came in `received`; `lossy` allows a loss."""
+    if is_recompression(received, target.uid):
+        return True
+    return target.encoded and target.uid != JPEG_IN_XL and (target.lossless or lossy)
+
+
+def _spec(received: str, uid: str, destination: Destination) -> RenditionSpec:
     """The rendition in syntax `uid` as `destination` wants it; only settings that apply to it."""
     target = BY_UID[uid]
     if target.native:
         return RenditionSpec(uid, destination.colour)
-    if target.lossless:
+    if target.lossless or is_recompression(received, uid):
         return RenditionSpec(uid, "as-encoded")
     return RenditionSpec(
         uid,
@@ -91,6 +106,6 @@ def _nothing_left(
     tried = "; ".join(f"{label(uid)}: {reason}" for uid, reason in ruled_out.items())
     rest = ", ".join(label(uid) for uid in usable) or "nothing else"
     words = f"{name} takes {rest}, which cannot be made of {label(received)}"
-    if not lossy and any(not BY_UID[uid].lossless for uid in usable):
+    if not lossy and any(_is_makeable(received, BY_UID[uid], lossy=True) for uid in usable):
         words += " without loss (lossy = true would allow it)"
     return words + (f" (tried {tried})" if tried else "")

@@ -3,6 +3,7 @@
 import pytest
 
 from dicomferry.settings import Destination
+from dicomferry.spool import RenditionSpec
 from dicomferry.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE, resolve
 from dispatcher.plan import Choice, Stuck, choose
 
@@ -55,6 +56,16 @@ def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb")
         ("ExplicitBE", ["uncompressed"], ["ExplicitLE", "ImplicitLE"], "ExplicitLE"),
         ("Deflated", "negotiate", ["ExplicitLE"], "ExplicitLE"),
         ("JPEG", "negotiate", ["ImplicitLE"], "ImplicitLE"),
+        # a JPEG and its JPEG XL form are each other bit for bit: nothing is lost, nothing is smaller
+        ("JPEG", "negotiate", ["JPEGXLRecompressed", "HTJ2K", "ExplicitLE"], "JPEGXLRecompressed"),
+        ("JPEGXLRecompressed", "negotiate", ["JPEG", "HTJ2K", "ExplicitLE"], "JPEG"),
+        ("JPEG", ["jpeg-xl", "uncompressed"], ["JPEGXLRecompressed", "ExplicitLE"], "JPEGXLRecompressed"),
+        ("JPEGXLRecompressed", ["jpeg", "uncompressed"], ["JPEG", "ExplicitLE"], "JPEG"),
+        ("JPEG", ["ExplicitVRLittleEndian", "jpeg-xl"], ["JPEGXLRecompressed", "ExplicitLE"], "ExplicitLE"),
+        # of what is no JPEG Baseline there is no such form, and other JPEG XL has none to give back
+        ("JPEG12", ["jpeg-xl", "uncompressed"], ["JPEGXLRecompressed", "ExplicitLE"], "ExplicitLE"),
+        ("JPEGXL", "negotiate", ["JPEG", "JPEGXLRecompressed", "ExplicitLE"], "ExplicitLE"),
+        ("JPEGXLLossy", ["jpeg", "uncompressed"], ["JPEG", "ExplicitLE"], "ExplicitLE"),
         # video passes through
         ("MPEG2MPML", "negotiate", ["MPEG2MPML", "ExplicitLE"], "MPEG2MPML"),
     ],
@@ -75,12 +86,30 @@ def test_the_choice_follows_the_design_s_order(received, shows, accepts, sent):
         ("JPIP", "negotiate", ["ExplicitLE"], "passes through unchanged or not at all"),
         ("J2K", ["MPEG2MPML"], ["MPEG2MPML"], "cannot be made of J2K"),
         ("J2K", ["JPEGBaseline8Bit"], ["JPEG"], "lossy = true would allow it"),
+        ("J2K", ["JPEGXLJPEGRecompression"], ["JPEGXLRecompressed"], "cannot be made of J2K"),
     ],
 )
 def test_what_cannot_be_sent_is_stuck_and_says_why(received, shows, accepts, words):
     stuck = plan(received, shows, accepts)
     assert isinstance(stuck, Stuck)
     assert words in stuck.reason
+
+
+def test_no_loss_makes_recompression_possible_and_none_is_advised():
+    for lossy in (False, True):
+        stuck = plan("J2K", ["JPEGXLJPEGRecompression"], ["JPEGXLRecompressed"], lossy=lossy)
+        assert isinstance(stuck, Stuck)
+        assert "lossy" not in stuck.reason
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_recompression_has_no_quality_though_encoding_pixels_would(lossy):
+    choice = plan("JPEG", ["JPEGXLJPEGRecompression"], ["JPEGXLRecompressed"], lossy=lossy)
+    assert choice.spec == RenditionSpec(UID["JPEGXLRecompressed"], "as-encoded")
+    back = plan("JPEGXLRecompressed", ["JPEGBaseline8Bit"], ["JPEG"], lossy=lossy)
+    assert back.spec == RenditionSpec(UID["JPEG"], "as-encoded")
+    encoded = plan("JPEGXL", ["JPEGBaseline8Bit"], ["JPEG"], lossy=True)
+    assert encoded.spec.quality
 
 
 def test_a_syntax_that_was_ruled_out_gives_way_to_the_next():
