@@ -159,10 +159,17 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
 ) -> None:
     """Transcode files or whole folders, without any service; originals are never touched."""
     from dicomferry.conversion import convert  # noqa: PLC0415
+    from dicomferry.settings import ceilings_from_environment  # noqa: PLC0415
     from workers import folder  # noqa: PLC0415
 
-    limits = folder.Lossy(lossy, quality, ratio, near)
-    order = folder.order(to, limits, colour=colour.value, verify=verify.value, overwrite=overwrite)
+    order = folder.order(
+        to,
+        folder.Lossy(lossy, quality, ratio, near),
+        colour=colour.value,
+        verify=verify.value,
+        overwrite=overwrite,
+        ceilings=ceilings_from_environment(),
+    )
     if not convert(folder.jobs(inputs, out), order, jobs):
         raise typer.Exit(1)
 

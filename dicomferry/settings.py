@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Misconfigured
 from dicomferry.syntaxes import resolve
 
@@ -85,6 +87,7 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 AEPattern = Annotated[str, AfterValidator(_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Ceiling = Annotated[int, Field(ge=1)]
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
 SyntaxNames = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_syntaxes)]
 
@@ -182,7 +185,19 @@ class Worker(_Strict):
     """Transcoding."""
 
     concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
-    memory_mb: Annotated[int, Field(ge=512)] = 4096  # what one of its processes may allocate
+    # See Ceilings.
+    memory_mb: Annotated[int, Field(ge=512)] = Ceilings.memory_mb
+    largest_frame_mb: Ceiling = Ceilings.largest_frame_mb
+    largest_image_mb: Ceiling = Ceilings.largest_image_mb
+    largest_ratio: Ceiling = Ceilings.largest_ratio
+    largest_inflated_mb: Ceiling = Ceilings.largest_inflated_mb
+    most_fragments: Ceiling = Ceilings.most_fragments
+    most_elements: Ceiling = Ceilings.most_elements
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """How much of what an instance claims is believed."""
+        return Ceilings(**self.model_dump(include={field.name for field in fields(Ceilings)}))
 
 
 class Flower(_Strict):
@@ -192,6 +207,20 @@ class Flower(_Strict):
     port: Port = 5555
     user: Annotated[str, Field(pattern=r"^[^:\s]+$")] = "dicomferry"
     password: SecretStr | None = None
+
+
+class _Surroundings(BaseSettings):
+    """What a command without a configuration takes from the environment."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        env_prefix=_ENVIRONMENT,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        nested_model_default_partial_update=True,
+    )
+
+    worker: Worker = Worker()
 
 
 class Settings(BaseSettings):
@@ -283,6 +312,18 @@ def load(path: Path) -> Settings:
     except ValidationError as error:
         raise Misconfigured("\n".join(f"{path}: {line}" for line in _sentences(error))) from error
     return settings.model_copy(update={"spool": (path.parent / settings.spool).absolute()})
+
+
+def ceilings_from_environment() -> Ceilings:
+    """The ceilings of a command that reads no configuration; ``DICOMFERRY_WORKER__...`` sets them.
+
+    Raises:
+        Misconfigured: with one line a fault.
+    """
+    try:
+        return _Surroundings().worker.ceilings
+    except ValidationError as error:
+        raise Misconfigured("\n".join(_sentences(error))) from error
 
 
 def _sentences(error: ValidationError) -> list[str]:

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from dicomferry import durable, syntaxes
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import FerryError, Misconfigured, Permanent, place
 from dicomferry.part10 import PREFIX_LENGTH, read_meta
 from dicomferry.spool import RenditionSpec
@@ -51,6 +52,7 @@ class Order:
     keep: frozenset[str]  # files in one of these transfer syntaxes are copied as they are
     verify: str = "always"
     overwrite: bool = False
+    ceilings: Ceilings = Ceilings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,13 @@ class Outcome:
 
 
 def order(
-    to: str, lossy: Lossy, *, colour: str = "rgb", verify: str = "always", overwrite: bool = False
+    to: str,
+    lossy: Lossy,
+    *,
+    colour: str = "rgb",
+    verify: str = "always",
+    overwrite: bool = False,
+    ceilings: Ceilings = Ceilings(),
 ) -> Order:
     """What the transfer syntax `to` (a keyword, a UID or a group) asks for.
 
@@ -116,6 +124,7 @@ def order(
         keep=frozenset(syntax.uid for syntax in wanted) if loses else frozenset(asked),
         verify=verify,
         overwrite=overwrite,
+        ceilings=ceilings,
     )
 
 
@@ -221,7 +230,7 @@ def _convert(job: Job, wanted: Order) -> Outcome:
     refusals = []
     for spec in wanted.specs:
         try:
-            report = transcode(job.source, job.target, spec, verify=wanted.verify)
+            report = transcode(job.source, job.target, spec, verify=wanted.verify, ceilings=wanted.ceilings)
         except NoPixelData:
             if job.named:
                 raise

@@ -7,16 +7,16 @@ import struct
 from collections.abc import Sequence
 from itertools import islice, pairwise
 
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
 from workers.elements import EXPLICIT, Bytes, Element, items
 
-MOST_FRAGMENTS = 1 << 22  # of one element: a list of them must not fill memory
 _CODESTREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
 
 Fragments = Sequence[Element]
 
 
-def split(source: Bytes, pixel_data: Element, frames: int) -> list[Fragments]:
+def split(source: Bytes, pixel_data: Element, frames: int, ceilings: Ceilings) -> list[Fragments]:
     """The fragments of each frame, in order.
 
     A Basic Offset Table is believed where it agrees with the fragments; many are empty or wrong.
@@ -24,9 +24,10 @@ def split(source: Bytes, pixel_data: Element, frames: int) -> list[Fragments]:
     Raises:
         Permanent: the fragments cannot be told apart into `frames` frames.
     """
-    found = list(islice(items(source, pixel_data, EXPLICIT), MOST_FRAGMENTS + 1))
-    if len(found) > MOST_FRAGMENTS:
-        raise Permanent(f"pixel data of more than {MOST_FRAGMENTS} fragments is not believed")
+    most = ceilings.most_fragments + 1  # and the Basic Offset Table
+    found = list(islice(items(source, pixel_data, EXPLICIT), most + 1))
+    if len(found) > most:
+        raise Permanent(ceilings.told("pixel data has too many fragments", "most_fragments"))
     if not found:
         raise Permanent("encapsulated pixel data without a Basic Offset Table item (PS3.5 A.4)")
     table, fragments = found[0], [fragment for fragment in found[1:] if fragment.length]

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dicomferry.ceilings import Ceilings
+
 PATIENCE = 60.0  # seconds that any step may take, however little it works on
 PACE = 500_000  # bytes a second below which nothing healthy falls: the slowest codec does 40 times that
-MEMORY_MB = 4096
 
 _deadline_runs = False  # of this process: its timer is ours
 
 
-def confine(memory_mb: int = MEMORY_MB) -> None:
+def confine(memory_mb: int = Ceilings.memory_mb) -> None:
     """Limit this process, a child that is to run codecs: its memory, and what it leaves when it crashes.
 
     Fit for the `initializer` of a `ProcessPoolExecutor`. `memory_mb` bounds private memory (RLIMIT_DATA); the

@@ -46,7 +46,7 @@ def _until_broken(
     """Do what waits, `ahead` jobs at a time; returns those that were under way when a process died."""
     under_way: _UnderWay = {}
     lost: list[Job] = []
-    with _pool(min(processes, len(waiting)), under_way) as pool:
+    with _pool(min(processes, len(waiting)), under_way, wanted.ceilings.memory_mb) as pool:
         whole = True
         while under_way or (waiting and whole):
             while waiting and whole and len(under_way) < ahead:
@@ -70,7 +70,7 @@ def _until_broken(
 
 
 @contextmanager
-def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]:
+def _pool(processes: int, under_way: _UnderWay, memory_mb: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes are gone afterwards; what they were doing is ended if an exception leaves it."""
     # A name in the current folder must not shadow one of ours.
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -78,7 +78,9 @@ def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["workers.transcode", "pynetdicom"])
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_become_child)
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_become_child, initargs=(memory_mb,)
+    )
     try:
         yield pool
     except BaseException:
@@ -92,8 +94,8 @@ def _pool(processes: int, under_way: _UnderWay) -> Iterator[ProcessPoolExecutor]
     pool.shutdown()
 
 
-def _become_child() -> None:
-    limits.confine()
+def _become_child(memory_mb: int) -> None:
+    limits.confine(memory_mb)
     # Control-C goes to every process of the terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

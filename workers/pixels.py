@@ -8,16 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
 from workers import codecs
 from workers.attributes import Unsuitable
 from workers.codecs import YBR, Decoded, Image
 from workers.elements import Element
-from workers.frames import MOST_FRAGMENTS, split
+from workers.frames import split
 from workers.reencode import Source
 
 # Two pixels share their colour: Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2).
 SUBSAMPLED = "YBR_FULL_422"
+# A blank image compresses well: up to this size a frame may come out of any few bytes.
+_NO_BOMB = 64 << 20
+# Of six samples of two pixels, how many native pixel data hold where colours are shared.
+_OF_SIX = {SUBSAMPLED: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
 
 def frame_bits(image: Image) -> int:
@@ -31,17 +36,38 @@ def native_length(image: Image) -> int:
     return length + length % 2
 
 
+def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Ceilings) -> Iterator[bytes]:
+    """The frames of encapsulated pixel data, still coded; `image` is what they claim to hold.
+
+    Raises:
+        Permanent: they are damaged, or claim more than is believed.
+    """
+    _check_claims(image, ceilings)
+    for fragments in split(source.view, pixel_data, image.frames, ceilings):
+        codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+        if image.frame_length > max(_NO_BOMB, len(codestream) * ceilings.largest_ratio):
+            what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
+            raise Permanent(ceilings.told(what, "largest_ratio"))
+        yield codestream
+
+
 def decoded(
-    source: Source, pixel_data: Element, image: Image, transfer_syntax_uid: str, *, rgb: bool
+    source: Source,
+    pixel_data: Element,
+    image: Image,
+    transfer_syntax_uid: str,
+    *,
+    rgb: bool,
+    ceilings: Ceilings,
 ) -> Iterator[Decoded]:
     """Decode the frames of encapsulated pixel data. `rgb` lets decoders convert YCbCr.
 
     Raises:
-        Permanent: a frame is damaged or missing, or differs in colour from the first.
+        Permanent: a frame is damaged or missing, or differs in colour from the first, or claims more than is
+            believed.
     """
     colour = None
-    for number, fragments in enumerate(split(source.view, pixel_data, image.frames), 1):
-        codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+    for number, codestream in enumerate(codestreams(source, pixel_data, image, ceilings), 1):
         frame = codecs.decode(transfer_syntax_uid, codestream, image, rgb=rgb)
         colour = colour or frame.colour
         if frame.colour != colour:
@@ -50,7 +76,7 @@ def decoded(
 
 
 def native(
-    source: Source, pixel_data: Element, image: Image, *, planar: bool, big: bool
+    source: Source, pixel_data: Element, image: Image, *, planar: bool, big: bool, ceilings: Ceilings
 ) -> Iterator[Decoded]:
     """Read the frames of native pixel data.
 
@@ -59,9 +85,10 @@ def native(
 
     Raises:
         Unsuitable: only native transfer syntaxes hold such cells.
-        Permanent: there are fewer bytes than the attributes say.
+        Permanent: there are fewer bytes than the attributes say, or more than is believed.
     """
     _check(image)
+    _check_claims(image, ceilings)
     present = pixel_data.length * 8
     subsampled = _is_subsampled(image, present)
     bits = must_hold(pixel_data, image)
@@ -88,7 +115,9 @@ def must_hold(pixel_data: Element, image: Image) -> int:
     if image.bits_stored > image.bits_allocated:
         raise Permanent(f"{image.bits_stored} bits cannot be stored in {image.bits_allocated} (PS3.5 8.1.1)")
     present = pixel_data.length * 8
-    bits = frame_bits(image) * 2 // 3 if _is_subsampled(image, present) else frame_bits(image)
+    bits = frame_bits(image)
+    if _is_subsampled(image, present):
+        bits = bits * _OF_SIX[image.photometric] // 6
     if bits * image.frames > present:
         raise Permanent(
             f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
@@ -112,21 +141,21 @@ def _check(image: Image) -> None:
         raise Unsuitable(f"cells of {image.bits_allocated} bits stay native (PS3.5 8.1.1)")
     if image.photometric.startswith("YBR_PARTIAL"):
         raise Unsuitable(f"{image.photometric}, retired, stays native")
-    if image.frames > MOST_FRAGMENTS:
-        raise Unsuitable(
-            f"{image.frames} frames are more than the {MOST_FRAGMENTS} fragments that are believed"
-        )
-    if frame_bits(image) // 8 > codecs.LARGEST_FRAME:
-        raise Permanent(
-            f"a frame of {frame_bits(image) // 8} bytes is over the limit of {codecs.LARGEST_FRAME}"
-        )
+
+
+def _check_claims(image: Image, ceilings: Ceilings) -> None:
+    """Rows x Columns x Samples per Pixel x Number of Frames, before anything is allocated for them."""
+    if image.frame_length > ceilings.largest_frame_mb << 20:
+        raise Permanent(ceilings.told(f"a frame has {image.frame_length} bytes", "largest_frame_mb"))
+    if image.native_length > ceilings.largest_image_mb << 20:
+        raise Permanent(ceilings.told(f"an image has {image.native_length} bytes", "largest_image_mb"))
+    if image.frames > ceilings.most_fragments:
+        raise Permanent(ceilings.told(f"an image has {image.frames} frames", "most_fragments"))
 
 
 def _is_subsampled(image: Image, present: int) -> bool:
     """Whether colours are shared; there are files that say so and hold every sample all the same."""
-    return (
-        image.photometric == SUBSAMPLED and image.samples == 3 and present < frame_bits(image) * image.frames
-    )
+    return image.photometric in _OF_SIX and image.samples == 3 and present < frame_bits(image) * image.frames
 
 
 def _bits(source: Source, pixel_data: Element, start: int, count: int, *, swapped: bool) -> bytes:

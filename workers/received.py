@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import IO
 
 from dicomferry import syntaxes
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
 from dicomferry.part10 import dataset_offset
 from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding, elements
 from workers.reencode import Source
 
-LARGEST_INFLATED = 16 << 30  # bytes of a deflated data set that are believed
 _CHUNK = 1 << 20
 _META_START = 132
 _SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
@@ -47,7 +47,7 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def opened(path: Path, scratch: Path) -> Iterator[Received]:
+def opened(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
 
     Raises:
@@ -67,7 +67,7 @@ def opened(path: Path, scratch: Path) -> Iterator[Received]:
             yield Received(Source(view, file.fileno()), offset, len(view), *uids)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, offset, inflated)
+            _inflate(view, offset, inflated, ceilings)
             with _mapped(inflated) as content:
                 yield Received(Source(content, inflated.fileno()), 0, len(content), *uids)
 
@@ -82,7 +82,7 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
         yield view
 
 
-def _inflate(view: mmap.mmap, offset: int, out: IO[bytes]) -> None:
+def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -> None:
     """Raw deflate (PS3.5 A.5)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
@@ -93,9 +93,9 @@ def _inflate(view: mmap.mmap, offset: int, out: IO[bytes]) -> None:
                 content = decompressor.decompress(pending, _CHUNK)
                 pending = decompressor.unconsumed_tail
                 total += out.write(content)
-                if total > LARGEST_INFLATED:
+                if total > ceilings.largest_inflated_mb << 20:
                     raise Permanent(
-                        f"a deflated data set of more than {LARGEST_INFLATED} bytes is not believed"
+                        ceilings.told("the deflated data set is too large", "largest_inflated_mb")
                     )
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error

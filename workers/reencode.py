@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from pydicom.datadict import dictionary_VR
 
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
 from workers import attributes, lossy, overlays
 from workers.attributes import LONGEST_READ
@@ -38,7 +39,6 @@ from workers.elements import (
 )
 from workers.encapsulate import Stored
 
-MOST_ELEMENTS = 1 << 20  # of one data set or item: a list of them must not fill memory
 _CHUNK = 1 << 20
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
 _DEEPEST = 100
@@ -117,8 +117,11 @@ class Reencoder:
     into; None from it lets the pixel data be. `icons` says that sequences are searched for pixel data.
     """
 
-    def __init__(self, source: Source, target: Encoding, replace: Replace, *, icons: bool) -> None:
+    def __init__(
+        self, source: Source, target: Encoding, replace: Replace, *, icons: bool, ceilings: Ceilings
+    ) -> None:
         self._source = source
+        self._ceilings = ceilings
         self._target = target
         self._replace = replace
         self._icons = icons
@@ -174,9 +177,10 @@ class Reencoder:
 
     def _listed(self, start: int, end: int, encoding: Encoding) -> list[Element]:
         """The elements, group lengths (element number 0) left out."""
-        found = list(islice(elements(self._source.view, start, end, encoding), MOST_ELEMENTS + 1))
-        if len(found) > MOST_ELEMENTS:
-            raise Permanent(f"a data set of more than {MOST_ELEMENTS} elements is not believed")
+        most = self._ceilings.most_elements
+        found = list(islice(elements(self._source.view, start, end, encoding), most + 1))
+        if len(found) > most:
+            raise Permanent(self._ceilings.told("a data set has too many elements", "most_elements"))
         return [element for element in found if element.tag & 0xFFFF]
 
     def _differs(self, element: Element, replacement: Replacement | None) -> bool:

@@ -23,6 +23,7 @@ from redis import Redis
 from dicomferry import durable
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.broker import celery_app, redis_client
+from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
 from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
@@ -53,10 +54,10 @@ def register(app: Celery, settings: Settings) -> None:
 
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
     def transcode_batch(**message: Any) -> None:
-        run_batch(spool, redis, TranscodeBatch.from_message(message))
+        run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
 
 
-def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch) -> None:
+def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
     """Make the renditions of a batch, each reported as soon as it stands.
 
     Nothing is done where the batch's lease is gone or held.
@@ -68,7 +69,7 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch) -> None:
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
         for instance in batch.instances:
-            outcome = _run_instance(spool, batch, instance)
+            outcome = _run_instance(spool, batch, instance, ceilings)
             if outcome is not None:
                 push(redis, [outcome])
                 reach("transcoding.told")
@@ -76,7 +77,7 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch) -> None:
     push(redis, [Finished(batch.id)])
 
 
-def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
+def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Ceilings) -> Event | None:
     """Make one rendition; None where there is nothing to report, and the dispatcher asks again or knows."""
     key = batch.spec.key
     try:
@@ -89,7 +90,7 @@ def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str) -> Event |
             reason = "it killed its worker three times" + _last_end(spool, batch, instance)
             log.error("Failed instance=%s key=%s: %s", instance, key, reason)
             return Failed(batch.id, instance, key, reason)
-        outcome = _transcode(spool, batch, instance)
+        outcome = _transcode(spool, batch, instance, ceilings)
         if batch.alone:
             spool.clear_attempts(instance, _ATTEMPT)
     except MemoryError:
@@ -112,7 +113,7 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
     return None
 
 
-def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
+def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Ceilings) -> Event | None:
     """Run the codec once.
 
     Raises:
@@ -129,6 +130,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | No
                 batch.spec,
                 verify=batch.verify,
                 record=spool.rendition_record(batch.boot, instance, key),
+                ceilings=ceilings,
             )
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)

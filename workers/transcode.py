@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 
 from dicomferry import durable, syntaxes
+from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
 from dicomferry.part10 import frame
@@ -25,7 +26,6 @@ from workers.codecs import YBR, Decoded, Image
 from workers.elements import PIXEL_DATA, UNDEFINED, Element
 from workers.encapsulate import DELIMITER, Fragments, Stored
 from workers.encoders import Quality
-from workers.frames import split
 from workers.overlays import Bits, Cells
 from workers.received import Received, deflate, encoding_of, opened
 from workers.reencode import Around, Reencoder, Replacement
@@ -36,7 +36,6 @@ __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
 LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
 _CHUNK = 1 << 20
 _NEAR = "1.2.840.10008.1.2.4.81"
-_JPEG, _JPEG_IN_XL = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.111"
 _FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
 _ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3.1.10)
 
@@ -51,7 +50,13 @@ class Report:
 
 
 def transcode(
-    source: Path, target: Path, spec: RenditionSpec, *, verify: str = "never", record: Path | None = None
+    source: Path,
+    target: Path,
+    spec: RenditionSpec,
+    *,
+    verify: str = "never",
+    record: Path | None = None,
+    ceilings: Ceilings = Ceilings(),
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
@@ -71,9 +76,9 @@ def transcode(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.unpublished(target)
     try:
-        with opened(source, target.parent) as received, ExitStack() as stored:
+        with opened(source, target.parent, ceilings) as received, ExitStack() as stored:
             chosen = is_chosen(verify, received.sop_instance_uid)
-            made = _Rendition(received, wanted, spec, target.parent, stored, chosen)
+            made = _Rendition(received, wanted, spec, target.parent, stored, ceilings, chosen)
             with temporary.open("wb", buffering=_CHUNK) as out:
                 made.write(out)
             report = made.report()
@@ -99,6 +104,7 @@ class _Rendition:
     spec: RenditionSpec
     scratch: Path
     stored: ExitStack  # closes what waits in files
+    ceilings: Ceilings
     verified: bool
     notes: dict[str, None] = field(default_factory=dict)  # in order, each once
     proof: Proof | None = None  # of pixels that were encoded or decoded
@@ -126,7 +132,7 @@ class _Rendition:
     @property
     def recompresses(self) -> bool:
         """Whether it is a JPEG that becomes its JPEG XL form, or comes back from it (PS3.5 8.2.15)."""
-        return {self.received.transfer_syntax_uid, self.wanted.uid} == {_JPEG, _JPEG_IN_XL}
+        return syntaxes.is_recompression(self.received.transfer_syntax_uid, self.wanted.uid)
 
     @property
     def loses(self) -> bool:
@@ -156,7 +162,8 @@ class _Rendition:
         if self.loses:
             instance = lossy.derived_uid(instance, uid, self.quality)
         out.write(frame(received.sop_class_uid, instance, uid))
-        reencoder = Reencoder(received.source, encoding_of(uid), self.replace, icons=icons)
+        target, ceilings = encoding_of(uid), self.ceilings
+        reencoder = Reencoder(received.source, target, self.replace, icons=icons, ceilings=ceilings)
         if uid != syntaxes.DEFLATED_LE:
             reencoder.write(out, received.start, received.end, received.encoding)
             return
@@ -179,11 +186,8 @@ class _Rendition:
             delimited = pixel_data.end > pixel_data.stop
             return None if self.found.native or around.nested or delimited else self._copied(pixel_data)
         if around.nested or self.wanted.native:
-            return (
-                self._still_native(pixel_data, around)
-                if self.found.native
-                else self._native(pixel_data, around)
-            )
+            stays = self.found.native and not self._becomes_rgb(around)
+            return (self._still_native if stays else self._native)(pixel_data, around)
         if self.recompresses:
             return self._recompressed(pixel_data, around)
         return self._encoded(pixel_data, around)
@@ -209,6 +213,14 @@ class _Rendition:
 
         return Replacement(b"OB", UNDEFINED, content())
 
+    def _becomes_rgb(self, around: Around) -> bool:
+        """Whether native samples are YCbCr and change their colours; an icon's stay as they are."""
+        if around.nested or self.spec.colour != "rgb" or not around.values.keys() >= attributes.SIZE:
+            return False
+        image = attributes.describe(around.values)
+        plain = image.samples == 3 and image.bits_allocated == image.bits_stored == 8 and not image.signed
+        return plain and image.photometric in (YBR, pixels.SUBSAMPLED)
+
     @staticmethod
     def _still_native(pixel_data: Element, around: Around) -> None:
         """Leave native pixel data as they are, if they are all there; an icon's as they may be."""
@@ -218,14 +230,14 @@ class _Rendition:
             pixels.must_hold(pixel_data, attributes.describe(around.values))
 
     def _native(self, pixel_data: Element, around: Around) -> Replacement:
-        """Decoded; `around.values` are the attributes around it."""
+        """In native form, with the colours that are wanted; `around.values` are the attributes around it."""
         image = attributes.describe(around.values)
         length = pixels.native_length(image)
         if length > LONGEST_NATIVE:
             raise Unsuitable(
                 f"{length} bytes of native pixel data are more than {self.wanted.label} can hold"
             )
-        frames = self._decoded(pixel_data, image, rgb=self.spec.colour == "rgb")
+        frames = self._frames(pixel_data, image, rgb=self.spec.colour == "rgb")
         first = next(frames)
         colour = (
             attributes.native_colour(first.colour, self.spec.colour) if image.samples == 3 else first.colour
@@ -289,8 +301,7 @@ class _Rendition:
         source_uid = self.received.transfer_syntax_uid
         fragments = Fragments(self._stored())
         proof = self.proof = Proof(self.wanted.uid) if self.verified else None
-        for parts in split(self.received.source.view, pixel_data, image.frames):
-            codestream = b"".join([self.received.source.read(p.value, p.stop) for p in parts])
+        for codestream in pixels.codestreams(self.received.source, pixel_data, image, self.ceilings):
             limits.begin_step(len(codestream))
             other = encoders.recompress(codestream, source_uid, self.wanted.uid)
             if other is None:
@@ -311,7 +322,7 @@ class _Rendition:
         if self.verified:
             self.proof = Proof(self.wanted.uid, self.quality.near if self.wanted.uid == _NEAR else None)
         photometric = ""
-        for decoded in self._frames(pixel_data, around, image):
+        for decoded in self._frames(pixel_data, image, rgb=False):
             described = replace(plain, photometric=decoded.colour)
             if not photometric:
                 self._refuse(described)
@@ -354,31 +365,21 @@ class _Rendition:
         )
 
     def _refuse(self, image: Image) -> None:
-        if self.wanted.uid == _JPEG_IN_XL:
+        if self.wanted.uid == syntaxes.JPEG_IN_XL:
             raise Unsuitable(
                 f"{self.wanted.label} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
             )
         if reason := encoders.refusal(self.wanted.uid, image):
             raise Unsuitable(reason)
 
-    def _frames(self, pixel_data: Element, around: Around, image: Image) -> Iterator[Decoded]:
-        """The frames that are to be encoded, in the colours that they have."""
+    def _frames(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
+        """The frames as native cells, in the colours that they have; `rgb` lets decoders convert YCbCr."""
+        received, of = self.received, (self.received.source, pixel_data, image)
         if not self.found.native:
-            return self._decoded(pixel_data, image, rgb=False)
-        return self._noted(
-            image,
-            pixels.native(
-                self.received.source,
-                pixel_data,
-                image,
-                planar=attributes.number(around.values, attributes.PLANAR, 0) == 1,
-                big=self.received.encoding.big,
-            ),
-        )
-
-    def _decoded(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
-        uid = self.received.transfer_syntax_uid
-        return self._noted(image, pixels.decoded(self.received.source, pixel_data, image, uid, rgb=rgb))
+            uid = received.transfer_syntax_uid
+            return self._noted(image, pixels.decoded(*of, uid, rgb=rgb, ceilings=self.ceilings))
+        planar, big = image.planar == 1, received.encoding.big
+        return self._noted(image, pixels.native(*of, planar=planar, big=big, ceilings=self.ceilings))
 
     def _noted(self, image: Image, frames: Iterator[Decoded]) -> Iterator[Decoded]:
         """The frames; each has its own time for all that is done with it."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dicomferry import durable
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
 from dicomferry.part10 import read_meta
 from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
@@ -250,7 +251,8 @@ def check_file(path: Path, proof: Proof) -> None:
 
 def _fragments(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple[int, int]]:
     """Length and CRC of each frame's codestream."""
-    parts = split(source.view, pixel_data, len(proof.written))
+    ours = Ceilings(most_fragments=len(proof.written))  # one fragment a frame
+    parts = split(source.view, pixel_data, len(proof.written), ours)
     for (length, _), fragments in zip(proof.written, parts, strict=True):
         content = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
         if len(content) == length + length % 2:  # padded to even length (PS3.5 A.4)

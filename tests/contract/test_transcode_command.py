@@ -188,6 +188,16 @@ def test_files_that_are_named_must_be_dicom(tmp_path: Path) -> None:
     assert set(digests(tmp_path / "out")) == {"CT_small.dcm"}
 
 
+def test_the_environment_raises_and_lowers_ceilings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shipped("emri_small_RLE.dcm"), tmp_path / "out.dcm", "--to", "uncompressed"
+    monkeypatch.setenv("DICOMFERRY_WORKER__MOST_FRAGMENTS", "9")
+    refused = transcode(*words)
+    assert refused.returncode == 1
+    assert "the ceiling is 9; if it is sound, raise [worker] most_fragments" in refused.stdout
+    monkeypatch.setenv("DICOMFERRY_WORKER__MOST_FRAGMENTS", "10")
+    assert transcode(*words).returncode == 0
+
+
 def test_outputs_that_exist_are_replaced_only_when_told(tmp_path: Path) -> None:
     target = tmp_path / "ct.dcm"
     target.write_bytes(shipped("MR_small.dcm").read_bytes())

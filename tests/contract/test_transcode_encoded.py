@@ -25,7 +25,7 @@ from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_
 from tests.support.images import gdcm_pixels, native_pixels, shipped
 from tests.support.services import program
 from tests.support.synthetic import dataset, encapsulated, image, write
-from workers import encapsulate, frames, reencode
+from workers import encapsulate
 from workers.transcode import Report, Unsuitable, transcode
 
 RLE = "1.2.840.10008.1.2.5"
@@ -524,18 +524,6 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
             for n in range(2)
         }
         assert len(digests) == 1
-
-
-def test_lists_that_would_fill_memory_are_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = shipped("emri_small_RLE.dcm")
-    monkeypatch.setattr(frames, "MOST_FRAGMENTS", 5)
-    with pytest.raises(Permanent, match="more than 5 fragments"):
-        rendition(source, J2K, tmp_path)
-    monkeypatch.setattr(reencode, "MOST_ELEMENTS", 50)
-    with pytest.raises(Permanent, match="more than 50 elements"):
-        rendition(source, RLE, tmp_path)
 
 
 @pytest.mark.parametrize("uid", [RLE, JPEG_LS, JPEG + "201", EXPLICIT_BE])

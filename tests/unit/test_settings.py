@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Misconfigured
-from dicomferry.settings import Settings, load
+from dicomferry.settings import Settings, ceilings_from_environment, load
 
 RIGHT = """
 spool = "spool"
@@ -207,6 +208,18 @@ def test_what_is_wrong_in_the_environment_is_refused_by_the_variables_name(
 ) -> None:
     monkeypatch.setenv("DICOMFERRY_INGEST__PORT", "none")
     assert "(from DICOMFERRY_INGEST__PORT)" in refusal(tmp_path, RIGHT)
+
+
+def test_a_ceiling_comes_from_the_file_or_the_environment_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMFERRY_WORKER__MOST_FRAGMENTS", "7")
+    settings = load(write(tmp_path, RIGHT + "\n[worker]\nlargest_frame_mb = 2048\n"))
+    assert settings.worker.ceilings == Ceilings(largest_frame_mb=2048, most_fragments=7)
+    assert ceilings_from_environment() == Ceilings(most_fragments=7)
+    monkeypatch.setenv("DICOMFERRY_WORKER__MEMORY_MB", "1")
+    with pytest.raises(Misconfigured, match=r"from DICOMFERRY_WORKER__MEMORY_MB\)"):
+        ceilings_from_environment()
 
 
 def test_a_password_never_shows_in_the_settings(tmp_path: Path) -> None:
