@@ -1,4 +1,4 @@
-"""Sockets that do not stall, for both sides of an association.
+"""What both sides of an association know of its connection: PDUs (PS3.8 9.3), and sockets that do not stall.
 
 Nagle's algorithm and delayed acknowledgement, together, cost 40 ms a message against a peer that writes in
 several small pieces, as stock DCMTK and Orthanc do. TCP_NODELAY cures our writes. TCP_QUICKACK cures the
@@ -6,13 +6,36 @@ peer's; it is Linux only and the kernel resets it, so it is set again around eve
 """
 
 import socket
+import struct
 from contextlib import suppress
+from enum import IntEnum
 from typing import Any
 
 from pynetdicom.transport import AssociationSocket
 
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
+PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
+COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
+
 _CHUNK = 1 << 18
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+
+class Pdu(IntEnum):
+    """PDU types (PS3.8 9.3.1)."""
+
+    ASSOCIATE_RQ = 1
+    ASSOCIATE_AC = 2
+    ASSOCIATE_RJ = 3
+    P_DATA_TF = 4
+    RELEASE_RQ = 5
+    RELEASE_RP = 6
+    ABORT = 7
+
+
+def pdu(kind: Pdu, content: bytes = b"\0\0\0\0") -> bytes:
+    """A whole PDU; the content's default is the one of A-RELEASE-RQ and -RP (PS3.8 9.3.6, 9.3.7)."""
+    return PDU_HEADER.pack(kind, len(content)) + content
 
 
 def no_delay(sock: socket.socket) -> None:

@@ -5,17 +5,14 @@ never answers, or answers a byte at a time, holds a thread no longer than that.
 """
 
 import socket
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from enum import IntEnum
 from typing import Self
 
 from dicomferry.errors import Transient
-from dicomferry.wire import no_delay, quick_ack
+from dicomferry.wire import PDU_HEADER, Pdu, no_delay, quick_ack
 
-_HEADER = struct.Struct(">BxI")
 _LARGEST = 1 << 20  # bytes of a PDU: acceptances and responses are far smaller
 _CHUNK = 1 << 16
 
@@ -28,23 +25,6 @@ class PeerFailure(Transient):
 
 class PeerClosed(PeerFailure):
     """The destination ended the association: it aborted, released or closed."""
-
-
-class Pdu(IntEnum):
-    """PDU types (PS3.8 9.3.1)."""
-
-    ASSOCIATE_RQ = 1
-    ASSOCIATE_AC = 2
-    ASSOCIATE_RJ = 3
-    P_DATA_TF = 4
-    RELEASE_RQ = 5
-    RELEASE_RP = 6
-    ABORT = 7
-
-
-def pdu(kind: Pdu, content: bytes = b"\0\0\0\0") -> bytes:
-    """A whole PDU; the content's default is the one of A-RELEASE-RQ and -RP (PS3.8 9.3.6, 9.3.7)."""
-    return _HEADER.pack(kind, len(content)) + content
 
 
 class Line:
@@ -124,13 +104,13 @@ class Line:
             PeerClosed: the peer aborted or closed.
         """
         deadline = time.monotonic() + self._timeout
-        self._fill(_HEADER.size, deadline)
-        kind, length = _HEADER.unpack_from(self._received)
+        self._fill(PDU_HEADER.size, deadline)
+        kind, length = PDU_HEADER.unpack_from(self._received)
         if length > _LARGEST or not Pdu.ASSOCIATE_AC <= kind <= Pdu.ABORT:
             raise PeerFailure("the destination answered with what is no DICOM")
-        self._fill(_HEADER.size + length, deadline)
-        content = self._received[_HEADER.size : _HEADER.size + length]
-        del self._received[: _HEADER.size + length]
+        self._fill(PDU_HEADER.size + length, deadline)
+        content = self._received[PDU_HEADER.size : PDU_HEADER.size + length]
+        del self._received[: PDU_HEADER.size + length]
         if kind == Pdu.ABORT:
             raise PeerClosed("aborted by the destination")
         return Pdu(kind), content

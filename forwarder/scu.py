@@ -24,7 +24,8 @@ from pynetdicom.pdu_primitives import (
 from dicomferry.crashpoints import reach
 from dicomferry.part10 import Meta
 from dicomferry.settings import Destination
-from forwarder.line import Line, Pdu, PeerClosed, PeerFailure, pdu
+from dicomferry.wire import COMMAND, LAST, PDV_HEADER, Pdu, pdu
+from forwarder.line import Line, PeerClosed, PeerFailure
 from forwarder.outcome import of_rejection
 from forwarder.proposal import VERIFICATION, Context
 
@@ -33,7 +34,6 @@ _RELEASE_SECONDS = 2.0  # nothing depends on the answer
 _OUR_MAXIMUM = 1 << 16  # bytes of a P-DATA-TF that we take: responses
 _BLOCK = 1 << 18  # bytes handed to the kernel at once
 _PDV = struct.Struct(">BxIIBB")  # P-DATA-TF with one PDV, up to its control header (PS3.8 9.3.5, annex E)
-_COMMAND, _LAST = 1, 2  # bits of the message control header
 _C_STORE_RQ, _C_ECHO_RQ, _RESPONSE = 0x0001, 0x0030, 0x8000
 _NO_DATA_SET = 0x0101
 
@@ -103,11 +103,11 @@ class Association:
             left = os.fstat(file.fileno()).st_size - meta.offset
             file.seek(meta.offset)
             command = self._command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
-            block = bytearray().join(self._fragments(context_id, command, _COMMAND))
+            block = bytearray().join(self._fragments(context_id, command, COMMAND))
             while True:
                 size = min(self._fragment, left)
                 left -= size
-                block += _PDV.pack(Pdu.P_DATA_TF, size + 6, size + 2, context_id, 0 if left else _LAST)
+                block += _PDV.pack(Pdu.P_DATA_TF, size + 6, size + 2, context_id, 0 if left else LAST)
                 block += _read_exactly(file, size)
                 if len(block) >= _BLOCK or not left:
                     self._line.send(block)
@@ -120,7 +120,7 @@ class Association:
     def echo(self) -> int:
         """C-ECHO; the response's status. Raises as `store`."""
         command = self._command(_C_ECHO_RQ, VERIFICATION[0])
-        self._line.send(b"".join(self._fragments(self.accepted[VERIFICATION], command, _COMMAND)))
+        self._line.send(b"".join(self._fragments(self.accepted[VERIFICATION], command, COMMAND)))
         return self._status(_C_ECHO_RQ)
 
     def release(self) -> None:
@@ -153,7 +153,7 @@ class Association:
     def _fragments(self, context_id: int, content: bytes, kind: int) -> Iterator[bytes]:
         for start in range(0, len(content), self._fragment):
             part = content[start : start + self._fragment]
-            last = _LAST if start + len(part) == len(content) else 0
+            last = LAST if start + len(part) == len(content) else 0
             yield _PDV.pack(Pdu.P_DATA_TF, len(part) + 6, len(part) + 2, context_id, kind | last) + part
 
     def _status(self, request: int) -> int:
@@ -168,10 +168,10 @@ class Association:
                 raise PeerFailure("the destination answered out of turn")
             ended = False
             for control, part in _pdvs(content):
-                if not control & _COMMAND:
+                if not control & COMMAND:
                     raise PeerFailure("the destination answered with a data set")
                 command += part
-                ended = bool(control & _LAST)
+                ended = bool(control & LAST)
             if ended:
                 break
         elements = dict(_us_elements(bytes(command)))
@@ -251,7 +251,7 @@ def _pdvs(content: bytearray) -> Iterator[tuple[int, bytes]]:
     """The message control header and the fragment of each PDV in a P-DATA-TF."""
     at = 0
     while at + 6 <= len(content):
-        length, _, control = struct.unpack_from(">IBB", content, at)
+        length, _, control = PDV_HEADER.unpack_from(content, at)
         if length < 2 or at + 4 + length > len(content):
             raise PeerFailure("the destination answered with a damaged PDV")
         yield control, bytes(content[at + 6 : at + 4 + length])
