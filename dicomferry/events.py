@@ -118,13 +118,15 @@ class Refused:
 class Unreachable:
     """Forwarder: the destination does not answer, rejects us, or is out of resources; no object's fault.
 
-    `instance` is the object that was on its way when it happened, if any: perhaps its fault after all.
+    `instance` is the object that was on its way when it happened, if any: perhaps its fault after all, and
+    more so where the peer itself `broke_off`, by an abort or by closing the connection.
     """
 
     batch: str
     destination: str
     reason: str
     instance: str | None = None
+    broke_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)

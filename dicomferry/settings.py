@@ -83,12 +83,22 @@ def _broker(value: str) -> str:
     return value
 
 
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip())
+    if match is None:
+        raise ValueError(f'{value!r} is no time; write seconds, or "90s", "30m", "24h", "7d"')
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 AEPattern = Annotated[str, AfterValidator(_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ceiling = Annotated[int, Field(ge=1)]
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 SyntaxNames = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_syntaxes)]
 
 
@@ -152,6 +162,7 @@ class Destination(_Strict):
     timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
     max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead
     retry_after: Annotated[float, Field(gt=0)] = 30.0  # seconds after the first refusal, then doubling
+    max_age: Annotated[Seconds, Field(gt=0)] | None = None  # of a delivery, before it is dead; absent: none
 
     @property
     def negotiates(self) -> bool:
@@ -237,6 +248,7 @@ class Settings(BaseSettings):
 
     spool: Path = Path("spool")
     broker: Annotated[str, AfterValidator(_broker)] | None = None  # absent: `up` starts a private Redis
+    keep_delivered: Annotated[Seconds, Field(ge=0)] = 0.0  # for how long instances stay once delivered
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     ingest: Ingest = Ingest()
     worker: Worker = Worker()

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 
 SCHEMA = 1
+_REDIRECTED = "redirected.json"
+_UID_BYTES = 8  # of an id: the SOP Instance UID's hash
 _GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
@@ -74,11 +76,20 @@ class State:
     delivered: frozenset[str]  # names of destinations
     dead: frozenset[str]  # names of destinations, those delivered left out
     attempts: dict[str, int] = field(default_factory=dict)  # by what was attempted
+    redirected: tuple[str, ...] | None = (
+        None  # destinations that an operator has given it instead
+    )
+    delivered_at: float = 0.0  # of the last delivery, where no other is left; seconds since the epoch
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of all destinations that have it or are to have it."""
+        return self.instance.destinations if self.redirected is None else self.redirected
 
     @property
     def pending(self) -> tuple[str, ...]:
         """Names of the destinations that still wait for it."""
-        return tuple(n for n in self.instance.destinations if n not in self.delivered and n not in self.dead)
+        return tuple(n for n in self.destinations if n not in self.delivered and n not in self.dead)
 
 
 def boot_id() -> str:
@@ -100,10 +111,12 @@ def digest_of(*parts: bytes) -> "hashlib.blake2b":
 def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
     """The id of an instance: the same object for the same destinations has the same one.
 
-    `again` makes another id for an object that is sent anew after it was delivered somewhere.
+    `again` makes another id for an object that is sent anew after it was delivered somewhere. All that comes
+    with one SOP Instance UID begins alike, so that `Spool.namesakes` finds it.
     """
+    uid = hashlib.blake2b(sop_instance_uid.encode(), digest_size=_UID_BYTES).hexdigest()
     content = "\0".join((sop_instance_uid, digest, *destinations, again))
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return uid + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 class Spool:
@@ -118,6 +131,7 @@ class Spool:
         self.trash = root / "trash"
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
+        self.orders = root / "orders"
         self.history = root / "history.sqlite"
         self._status = root / "status.json"
 
@@ -130,7 +144,7 @@ class Spool:
         try:
             for folder in (
                 self.incoming, self.renditions, self.leases, self.trash, self.quarantine, self.destinations,
-                *(self.instances / shard for shard in SHARDS),
+                self.orders, *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
             version = self.root / "schema.json"
@@ -191,6 +205,11 @@ class Spool:
         """Ids of the instances in one shard."""
         return os.listdir(self.instances / shard)
 
+    def namesakes(self, instance: str) -> list[str]:
+        """Ids of all instances with the SOP Instance UID of that id, itself among them."""
+        prefix = instance[: 2 * _UID_BYTES]
+        return [other for other in self.ids(instance[:2]) if other.startswith(prefix)]
+
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
         try:
@@ -211,12 +230,31 @@ class Spool:
             names = os.listdir(self.folder(instance))
         except FileNotFoundError:
             return None
+        redirected = self._redirected(instance) if _REDIRECTED in names else None
         delivered = frozenset(_middle(name, "delivered-", ".json") for name in names) - {""}
         dead = frozenset(_middle(name, "dead-", ".json") for name in names) - {""} - delivered
+        if redirected is not None:
+            dead &= frozenset(redirected)
         attempts = {
             what: self.attempts(instance, what) for name in names if (what := _middle(name, "attempts-", ""))
         }
-        return State(found, delivered, dead, attempts)
+        state = State(found, delivered, dead, attempts, redirected)
+        if delivered and not dead and not state.pending:
+            times = [(self.marker(instance, "delivered", name) or {}).get("at", 0.0) for name in delivered]
+            state = replace(state, delivered_at=max(times))
+        return state
+
+    def redirect(self, instance: str, destinations: tuple[str, ...], why: str) -> None:
+        """Give an instance other destinations, durably, in place of those that it was received for."""
+        record = {"schema": SCHEMA, "destinations": destinations, "why": why, "at": time.time()}
+        durable.replace(self.folder(instance) / _REDIRECTED, json.dumps(record).encode())
+
+    def _redirected(self, instance: str) -> tuple[str, ...] | None:
+        try:
+            record = json.loads((self.folder(instance) / _REDIRECTED).read_bytes())
+        except FileNotFoundError:
+            return None
+        return tuple(record["destinations"])
 
     def mark_delivered(self, instance: str, destination: str, record: dict[str, Any]) -> None:
         """Note, durably, that `destination` has the instance. It wins over a dead marker."""
@@ -235,6 +273,13 @@ class Spool:
         except FileNotFoundError:
             return None
         return content
+
+    def unmark(self, instance: str, kind: str, destination: str) -> None:
+        """Take a marker (`kind` "delivered" or "dead") away, durably: the delivery is pending again."""
+        path = self.folder(instance) / f"{kind}-{destination}.json"
+        with suppress(FileNotFoundError):
+            path.unlink()
+            durable.sync_folder(path.parent)
 
     def is_delivered(self, instance: str, destination: str) -> bool:
         """Whether the delivered marker stands."""
@@ -263,7 +308,7 @@ class Spool:
     def retire(self, instance: str) -> bool:
         """Remove an instance whose every delivery is delivered; False, and nothing done, otherwise."""
         state = self.state(instance)
-        if state is None or set(state.instance.destinations) - state.delivered:
+        if state is None or set(state.destinations) - state.delivered:
             return False
         grave = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
         with suppress(FileNotFoundError):
@@ -271,8 +316,12 @@ class Spool:
             self.folder(instance).rename(grave)
             reach("retirement.renamed")
             shutil.rmtree(grave, ignore_errors=True)
-        shutil.rmtree(self.renditions / boot_id() / instance, ignore_errors=True)
+        self.drop_renditions(instance)
         return True
+
+    def drop_renditions(self, instance: str) -> None:
+        """Delete the renditions of an instance that nobody waits for; they can be made again."""
+        shutil.rmtree(self.renditions / boot_id() / instance, ignore_errors=True)
 
     # Renditions
 

@@ -52,7 +52,14 @@ class Note:
     at: float | None = None
 
 
-Command = Publish | Bury | Retire | Reread | Note
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Every delivery is delivered, but the instance is to stay a while: its renditions need not."""
+
+    instance: str
+
+
+Command = Publish | Bury | Retire | Keep | Reread | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class Place(Enum):
     TO_RENDER = auto()  # needs a rendition that nobody was asked for yet
     RENDERING = auto()
     READY = auto()
+    BEHIND = auto()  # can be sent once an older object with its SOP Instance UID is
     SENDING = auto()
     DELAYED = auto()  # was refused or came back undone, and waits for its next attempt
     GONE = auto()  # delivered, dead or forgotten: queues skip it
@@ -36,8 +37,9 @@ class Entry:
     modality: str
     transfer_syntax_uid: str
     size: int
+    received_at: float  # seconds since the epoch
+    delivered_at: float = 0.0  # of its last delivery
     deliveries: dict[str, "Delivery"] = field(default_factory=dict)  # pending ones, by destination
-    parked: bool = False  # a delivery of it is dead, so it is not retired
     alone: bool = False  # it was in a batch that died: never again together with others
 
 
@@ -53,6 +55,10 @@ class Delivery:
     ruled_out: dict[str, str] | None = None  # transfer syntaxes found unsuitable or refused, with the reason
     undone: int = 0  # times that its batch ended without a word on it: lost, or a full disk
     moved_on: bool = False  # the next best syntax was tried after a refusal
+    broke_off: int = 0  # times that the peer ended the association while it got this
+    last: str = ""  # why it was not delivered the last time
+    status: int | None = None  # of its last refusal
+    attempts: int = 0  # refusals on the spool
 
 
 @dataclass(slots=True, eq=False)

@@ -4,10 +4,10 @@ Events and the time go in, commands come out; no socket, clock, Celery or disk, 
 through years and a million deliveries. Everything it holds is rebuilt from the spool.
 """
 
-import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dicomferry import events
@@ -17,17 +17,20 @@ from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import label
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Bury, Command, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.labels import deliver_label, probe_label, transcode_label
 from dispatcher.lanes import Delivery, Entry, Lane, Place
+from dispatcher.namesakes import Namesakes
 from dispatcher.plan import Choice, Stuck, choose
+from dispatcher.renditions import Renditions
+from dispatcher.timers import Timers
 
 UNSTARTED = 4  # transcode batches in Celery that no worker has begun, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
 DELIVER_MOST, DELIVER_BYTES = 64, 256 << 20
-PROBES = 32  # at once, so that black holes leave threads to those who answer
 FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
+LOOK_AGAIN = 10.0  # seconds until a delivery that is too old, but being sent, is looked at again
 
 
 @dataclass(slots=True, eq=False)
@@ -37,13 +40,6 @@ class _Outstanding:
     batch: Batch
     instances: set[str]
     started: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Rendering:
-    """A rendition being made, and the deliveries that wait for it."""
-
-    waiters: list[Delivery] = field(default_factory=list)
 
 
 class QueueManager:
@@ -57,13 +53,19 @@ class QueueManager:
         accepted: dict[str, dict[str, frozenset[str]]],
         new_batch_id: Callable[[], str],
         seed: int = 0,
+        keep_delivered: float = 0.0,
+        park: bool = False,
     ) -> None:
         """Start with no instance known.
 
         `boot` names the folder of renditions; `accepted` is, by destination and SOP class, what each peer
-        was seen to accept; `new_batch_id` names batches; `seed` decides the jitter.
+        was seen to accept; `new_batch_id` names batches; `seed` decides the jitter; `keep_delivered` is for
+        how many seconds an instance stays after its last delivery. `park` buries what is pending for
+        destinations that there are no more; else it waits for them.
         """
         self._boot = boot
+        self._keep_delivered = keep_delivered
+        self._park = park
         self._new_batch_id = new_batch_id
         self._random = random.Random(seed)  # noqa: S311  jitter, no secret
         self.lanes = {
@@ -71,12 +73,16 @@ class QueueManager:
             for d in destinations
         }
         self.entries: dict[str, Entry] = {}
-        self.parked: set[str] = set()  # instances of which only dead deliveries are left
+        self.dead: dict[str, frozenset[str]] = {}  # by instance: destinations
+        self.kept: dict[str, float] = {}  # instances that are delivered, and until when they stay
         self.outstanding: dict[str, _Outstanding] = {}
-        self._renderings: dict[tuple[str, str], _Rendering] = {}
-        self._rendered: dict[str, set[str]] = {}  # by instance: keys of renditions on the spool
-        self._timers: list[tuple[float, int, str, Delivery | None]] = []
-        self._timer_count = 0
+        self._transcodes: set[str] = set()  # those of the outstanding batches
+        self._unstarted: set[str] = set()  # of these, those that no worker has begun
+        self._renditions = Renditions()
+        self._namesakes = Namesakes()
+        self._timers: Timers[str | Delivery] = Timers()  # lanes to look at, deliveries that are delayed
+        self._ages: Timers[Delivery] = Timers()  # deliveries that are too old then
+        self._leaving: Timers[str] = Timers()  # instances that are not kept any longer
         self._touched: dict[str, None] = {}  # lanes to look at in `schedule`
         self._hungry: dict[str, None] = {}  # lanes that want renditions, in turn
         self._commands: list[Command] = []
@@ -107,6 +113,7 @@ class QueueManager:
     def schedule(self, now: float) -> list[Command]:
         """What events so far ask for, and the batches that can run now."""
         self._run_timers(now)
+        self._end_retention(now)
         touched, self._touched = self._touched, {}
         for name in touched:
             lane = self.lanes[name]
@@ -123,7 +130,7 @@ class QueueManager:
     def _known(self, event: Known, now: float) -> None:
         state = event.state
         entry = self.entries.get(state.instance.id) or self._new_entry(state)
-        entry.parked = bool(state.dead)
+        self._count_dead(entry.id, state.dead)
         for name, delivery in list(entry.deliveries.items()):
             if name in state.delivered and name in self.lanes:  # the event was lost, its marker stands
                 self.lanes[name].delivered += 1
@@ -134,14 +141,38 @@ class QueueManager:
         entry.deliveries |= {name: Delivery(entry, name) for name in new}
         for delivery in list(entry.deliveries.values()):
             if delivery.destination not in self.lanes:
-                continue  # the settings have dropped it: it stays on the spool until an operator decides
-            lost = delivery.batch is not None and delivery.batch not in self.outstanding
-            if lost:
-                self._rendered.pop(entry.id, None)  # what was said to be there may have been the fault
+                self._stray(delivery)
+            elif delivery.batch is not None and delivery.batch not in self.outstanding:
+                self._renditions.forget(entry.id)  # what was said to be there may have been the fault
                 self._come_back(delivery, now)
             elif delivery.destination in new:
-                self._enter(delivery, now)
-        self._settle(entry)
+                self._grow_old(delivery)
+                self._enter(delivery)
+        entry.delivered_at = max(entry.delivered_at, state.delivered_at)
+        self._settle(entry, now)
+
+    def _stray(self, delivery: Delivery) -> None:
+        """The settings have dropped its destination: it stays on the spool until an operator decides."""
+        if self._park:
+            reason = (
+                f"{delivery.destination} was taken out of the configuration, and the dispatcher told to park"
+            )
+            self._bury(delivery, reason, None, 0)
+
+    def strays(self) -> Counter[str]:
+        """How many deliveries are pending for each destination that the settings do not have."""
+        return Counter(
+            name for entry in self.entries.values() for name in entry.deliveries if name not in self.lanes
+        )
+
+    @property
+    def parked(self) -> set[str]:
+        """Instances of which only dead deliveries are left."""
+        return self.dead.keys() - self.entries.keys()
+
+    def knows(self, instance: str) -> bool:
+        """Whether the spool need not be read for it."""
+        return instance in self.entries or instance in self.dead or instance in self.kept
 
     def _come_back(self, delivery: Delivery, now: float) -> None:
         """Take up again what came back undone: at once, then ever later, lest a full disk make a loop."""
@@ -149,9 +180,9 @@ class QueueManager:
         if delivery.undone:
             delay = min(FIRST_AGAIN * 2 ** min(delivery.undone - 1, 16), LAST_AGAIN)
             self._move(delivery, Place.DELAYED)
-            self._at(now + delay, delivery.destination, delivery)
+            self._timers.at(now + delay, delivery)
         else:
-            self._enter(delivery, now)
+            self._enter(delivery)
         delivery.undone += 1
 
     def _new_entry(self, state: State) -> Entry:
@@ -164,19 +195,35 @@ class QueueManager:
             instance.modality,
             instance.transfer_syntax_uid,
             instance.size,
+            instance.received_at,
         )
-        words = f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, {instance.route}"
+        self.kept.pop(entry.id, None)
+        words = (
+            f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
+            f"{instance.route}"
+        )
         self._commands.append(
             Note(instance.id, instance.sop_instance_uid, "received", "", words, instance.received_at)
         )
-        if instance.id not in self.parked:
-            for name in state.dead & self.lanes.keys():
-                self.lanes[name].dead += 1
+        if self._namesakes.add(entry):
+            self._note(entry, "queued", "", "behind an earlier object with this SOP Instance UID")
+        for other in self._namesakes.later(entry):  # they were heard of first
+            for delivery in other.deliveries.values():
+                if delivery.place is Place.READY and delivery.destination in state.pending:
+                    self._move(delivery, Place.BEHIND)
         return entry
+
+    def _count_dead(self, instance: str, dead: frozenset[str]) -> None:
+        before = self.dead.pop(instance, frozenset[str]())
+        if dead:
+            self.dead[instance] = dead
+        for name in (before ^ dead) & self.lanes.keys():
+            self.lanes[name].dead += 1 if name in dead else -1
 
     def _vanished(self, event: Vanished, now: float) -> None:
         del now
-        self.parked.discard(event.instance)
+        self._count_dead(event.instance, frozenset())
+        self.kept.pop(event.instance, None)
         entry = self.entries.get(event.instance)
         if entry is not None:
             for delivery in list(entry.deliveries.values()):
@@ -185,7 +232,7 @@ class QueueManager:
 
     # Where a delivery goes next
 
-    def _enter(self, delivery: Delivery, now: float) -> None:
+    def _enter(self, delivery: Delivery) -> None:
         lane = self.lanes[delivery.destination]
         entry = delivery.entry
         delivery.batch = None
@@ -200,12 +247,15 @@ class QueueManager:
         if delivery.choice != choice:
             self._note(entry, "planned", delivery.destination, choice.why)
         delivery.choice = choice
-        done = self._rendered.get(entry.id, ())
-        if choice.spec is None or choice.spec.key in done:
-            lane.move(delivery, Place.READY)
+        if choice.spec is None or self._renditions.stands(entry.id, choice.spec):
+            self._ready(delivery)
         else:
             lane.move(delivery, Place.TO_RENDER)
-        del now
+
+    def _ready(self, delivery: Delivery) -> None:
+        """It can be sent, unless an older object with its UID is to be sent first."""
+        waits = self._namesakes.earlier(delivery.entry, delivery.destination)
+        self._move(delivery, Place.BEHIND if waits else Place.READY)
 
     def _choose(self, delivery: Delivery) -> Choice | Stuck:
         lane = self.lanes[delivery.destination]
@@ -216,31 +266,66 @@ class QueueManager:
         )
 
     def _forget(self, delivery: Delivery) -> None:
-        delivery.entry.deliveries.pop(delivery.destination, None)
-        if lane := self.lanes.get(delivery.destination):
+        entry, name = delivery.entry, delivery.destination
+        entry.deliveries.pop(name, None)
+        if lane := self.lanes.get(name):
             lane.move(delivery, Place.GONE)
+        for other in self._namesakes.later(entry):
+            waiting = other.deliveries.get(name)
+            if waiting is not None and waiting.place is Place.BEHIND:
+                self._ready(waiting)
 
-    def _settle(self, entry: Entry) -> None:
+    def _settle(self, entry: Entry, now: float) -> None:
         if entry.deliveries:
             return
-        if entry.parked:
-            self.parked.add(entry.id)
+        self._drop(entry)
+        if entry.id in self.dead:
+            return
+        until = entry.delivered_at + self._keep_delivered
+        if self._keep_delivered and until > now:
+            self.kept[entry.id] = until
+            self._leaving.at(until, entry.id)
+            self._commands.append(Keep(entry.id))
         else:
             self._commands.append(Retire(entry.id))
-        self._drop(entry)
+
+    def _end_retention(self, now: float) -> None:
+        for instance in self._leaving.due(now):
+            if self.kept.get(instance, now + 1) <= now:
+                del self.kept[instance]
+                self._commands.append(Retire(instance))
 
     def _drop(self, entry: Entry) -> None:
         self.entries.pop(entry.id, None)
-        self._rendered.pop(entry.id, None)
+        self._renditions.forget(entry.id)
+        self._namesakes.remove(entry)
 
     def _bury(self, delivery: Delivery, reason: str, status: int | None, attempts: int) -> None:
-        entry = delivery.entry
-        self._commands.append(Bury(entry.id, delivery.destination, reason, status, attempts))
-        self._note(entry, "dead", delivery.destination, reason)
-        self.lanes[delivery.destination].dead += 1
-        entry.parked = True
+        entry, name = delivery.entry, delivery.destination
+        self._commands.append(Bury(entry.id, name, reason, status, attempts))
+        self._note(entry, "dead", name, reason)
+        self._count_dead(entry.id, self.dead.get(entry.id, frozenset()) | {name})
         self._forget(delivery)
-        self._settle(entry)
+
+    def _grow_old(self, delivery: Delivery) -> None:
+        age = self.lanes[delivery.destination].destination.max_age
+        if age is not None:
+            self._ages.at(delivery.entry.received_at + age, delivery)
+
+    def _too_old(self, delivery: Delivery, now: float) -> None:
+        lane = self.lanes[delivery.destination]
+        if delivery.place is Place.GONE:
+            return
+        if delivery.place is Place.SENDING:
+            self._ages.at(now + LOOK_AGAIN, delivery)
+            return
+        last = delivery.last or lane.circuit.reason
+        hours = (lane.destination.max_age or 0.0) / 3600
+        reason = f"not delivered within its max_age of {hours:g} h" + (
+            f"; the last was: {last}" if last else ""
+        )
+        self._bury(delivery, reason, delivery.status, delivery.attempts)
+        self._settle(delivery.entry, now)
 
     def _note(self, entry: Entry, what: str, destination: str, words: str) -> None:
         self._commands.append(Note(entry.id, entry.sop_instance_uid, what, destination, words))
@@ -248,34 +333,28 @@ class QueueManager:
     # Transcoding
 
     def _render(self) -> None:
-        running = [o.started for o in self.outstanding.values() if isinstance(o.batch, TranscodeBatch)]
-        unstarted = running.count(False)
-        while self._hungry and unstarted < max(UNSTARTED, running.count(True)):
+        while self._hungry and len(self._unstarted) < max(
+            UNSTARTED, len(self._transcodes) - len(self._unstarted)
+        ):
             name = next(iter(self._hungry))
             del self._hungry[name]
             lane = self.lanes[name]
             if not lane.renders:
                 continue
-            unstarted += self._ask_for_renditions(lane)
+            self._ask_for_renditions(lane)
             self._hungry[name] = None  # to the end: lanes take turns
 
-    def _ask_for_renditions(self, lane: Lane) -> int:
+    def _ask_for_renditions(self, lane: Lane) -> None:
         most = min(TRANSCODE_MOST, -(-lane.counts[Place.TO_RENDER] // 4))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
         for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):
             entry, spec = delivery.entry, delivery.choice.spec
-            if spec is None:  # replanned since: it goes as received
-                self._move(delivery, Place.READY)
-                continue
-            key = spec.key
-            under_way = self._renderings.get((entry.id, key))
-            if key in self._rendered.get(entry.id, ()):
-                self._move(delivery, Place.READY)
-            elif under_way is not None:
+            # Without one it was replanned since, and goes as received.
+            if spec is None or self._renditions.stands(entry.id, spec):
+                self._ready(delivery)
+            elif self._renditions.join(spec, delivery):
                 lane.move(delivery, Place.RENDERING)
-                delivery.batch = next(iter(under_way.waiters)).batch if under_way.waiters else None
-                under_way.waiters.append(delivery)
             elif entry.alone:
                 groups.append((spec, [delivery]))
             else:
@@ -283,7 +362,6 @@ class QueueManager:
         groups += together.items()
         for spec, deliveries in groups:
             self._publish_transcode(lane, spec, deliveries)
-        return len(groups)
 
     def _publish_transcode(self, lane: Lane, spec: RenditionSpec, deliveries: list[Delivery]) -> None:
         instances = tuple(d.entry.id for d in deliveries)
@@ -298,7 +376,9 @@ class QueueManager:
         for delivery in deliveries:
             lane.move(delivery, Place.RENDERING)
             delivery.batch = batch.id
-            self._renderings[delivery.entry.id, spec.key] = _Rendering([delivery])
+            self._renditions.begin(spec, delivery)
+        self._transcodes.add(batch.id)
+        self._unstarted.add(batch.id)
         self._publish(batch, transcode_label(lane.destination, spec, deliveries), instances)
 
     def _publish(self, batch: Batch, text: str, instances: tuple[str, ...]) -> None:
@@ -311,30 +391,27 @@ class QueueManager:
         entry = self.entries.get(event.instance)
         if entry is None:
             return
-        self._rendered.setdefault(event.instance, set()).add(event.key)
+        self._renditions.made(event.instance, event.key)
         entry.alone = False
         uid = event.key.rpartition("-")[0]
         self._note(entry, "rendered", "", label(uid) + (f": {event.words}" if event.words else ""))
-        for delivery in self._waiters(event.instance, event.key):
+        for delivery in self._renditions.end(event.instance, event.key):
             delivery.batch = None
             delivery.undone = 0
-            self._move(delivery, Place.READY)
+            self._ready(delivery)
 
     def _unsuitable(self, event: events.Unsuitable, now: float) -> None:
         self._account(event.batch, event.instance)
-        for delivery in self._waiters(event.instance, event.key):
+        for delivery in self._renditions.end(event.instance, event.key):
             self._rule_out(delivery, event.reason)
-            self._enter(delivery, now)
+            self._enter(delivery)
+            self._settle(delivery.entry, now)
 
     def _failed(self, event: events.Failed, now: float) -> None:
-        del now
         self._account(event.batch, event.instance)
-        for delivery in self._waiters(event.instance, event.key):
+        for delivery in self._renditions.end(event.instance, event.key):
             self._bury(delivery, event.reason, None, 0)
-
-    def _waiters(self, instance: str, key: str) -> list[Delivery]:
-        rendering = self._renderings.pop((instance, key), None)
-        return [d for d in rendering.waiters if d.place is Place.RENDERING] if rendering else []
+            self._settle(delivery.entry, now)
 
     def _rule_out(self, delivery: Delivery, reason: str) -> None:
         delivery.ruled_out = (delivery.ruled_out or {}) | {delivery.choice.transfer_syntax_uid: reason}
@@ -368,7 +445,6 @@ class QueueManager:
         return entry.deliveries.get(destination) if entry else None
 
     def _delivered(self, event: events.Delivered, now: float) -> None:
-        del now
         self._account(event.batch, event.instance)
         self._works(event.destination)
         delivery = self._sent(event.destination, event.instance)
@@ -379,8 +455,9 @@ class QueueManager:
         uid = event.key.rpartition("-")[0] if event.key else entry.transfer_syntax_uid
         words = f"{label(uid)}, status 0x{event.status:04X}: {delivery.choice.why}"
         self._note(entry, "delivered", event.destination, words)
+        entry.delivered_at = now
         self._forget(delivery)
-        self._settle(entry)
+        self._settle(entry, now)
 
     def _refused(self, event: events.Refused, now: float) -> None:
         self._account(event.batch, event.instance)
@@ -390,21 +467,23 @@ class QueueManager:
             return
         lane = self.lanes[event.destination]
         self._note(delivery.entry, "refused", event.destination, event.reason)
+        delivery.last, delivery.status, delivery.attempts = event.reason, event.status, event.attempts
         if event.final and not delivery.moved_on:
             delivery.moved_on = True
             before = delivery.ruled_out
             self._rule_out(delivery, event.reason)
             if isinstance(self._choose(delivery), Choice):
-                self._enter(delivery, now)
+                self._enter(delivery)
                 return
             delivery.ruled_out = before
         if event.attempts >= lane.destination.max_attempts:
             self._bury(delivery, event.reason, event.status, event.attempts)
+            self._settle(delivery.entry, now)
             return
         delay = min(lane.destination.retry_after * 2 ** min(event.attempts - 1, 16), LONGEST_RETRY)
         delivery.batch = None
         self._move(delivery, Place.DELAYED)
-        self._at(now + delay * (1 + 0.2 * self._random.random()), event.destination, delivery)
+        self._timers.at(now + delay * (1 + 0.2 * self._random.random()), delivery)
 
     def _works(self, destination: str) -> None:
         lane = self.lanes.get(destination)
@@ -422,11 +501,31 @@ class QueueManager:
         else:
             self._give_back(lane, outstanding, last=event.instance)
             outstanding.instances.clear()
+            if event.broke_off and event.instance is not None:
+                self._suspect(lane, event.instance, event.reason, now)
             others = len(lane.sending - {event.batch})
             if others and lane.circuit.state is Circuit.CLOSED:
                 lane.limit = others
                 return
         self._trip(lane, now, event.reason)
+
+    def _suspect(self, lane: Lane, instance: str, reason: str, now: float) -> None:
+        """The peer broke off while it got this object: perhaps it is the object that it cannot bear.
+
+        Between two such attempts the peer has answered a probe at least, and every other object of the lane
+        had its turn.
+        """
+        delivery = self._sent(lane.destination.name, instance)
+        if delivery is None:
+            return
+        delivery.broke_off += 1
+        delivery.last = reason
+        if delivery.broke_off >= lane.destination.max_attempts:
+            words = (
+                f"{reason} while it was being sent, {delivery.broke_off} times, each after it had answered"
+            )
+            self._bury(delivery, words, None, delivery.broke_off)
+            self._settle(delivery.entry, now)
 
     def _give_back(self, lane: Lane, outstanding: _Outstanding, last: str | None) -> None:
         """Put what was not sent at the head of the lane; `last`, whose sending failed, at its end.
@@ -451,7 +550,7 @@ class QueueManager:
 
     def _trip(self, lane: Lane, now: float, reason: str) -> None:
         lane.circuit = circuits.tripped(lane.circuit, now, reason, self._random.random())
-        self._at(lane.circuit.probe_at, lane.destination.name, None)
+        self._timers.at(lane.circuit.probe_at, lane.destination.name)
 
     def _probe(self, lane: Lane, now: float) -> None:
         if lane.probe is not None or not lane.pending:
@@ -459,9 +558,6 @@ class QueueManager:
         due = lane.circuit.state is Circuit.OPEN and lane.circuit.probe_at <= now
         learning = lane.counts[Place.UNLEARNED] > 0 and lane.circuit.state is not Circuit.OPEN
         if not (due or learning):
-            return
-        if sum(isinstance(o.batch, ProbeBatch) for o in self.outstanding.values()) >= PROBES:
-            self._at(now + 1.0, lane.destination.name, None)
             return
         classes = tuple(lane.unlearned)
         batch = ProbeBatch(self._new_batch_id(), lane.destination.name, classes)
@@ -480,7 +576,8 @@ class QueueManager:
         for sop_class in accepted:
             for delivery in lane.unlearned.pop(sop_class, ()):
                 if delivery.place is Place.UNLEARNED:
-                    self._enter(delivery, now)
+                    self._enter(delivery)
+                    self._settle(delivery.entry, now)
         if answered:
             lane.probe = None
             lane.circuit = circuits.answered(lane.circuit)
@@ -498,6 +595,7 @@ class QueueManager:
         outstanding = self.outstanding.get(event.batch)
         if outstanding is not None:
             outstanding.started = True
+            self._unstarted.discard(event.batch)
 
     def _account(self, batch: str, instance: str) -> None:
         if outstanding := self.outstanding.get(batch):
@@ -516,10 +614,12 @@ class QueueManager:
         outstanding = self.outstanding.pop(batch_id, None)
         if outstanding is None:
             return
+        self._transcodes.discard(batch_id)
+        self._unstarted.discard(batch_id)
         batch = outstanding.batch
         if isinstance(batch, TranscodeBatch):
             for instance in outstanding.instances:
-                self._renderings.pop((instance, batch.spec.key), None)
+                self._renditions.end(instance, batch.spec.key)
                 if died and instance in self.entries:
                     self.entries[instance].alone = True
         elif lane := self.lanes.get(batch.destination):
@@ -533,13 +633,12 @@ class QueueManager:
 
     # Time
 
-    def _at(self, when: float, destination: str, delivery: Delivery | None) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, destination, delivery))
-
     def _run_timers(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            _, _, destination, delivery = heapq.heappop(self._timers)
-            self._touched[destination] = None
-            if delivery is not None and delivery.place is Place.DELAYED:
-                self._enter(delivery, now)
+        for due in self._timers.due(now):
+            if isinstance(due, str):
+                self._touched[due] = None
+            elif due.place is Place.DELAYED:
+                self._enter(due)
+                self._settle(due.entry, now)
+        for delivery in self._ages.due(now):
+            self._too_old(delivery, now)

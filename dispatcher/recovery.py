@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 
 from dicomferry.spool import SHARDS, Spool, State
 
@@ -36,7 +36,7 @@ class SpoolReader:
             del self._running_before[batch]
         return bool(over)
 
-    def everything(self, known: Container[str]) -> Iterator[State]:
+    def everything(self, known: Callable[[str], bool]) -> Iterator[State]:
         """All instances that are not `known`."""
         started, count = time.monotonic(), 0
         for shard in SHARDS:
@@ -45,16 +45,16 @@ class SpoolReader:
                 yield state
         log.info("SpoolRead instances=%d seconds=%.2f", count, time.monotonic() - started)
 
-    def next_shard(self, known: Container[str]) -> Iterator[State]:
+    def next_shard(self, known: Callable[[str], bool]) -> Iterator[State]:
         """Instances of the next shard, in turn, that are not `known`: those whose event was lost."""
         shard = SHARDS[self._shard]
         self._shard = (self._shard + 1) % len(SHARDS)
         return self._read(shard, known)
 
-    def _read(self, shard: str, known: Container[str]) -> Iterator[State]:
+    def _read(self, shard: str, known: Callable[[str], bool]) -> Iterator[State]:
         busy = {instance for held in self._running_before.values() for instance in held}
         for instance in self._spool.ids(shard):
-            if instance in known or instance in busy:
+            if instance in busy or known(instance):
                 continue
             state = self._spool.state(instance)
             if state is not None:

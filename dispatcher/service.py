@@ -19,17 +19,18 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dicomferry import events
+from dicomferry import events, orders
 from dicomferry.batches import new_batch_id
 from dicomferry.broker import celery_app, redis_client
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.settings import Settings
 from dicomferry.spool import Spool, State, boot_id
-from dispatcher.commands import Bury, Command, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
+from dispatcher.orders import carry_out
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
 from dispatcher.status import snapshot
@@ -41,16 +42,17 @@ EVENTS_AT_ONCE = 2000
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 
 
-def run(settings: Settings) -> None:
-    """Dispatch until SIGTERM or SIGINT.
+def run(settings: Settings, *, park: bool = False) -> None:
+    """Dispatch until SIGTERM or SIGINT; `park` buries what waits for destinations that there are no more.
 
     Raises:
-        Misconfigured: another dispatcher works on this spool, or there is no broker.
+        Misconfigured: another dispatcher works on this spool, there is no broker, or deliveries wait for a
+            destination that the configuration does not have.
     """
     spool = Spool(settings.spool)
     spool.prepare()
     lock = _lock(spool)
-    service = Dispatcher(settings, spool, redis_client(settings))
+    service = Dispatcher(settings, spool, redis_client(settings), park=park)
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -78,7 +80,7 @@ def _lock(spool: Spool) -> int:
 class Dispatcher:
     """One running dispatcher."""
 
-    def __init__(self, settings: Settings, spool: Spool, redis: Redis) -> None:
+    def __init__(self, settings: Settings, spool: Spool, redis: Redis, *, park: bool = False) -> None:
         self.stopping = False
         self._settings = settings
         self._spool = spool
@@ -98,6 +100,8 @@ class Dispatcher:
             },
             new_batch_id=new_batch_id,
             seed=uuid.uuid4().int,
+            keep_delivered=settings.keep_delivered,
+            park=park,
         )
         for name, count in self._history.delivered_counts().items():
             if lane := self._manager.lanes.get(name):
@@ -106,13 +110,16 @@ class Dispatcher:
         self._canary = uuid.uuid4().hex
         self._redis_answers = True
         self._read_at = 0.0
+        self._park = park
 
     def run(self) -> None:
         """Work until told to stop."""
         self._spool.sweep()
         self._forget_events()
         self._reader.take_over()
+        self._obey()
         self._read_everything()
+        self._refuse_strays(park=self._park)
         self._plant_canary()
         self._read_at = time.time()
         log.info("Dispatching destinations=%d", len(self._manager.lanes))
@@ -147,8 +154,7 @@ class Dispatcher:
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
-                if event.instance not in self._manager.entries and not self._reader.is_busy(event.instance):
-                    self._reread(event.instance)
+                self._received(event.instance)
             elif event is not None:
                 self._manager.handle(event, time.time())
 
@@ -159,12 +165,18 @@ class Dispatcher:
             )
             self._redis_answers = answering
 
+    def _received(self, instance: str) -> None:
+        # With all that have its UID: the event of one that came before may be lost.
+        for name in self._spool.namesakes(instance):
+            if name not in self._manager.entries and not self._reader.is_busy(name):
+                self._reread(name)
+
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
         self._manager.handle(Known(state) if state else Vanished(instance), time.time())
 
     def _read_everything(self) -> None:
-        self._know(self._reader.everything(_Known(self._manager)))
+        self._know(self._reader.everything(self._manager.knows))
 
     def _know(self, states: Iterable[State]) -> None:
         for state in states:
@@ -173,7 +185,8 @@ class Dispatcher:
     def _look_around(self) -> None:
         if self._reader.ended():
             self._read_everything()
-        self._know(self._reader.next_shard(_Known(self._manager)))
+        self._know(self._reader.next_shard(self._manager.knows))
+        self._obey()
         try:
             if self._redis.get(events.CANARY_KEY) != self._canary.encode():
                 log.warning("RedisForgot: its canary is gone; reading the whole spool")
@@ -188,6 +201,34 @@ class Dispatcher:
             self._redis.set(events.STATUS_KEY, json.dumps(status))
         except RedisError as error:
             self._redis_is(answering=False, reason=str(error))
+
+    def _refuse_strays(self, *, park: bool) -> None:
+        strays = self._manager.strays()
+        if strays and not park:
+            counts = ", ".join(f"{name} ({count})" for name, count in sorted(strays.items()))
+            raise Misconfigured(
+                f"deliveries are pending for destinations that are not in the configuration: {counts}; put "
+                "them back, send what is pending elsewhere with `dicomferry reroute`, or start with --park, "
+                "which makes these deliveries dead until you retry or discard them"
+            )
+
+    def _obey(self) -> None:
+        """Carry out what operators have ordered."""
+        for path in orders.given(self._spool.orders):
+            try:
+                order = orders.read(path)
+            except (ValueError, KeyError, TypeError) as error:
+                log.error("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
+                path.rename(path.with_suffix(".refused"))
+                continue
+            notes = list(carry_out(self._spool, order))
+            for note in notes:
+                self._remember(note)
+            for instance in dict.fromkeys(item.instance for item in order.items):
+                if order.act is not orders.Act.NOTE:
+                    self._reread(instance)
+            log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
+            path.unlink()
 
     def _plant_canary(self) -> None:
         try:
@@ -220,9 +261,10 @@ class Dispatcher:
                 case Reread():
                     for instance in command.instances:
                         self._reread(instance)
-                case Note(instance, sop_instance_uid, what, destination, words, at):
-                    row = (at or time.time(), instance, sop_instance_uid, what, destination, words)
-                    self._rows.append(row)
+                case Note():
+                    self._remember(command)
+                case Keep():
+                    self._spool.drop_renditions(command.instance)
                 case Retire():
                     retired.append(command.instance)
         return retired
@@ -258,18 +300,12 @@ class Dispatcher:
             "Dead instance=%s destination=%s: %s", command.instance, command.destination, command.reason
         )
 
+    def _remember(self, note: Note) -> None:
+        at = note.at or time.time()
+        self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
+
     def _write_history(self) -> None:
         rows, self._rows = self._rows, []
         if rows:
             self._history.write(rows)
             reach("history.written")
-
-
-class _Known:
-    """What the queue manager need not be told again."""
-
-    def __init__(self, manager: QueueManager) -> None:
-        self._manager = manager
-
-    def __contains__(self, instance: object) -> bool:
-        return instance in self._manager.entries or instance in self._manager.parked

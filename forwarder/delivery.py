@@ -300,7 +300,7 @@ class Forwarder:
             work()
         except PeerFailure as failure:
             if not self._stopping.is_set():
-                self._unreachable(batch, str(failure), failure.instance)
+                self._unreachable(batch, str(failure), failure.instance, isinstance(failure, PeerClosed))
         except Exception as error:  # noqa: BLE001  the edge: nothing may escape and be lost with its batch
             where = type(error).__name__
             if isinstance(error, OSError) and error.strerror:
@@ -308,8 +308,14 @@ class Forwarder:
             # Not the exception's text, which might quote the data set.
             self._unreachable(batch, f"internal error: {where}")
 
-    def _unreachable(self, batch: DeliverBatch | ProbeBatch, words: str, instance: str | None = None) -> None:
-        self._sender.send(events.Unreachable(batch.id, batch.destination, words, instance))
+    def _unreachable(
+        self,
+        batch: DeliverBatch | ProbeBatch,
+        words: str,
+        instance: str | None = None,
+        broke_off: bool = False,
+    ) -> None:
+        self._sender.send(events.Unreachable(batch.id, batch.destination, words, instance, broke_off))
         log.warning("Unreachable destination=%s batch=%s: %s", batch.destination, batch.id, words)
 
 

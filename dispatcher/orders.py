@@ -1,0 +1,75 @@
+"""Carries out what operators have ordered: the markers on the spool are changed here, and nothing else.
+
+Each step may be taken twice, so that an order which a crash has cut is simply carried out again.
+"""
+
+from collections.abc import Callable, Iterator
+
+from dicomferry.orders import Act, Item, Order
+from dicomferry.spool import Spool, State
+from dispatcher.commands import Note
+
+TRANSCODE = "transcode"  # the attempts that a worker counts
+
+
+def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
+    """Change the spool as the order says; what was done, for the history.
+
+    What has changed meanwhile (it was delivered after all, or retired) is left alone.
+    """
+    for item in order.items:
+        if order.act is Act.NOTE:
+            yield _note(order, item, "operator", order.words)
+            continue
+        state = spool.state(item.instance)
+        if state is not None:
+            yield from _ACTS[order.act](spool, order, item, state)
+
+
+def _retry(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
+    spool.clear_attempts(item.instance, TRANSCODE)
+    for name in item.destinations:
+        if name in state.dead:
+            spool.clear_attempts(item.instance, name)
+            spool.unmark(item.instance, "dead", name)
+            yield _note(order, item, "retried", "is to be delivered again", name)
+
+
+def _discard(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
+    given_up = [name for name in item.destinations if name in state.dead]
+    if given_up:
+        left = tuple(name for name in state.destinations if name not in given_up)
+        spool.redirect(item.instance, left, f"discarded by {order.by}")
+    for name in given_up:
+        reason = (spool.marker(item.instance, "dead", name) or {}).get("reason", "")
+        yield _note(order, item, "discarded", f"never to be delivered; it was dead: {reason}", name)
+
+
+def _resend(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
+    for name in item.destinations:
+        if name in state.delivered:
+            spool.unmark(item.instance, "delivered", name)
+            yield _note(order, item, "resent", "is to be delivered once more", name)
+
+
+def _reroute(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
+    kept = tuple(name for name in state.destinations if name not in state.pending)
+    wanted = tuple(dict.fromkeys((*kept, *item.destinations)))
+    if set(wanted) != set(state.destinations):
+        spool.redirect(item.instance, wanted, f"rerouted by {order.by}")
+        words = f"from {', '.join(state.destinations) or 'nowhere'} to {', '.join(wanted) or 'nowhere'}"
+        yield _note(order, item, "rerouted", words)
+
+
+_ACTS: dict[Act, Callable[[Spool, Order, Item, State], Iterator[Note]]] = {
+    Act.RETRY: _retry,
+    Act.DISCARD: _discard,
+    Act.RESEND: _resend,
+    Act.REROUTE: _reroute,
+}
+
+
+def _note(order: Order, item: Item, what: str, words: str, destination: str = "") -> Note:
+    return Note(
+        item.instance, item.sop_instance_uid, what, destination, f"{words} ({order.by}'s order)", order.at
+    )
