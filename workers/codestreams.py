@@ -12,7 +12,7 @@ from dicomferry.errors import Permanent
 _J2K_START = b"\xff\x4f\xff\x51"
 _JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-_FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
+FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = 0xC3
 _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan needs its tables by turns
 _TABLES = 0xC4
@@ -45,7 +45,7 @@ def read_jpeg(codestream: bytes) -> Header:
     adobe: int | None = None
     found = segments(codestream)
     for marker, segment, after in found:
-        if marker in _FRAME_HEADERS and frame is None:
+        if marker in FRAME_HEADERS and frame is None:
             frame = marker, segment
         elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
             jfif = True
