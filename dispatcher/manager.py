@@ -154,9 +154,7 @@ class QueueManager:
     def _stray(self, delivery: Delivery) -> None:
         """The settings have dropped its destination: it stays on the spool until an operator decides."""
         if self._park:
-            reason = (
-                f"{delivery.destination} was taken out of the configuration, and the dispatcher told to park"
-            )
+            reason = f"parked: the configuration has no destination {delivery.destination} any more"
             self._bury(delivery, reason, None, 0)
 
     def strays(self) -> Counter[str]:
@@ -321,9 +319,7 @@ class QueueManager:
             return
         last = delivery.last or lane.circuit.reason
         hours = (lane.destination.max_age or 0.0) / 3600
-        reason = f"not delivered within its max_age of {hours:g} h" + (
-            f"; the last was: {last}" if last else ""
-        )
+        reason = f"not delivered within max_age, {hours:g} h" + (f"; the last was: {last}" if last else "")
         self._bury(delivery, reason, delivery.status, delivery.attempts)
         self._settle(delivery.entry, now)
 
@@ -521,9 +517,7 @@ class QueueManager:
         delivery.broke_off += 1
         delivery.last = reason
         if delivery.broke_off >= lane.destination.max_attempts:
-            words = (
-                f"{reason} while it was being sent, {delivery.broke_off} times, each after it had answered"
-            )
+            words = f"{reason} while it was being sent, {delivery.broke_off} times; it answers otherwise"
             self._bury(delivery, words, None, delivery.broke_off)
             self._settle(delivery.entry, now)
 

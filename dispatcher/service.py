@@ -218,7 +218,7 @@ class Dispatcher:
             try:
                 order = orders.read(path)
             except (ValueError, KeyError, TypeError) as error:
-                log.error("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
+                log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
                 path.rename(path.with_suffix(".refused"))
                 continue
             notes = list(carry_out(self._spool, order))
