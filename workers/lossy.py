@@ -2,7 +2,7 @@
 
 PS3.3 C.7.6.1.1.5 (lossy compression), C.7.6.1.1.2 (Image Type), C.12.4 (derivation and sources). A lossy
 source that is merely decoded, or encoded without further loss, keeps its UID and history: nothing here is
-for it.
+for it. What an enhanced multi-frame image says of its frames besides is in `functional_groups`.
 """
 
 import hashlib
@@ -28,8 +28,9 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 _IMAGE_TYPE, _SOP_INSTANCE, _DESCRIPTION = 0x00080008, 0x00080018, 0x00082111
 _SOURCES, _DERIVATION_CODES = 0x00082112, 0x00089215
+FRAME_TYPE = 0x00089007
 _LOSSY, _RATIO, _METHOD = 0x00282110, 0x00282112, 0x00282114
-DESCRIBING = frozenset((_IMAGE_TYPE, _DESCRIPTION, _LOSSY, _RATIO, _METHOD))
+DESCRIBING = frozenset((_IMAGE_TYPE, _DESCRIPTION, _LOSSY, _RATIO, _METHOD, FRAME_TYPE))
 _LONGEST_TEXT = 1024  # characters of an ST (PS3.5 6.2); bytes are never fewer
 
 
@@ -65,9 +66,8 @@ def changes(
     known = max(len(ratios), len(methods))
     ratios += [b""] * (known - len(ratios)) + [f"{ratio:.6g}".encode()]
     methods += [b""] * (known - len(methods)) + [method.encode()]
-    kinds = _values(values, _IMAGE_TYPE) or [b"", b"SECONDARY"]
     changed = {
-        _IMAGE_TYPE: (b"CS", _padded(b"\\".join([b"DERIVED", *kinds[1:]]))),
+        _IMAGE_TYPE: (b"CS", derived(values.get(_IMAGE_TYPE) or b"\\SECONDARY")),
         _SOP_INSTANCE: (b"UI", _uid(derived_uid(instance[1], transfer_syntax_uid, quality))),
         _LOSSY: (b"CS", b"01"),
         _RATIO: (b"DS", _padded(b"\\".join(ratios))),
@@ -82,20 +82,31 @@ def changes(
     return changed
 
 
-def appended(sop_class_uid: str, sop_instance_uid: str) -> dict[int, bytes]:
+def derived(kind: bytes) -> bytes:
+    """An Image Type or Frame Type whose value 1 says that the pixels were made of others'."""
+    first, separator, others = kind.rstrip(b" \x00").partition(b"\\")
+    return kind if first.strip() == b"DERIVED" else _padded(b"DERIVED" + separator + others)
+
+
+def appended(sop_class_uid: str, sop_instance_uid: str, frame: int | None = None) -> dict[int, bytes]:
     """Items, in Explicit VR Little Endian, to be added to sequences, by tag.
 
-    Source Image Sequence names the instance as received (PS3.3 C.12.4, purpose from CID 7202), Derivation
-    Code Sequence says what was done to it (CID 7203).
+    Source Image Sequence names the instance as received (PS3.3 C.12.4, purpose from CID 7202), or one
+    `frame` of it; Derivation Code Sequence says what was done to it (CID 7203).
     """
-    purpose = _item(_code("121320", "Uncompressed predecessor"))
-    source = (
-        _element(0x00081150, b"UI", _uid(sop_class_uid))
-        + _element(0x00081155, b"UI", _uid(sop_instance_uid))
-        + struct.pack("<HH2sHI", 0x0040, 0xA170, b"SQ", 0, len(purpose))
-        + purpose
+    source = _element(0x00081150, b"UI", _uid(sop_class_uid)) + _element(
+        0x00081155, b"UI", _uid(sop_instance_uid)
     )
+    if frame is not None:
+        source += _element(0x00081160, b"IS", _padded(str(frame).encode()))
+    source += _sequence(0x0040A170, _item(_code("121320", "Uncompressed predecessor")))
     return {_SOURCES: _item(source), _DERIVATION_CODES: _item(_code("113040", "Lossy Compression"))}
+
+
+def derivation_image(sop_class_uid: str, sop_instance_uid: str, frame: int | None = None) -> bytes:
+    """The same as an item of Derivation Image Sequence (PS3.3 C.7.6.16.2.6)."""
+    items = appended(sop_class_uid, sop_instance_uid, frame)
+    return _item(b"".join([_sequence(tag, items[tag]) for tag in sorted(items)]))
 
 
 def _parameter(transfer_syntax_uid: str, quality: Quality) -> str:
@@ -122,6 +133,10 @@ def _item(content: bytes) -> bytes:
 
 def _element(tag: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def _sequence(tag: int, items: bytes) -> bytes:
+    return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(items)) + items
 
 
 def _uid(text: str) -> bytes:

@@ -89,22 +89,26 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """Pixel data in another form, and what changes with it.
+    """Pixel data in another form, and what changes with it; without `content` they stay.
 
     `content` is already in the target's byte order; values of `changes` are little endian. `appended` are
-    items in Explicit VR Little Endian, added to the sequence of that tag.
+    items in Explicit VR Little Endian, added to the sequence of that tag. `within` is asked for what changes
+    in the items that stand in the sequence of that tag.
     """
 
-    vr: bytes
-    length: int  # UNDEFINED for fragments
-    content: Iterable[bytes]
+    vr: bytes = b""
+    length: int = 0  # UNDEFINED for fragments
+    content: Iterable[bytes] | None = None
     changes: Mapping[int, tuple[bytes, bytes | Stored]] = field(default_factory=dict)  # VR and value by tag
     removed: frozenset[int] = frozenset()
     appended: Mapping[int, bytes] = field(default_factory=dict)
+    within: Mapping[int, "Replace"] = field(default_factory=dict)
 
     def touches(self, tag: int) -> bool:
         """Whether an element of that tag does not stay as it is."""
-        return tag == PIXEL_DATA or tag in self.changes or tag in self.removed or tag in self.appended
+        if tag == PIXEL_DATA:
+            return self.content is not None
+        return tag in self.changes or tag in self.removed or tag in self.appended
 
 
 Replace = Callable[[Around], Replacement | None]
@@ -132,7 +136,7 @@ class Reencoder:
         Raises:
             Permanent: it is damaged.
         """
-        self._dataset(out, start, end, encoding, self._target, signed=False, depth=0)
+        self._dataset(out, start, end, encoding, self._target, signed=False, depth=0, replace=self._replace)
 
     def _dataset(
         self,
@@ -144,6 +148,7 @@ class Reencoder:
         *,
         signed: bool,
         depth: int,
+        replace: Replace | None,
     ) -> None:
         if depth > _DEEPEST:
             raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
@@ -151,7 +156,9 @@ class Reencoder:
         values = self._values(listed, encoding)
         if representation := values.get(attributes.REPRESENTATION):
             signed = representation[:2] != b"\x00\x00"
-        replacement = self._replacement(listed, values, nested=depth > 0)
+        around = Around({element.tag: element for element in listed}, values, nested=depth > 0)
+        replace = replace or (self._replace if PIXEL_DATA in around.elements else None)
+        replacement = replace(around) if replace else None
         missing = _missing(replacement, listed)
         begin = stop = start  # a stretch that is the same in both, to be copied at once
         for element in listed:
@@ -167,7 +174,9 @@ class Reencoder:
             while replacement and missing and missing[0] < element.tag:
                 self._changed(out, missing.pop(0), replacement, target)
             if replacement is None or not replacement.touches(element.tag):
-                self._element(out, element, encoding, target, signed=signed, depth=depth)
+                within = replacement.within if replacement else {}
+                asked = within.get(element.tag)
+                self._element(out, element, encoding, target, signed=signed, depth=depth, replace=asked)
             elif element.tag in replacement.appended:
                 more = replacement.appended[element.tag]
                 self._sequence(out, element, _SQ, encoding, target, signed=signed, depth=depth, more=more)
@@ -185,7 +194,11 @@ class Reencoder:
 
     def _differs(self, element: Element, replacement: Replacement | None) -> bool:
         """Whether the element changes where its encoding stays."""
-        return (replacement is not None and replacement.touches(element.tag)) or self._holds_icon(element)
+        if replacement is not None and replacement.touches(element.tag):
+            return True
+        if replacement is not None and element.tag in replacement.within:
+            return element.undefined or element.vr == _SQ
+        return self._holds_icon(element)
 
     def _values(self, listed: list[Element], encoding: Encoding) -> dict[int, bytes]:
         found = {}
@@ -200,18 +213,11 @@ class Reencoder:
                 found[element.tag] = bytes(value)
         return found
 
-    def _replacement(
-        self, listed: list[Element], values: Mapping[int, bytes], *, nested: bool
-    ) -> Replacement | None:
-        if nested and not any(element.tag == PIXEL_DATA for element in listed):
-            return None
-        return self._replace(Around({element.tag: element for element in listed}, values, nested))
-
     def _changed(self, out: BinaryIO, tag: int, replacement: Replacement, target: Encoding) -> None:
         """Write an element as the replacement has it."""
         if tag == PIXEL_DATA:
             out.write(_header(tag, replacement.vr, replacement.length, target))
-            out.writelines(replacement.content)
+            out.writelines(replacement.content or ())
         elif tag in replacement.appended:
             items = replacement.appended[tag]
             out.write(_header(tag, _SQ, len(items), target) + items)
@@ -232,11 +238,12 @@ class Reencoder:
         *,
         signed: bool,
         depth: int,
+        replace: Replace | None,
     ) -> None:
         vr = element.vr or _vr(element.tag, element.length, signed)
         if vr == _SQ or (element.undefined and vr not in _BINARY):
             vr = vr if vr == _SQ else _UN
-            self._sequence(out, element, vr, encoding, target, signed=signed, depth=depth)
+            self._sequence(out, element, vr, encoding, target, signed=signed, depth=depth, replace=replace)
             return
         if element.undefined:
             if encoding.big or target.big:
@@ -265,9 +272,10 @@ class Reencoder:
         *,
         signed: bool,
         depth: int,
+        replace: Replace | None = None,
         more: bytes = b"",
     ) -> None:
-        """Write a sequence, `more` items at its end."""
+        """Write a sequence, `more` items at its end; `replace` is asked for those that are there."""
         inner = content_encoding(element.vr, encoding)
         inner_target = content_encoding(vr, target)
         in_memory = element.length <= _IN_MEMORY and not self._holds_icon(element)
@@ -280,7 +288,14 @@ class Reencoder:
                     sink, _header(ITEM, None, UNDEFINED, inner_target), ITEM_END, inner_target, item.undefined
                 ):
                     self._dataset(
-                        sink, item.value, item.stop, inner, inner_target, signed=signed, depth=depth + 1
+                        sink,
+                        item.value,
+                        item.stop,
+                        inner,
+                        inner_target,
+                        signed=signed,
+                        depth=depth + 1,
+                        replace=replace,
                     )
             sink.write(more)
         if isinstance(sink, BytesIO) and sink is not out:

@@ -20,7 +20,7 @@ from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
 from dicomferry.part10 import frame
 from dicomferry.spool import RenditionSpec
-from workers import attributes, codecs, encoders, limits, lossy, pixels
+from workers import attributes, codecs, encoders, functional_groups, limits, lossy, pixels
 from workers.attributes import NoPixelData, Unsuitable
 from workers.codecs import YBR, Decoded, Image
 from workers.elements import PIXEL_DATA, UNDEFINED, Element
@@ -28,7 +28,7 @@ from workers.encapsulate import DELIMITER, Fragments, Stored
 from workers.encoders import Quality
 from workers.overlays import Bits, Cells
 from workers.received import Received, deflate, encoding_of, opened
-from workers.reencode import Around, Reencoder, Replacement
+from workers.reencode import Around, Reencoder, Replace, Replacement
 from workers.verify import Proof, check_file, is_chosen, write_record
 
 __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
@@ -310,7 +310,7 @@ class _Rendition:
                 decoded = codecs.decode(source_uid, codestream, image, rgb=False)
                 proof.encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
             fragments.add(other)
-        return self._fragments(fragments, fragments.extended, {})
+        return self._fragments(fragments, fragments.extended)
 
     def _encoded(self, pixel_data: Element, around: Around) -> Replacement:
         image = attributes.describe(around.values)
@@ -340,19 +340,23 @@ class _Rendition:
         if cells:
             self.notes.update(dict.fromkeys(cells.notes))
         moved = cells.changes() if cells else {}
-        appended = {}
+        appended: dict[int, bytes] = {}
+        within: dict[int, Replace] = {}
         if self.loses:
             instance = self.received.sop_class_uid, self.received.sop_instance_uid
             ratio = pixels.frame_bits(image) * image.frames / 8 / fragments.coded_length
             changes |= lossy.changes(around.values, self.wanted.uid, self.quality, ratio, instance)
             appended = lossy.appended(*instance)
-        return self._fragments(fragments, changes | moved, appended)
+            big = self.received.encoding.big
+            within = functional_groups.derived(around, self.received.source, instance, big=big)
+        return self._fragments(fragments, changes | moved, appended, within)
 
     def _fragments(
         self,
         fragments: Fragments,
         changes: dict[int, tuple[bytes, bytes | Stored]] | dict[int, tuple[bytes, bytes]],
-        appended: dict[int, bytes],
+        appended: dict[int, bytes] | None = None,
+        within: dict[int, Replace] | None = None,
     ) -> Replacement:
         limits.begin_step(fragments.coded_length)
         return Replacement(
@@ -361,7 +365,8 @@ class _Rendition:
             content=fragments.content(),
             changes=changes,
             removed=attributes.ONLY_ENCAPSULATED - changes.keys(),
-            appended=appended,
+            appended=appended or {},
+            within=within or {},
         )
 
     def _refuse(self, image: Image) -> None:
