@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 # OpenJPEG and others would start threads of their own beside the worker's processes.
@@ -241,34 +242,42 @@ def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
         raise Permanent(f"an RLE frame has not the {count} segments of this image (PS3.5 G.5)")
     offsets = (*struct.unpack_from(f"<{count}I", codestream, 4), len(codestream))
     pixels = image.rows * image.columns
-    planes = np.empty((pixels, image.samples, cell), np.uint8)
+    values = np.empty((pixels, image.samples), f"<u{cell}")
+    room = np.empty(pixels + _RLE_EXCESS, np.uint8)
     for index in range(count):
         start, end = offsets[index : index + 2]
         if not 64 <= start < end <= len(codestream):
             raise Permanent("the segment offsets of an RLE frame are wrong: it is damaged or truncated")
-        sample, significance = divmod(index, cell)
-        segment = _packbits(codestream[start:end], pixels)
-        planes[:, sample, cell - 1 - significance] = segment
-    values = planes.reshape(-1).view(f"<u{cell}")
+        segment = _packbits(codestream[start:end], room)
+        sample, less_significant = divmod(index, cell)
+        if less_significant:
+            values[:, sample] <<= 8
+            values[:, sample] |= segment
+        else:
+            values[:, sample] = segment
     return Decoded(values.reshape(_shape(image)), _plain_colour(image))
 
 
 _RLE_EXCESS = 128  # bytes: one run too many, which old encoders leave at the end
 
 
-def _packbits(segment: bytes, pixels: int) -> np.ndarray:
-    """`pixels` bytes from one segment; a byte that pads it to even length is not data (PS3.5 G.3.1)."""
+def _packbits(segment: bytes, room: np.ndarray) -> np.ndarray:
+    """One byte for each pixel, unpacked into `room`, which has so many bytes and the excess.
+
+    A byte that pads a segment to even length is not data (PS3.5 G.3.1).
+    """
+    pixels = room.size - _RLE_EXCESS
     if len(segment) * 64 < pixels:
         raise Permanent("an RLE segment is too short for the image: it is truncated")
-    try:
-        unpacked = imagecodecs.packbits_decode(segment)
-    except RuntimeError:
-        unpacked = imagecodecs.packbits_decode(segment[:-1])
+    for content in (segment, segment[:-1]):
+        with suppress(RuntimeError):
+            unpacked = np.asarray(imagecodecs.packbits_decode(content, out=room.data))
+            break
+    else:
+        raise Permanent(f"an RLE segment is damaged, or holds more than the {pixels} bytes of the image")
     if len(unpacked) < pixels:
         raise Permanent(f"an RLE segment holds {len(unpacked)} bytes of {pixels}: it is truncated")
-    if len(unpacked) > pixels + _RLE_EXCESS:
-        raise Permanent(f"an RLE segment holds {len(unpacked)} bytes for {pixels} pixels: they do not match")
-    return np.frombuffer(unpacked, np.uint8, pixels)
+    return unpacked[:pixels]
 
 
 def _plain_colour(image: Image) -> str:

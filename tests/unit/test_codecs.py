@@ -202,6 +202,20 @@ def test_twelve_bit_lossy_jpeg_is_decoded_within_its_loss() -> None:
     assert abs(decoded.samples.astype(int) - values).max() < 32
 
 
+@pytest.mark.parametrize(("excess", "believed"), [(0, True), (128, True), (200, False), (9000, False)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_rle_segment_may_have_one_run_too_many_and_no_more(bits: int, excess: int, believed: bool) -> None:
+    values = picture(40, 40, bits)
+    longer = np.concatenate([values.ravel(), np.arange(excess).astype(values.dtype)])
+    codestream = encoded(RLE, longer, bits)
+    if believed:
+        decoded = decode(RLE, codestream, described(values, bits), rgb=True)
+        assert decoded.samples.tobytes() == values.tobytes()
+        return
+    with pytest.raises(Permanent, match="holds more than the 1600 bytes of the image"):
+        decode(RLE, codestream, described(values, bits), rgb=True)
+
+
 def test_an_rle_segment_may_be_padded_to_even_length() -> None:
     values = np.zeros((8, 8), np.uint8)
     header = struct.pack("<16I", 1, 64, *[0] * 14)

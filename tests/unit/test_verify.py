@@ -144,6 +144,16 @@ def test_a_codestream_that_nobody_can_decode_is_caught(uid):
         one(cells, image, uid, codestream[: len(codestream) // 4])
 
 
+@pytest.mark.parametrize("shape", [(39, 51), (41, 50)], ids=["shorter", "panics"])
+def test_an_rle_frame_of_another_size_is_caught_though_its_reader_panics(shape):
+    cells, image = described(12, 1, signed=False)
+    cells[:] = 7
+    other = replace(image, rows=shape[0], columns=shape[1])
+    codestream = encode(RLE, np.full(shape, 7, cells.dtype), other, Quality()).codestream
+    with pytest.raises(VerificationFailed, match="cannot be decoded by pylibjpeg-rle"):
+        one(cells, image, RLE, codestream)
+
+
 def test_of_sampled_renditions_always_the_same_sixteenth_is_chosen():
     names = [f"1.2.3.{number}" for number in range(4000)]
     chosen = [name for name in names if is_chosen("sampled", name)]

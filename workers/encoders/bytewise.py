@@ -15,12 +15,13 @@ _DEFLATE_LEVEL = 4
 def rle(cells: np.ndarray, image: Image, _quality: Quality) -> Encoded:
     """A segment for each byte of each sample, most significant first, rows apart (PS3.5 G.3.1, G.5)."""
     size = image.bits_allocated // 8
-    planes = cells.reshape(image.rows, image.columns, image.samples, 1).view(np.uint8)
+    planes = cells.reshape(image.rows, image.columns, image.samples).view(f"<u{size}")
     segments = []
     for sample in range(image.samples):
         for byte in reversed(range(size)):
+            plane = (planes[:, :, sample] >> 8 * byte).astype(np.uint8, copy=False)
             # A two-dimensional array is packed row by row: a run must not cross the end of a row.
-            packed = imagecodecs.packbits_encode(planes[:, :, sample, byte].copy())
+            packed = imagecodecs.packbits_encode(plane)
             segments.append(packed + b"\x00" * (len(packed) % 2))
     offsets = [64]
     for segment in segments[:-1]:
