@@ -23,7 +23,7 @@ from forwarder.delivery import Forwarder
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 64  # threads: a lane that waits for a dead peer costs one for its timeout
+MOST_THREADS = 4096
 STOP_GRACE = 3.0  # seconds that an object being sent gets when the forwarder stops
 
 
@@ -42,7 +42,16 @@ def register(app: Celery, settings: Settings) -> Forwarder:
     return forwarder
 
 
-def run(settings: Settings, concurrency: int = CONCURRENCY) -> None:
+def threads_for(settings: Settings) -> int:
+    """As many as there can be batches at once, so that no dead peer keeps a thread from a living one.
+
+    A lane has at most `max_associations` deliver batches, and a probe. A thread that waits costs next to
+    nothing, and there is none before it is needed.
+    """
+    return min(sum(d.max_associations + 1 for d in settings.destination), MOST_THREADS)
+
+
+def run(settings: Settings) -> None:
     """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT, which end it within seconds.
 
     Raises:
@@ -68,7 +77,7 @@ def run(settings: Settings, concurrency: int = CONCURRENCY) -> None:
     signals.worker_ready.connect(stop_within_seconds, weak=False)
     worker = app.Worker(
         pool="threads",
-        concurrency=concurrency,
+        concurrency=threads_for(settings),
         queues=[DELIVER_QUEUE],
         hostname=f"forwarder@{socket.gethostname()}-{secrets.token_hex(3)}",
         quiet=True,

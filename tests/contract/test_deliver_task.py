@@ -390,7 +390,7 @@ def worker_settings(tmp_path: Path, broker: str) -> Iterator[tuple[Post, subproc
             "from dicomferry.settings import Settings\n"
             "from forwarder.tasks import run\n"
             "configure('forwarder')\n"
-            "run(Settings(**json.loads(sys.argv[1])), concurrency=8)\n"
+            "run(Settings(**json.loads(sys.argv[1])))\n"
         )
         environment = os.environ | {"REMAP_SIGTERM": "SIGQUIT"}
         worker = subprocess.Popen([sys.executable, "-c", program, json.dumps(keys)], env=environment)
