@@ -6,7 +6,7 @@ UID, a keyword of PS3.6, or a group (after Orthanc's flags).
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dicomferry.errors import Misconfigured
 
@@ -18,7 +18,7 @@ class Holds:
     `grey` and `colour` are the photometric interpretations of native cells of one and of three samples, as
     they are before an encoder transforms them; None takes any. `every_bit` says that the bytes of the cells
     are kept whatever they mean, so that High Bit and bits above Bits Stored do not matter; elsewhere High Bit
-    is Bits Stored - 1.
+    is Bits Stored - 1. `wide` is the least of Bits Stored where more than 8 bits are allocated.
     """
 
     clause: str  # of PS3.5, which says so
@@ -29,6 +29,7 @@ class Holds:
     colour: tuple[str, ...] | None = ()
     every_bit: bool = False
     shortest: int = 1  # rows and columns
+    wide: int = 1
     limits: str = ""  # where our libraries stop short of the clause, and where we follow others beyond it
 
 
@@ -115,10 +116,21 @@ _EXTENDED = Holds(
 )
 _JPEG_LOSSLESS = Holds("PS3.5 8.2.1", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR)
 # pyjpegls gives CharLS twice the bytes of the image to write to: too few for the headers of a tiny one.
-_JPEG_LS = Holds("PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_INDEXED, colour=_COLOUR, shortest=16)
-_JPEG_LS_NEAR = Holds(
-    "PS3.5 8.2.3", (8, 16), (2, 16), signed=True, grey=_MONOCHROME, colour=_COLOUR, shortest=16
+# The codestream's precision is Bits Stored's. Up to 8 of them in 16 allocated are within PS3.5 table 8.2.3-1,
+# but decoders give bytes then where words are expected: DCMTK 3.6.7 refuses such a frame, GDCM 3.0 aborts.
+_NARROW = "up to 8 bits stored in 16 allocated not, which DCMTK and GDCM cannot read"
+_JPEG_LS = Holds(
+    "PS3.5 8.2.3",
+    (8, 16),
+    (2, 16),
+    signed=True,
+    grey=_INDEXED,
+    colour=_COLOUR,
+    shortest=16,
+    wide=9,
+    limits=_NARROW,
 )
+_JPEG_LS_NEAR = replace(_JPEG_LS, grey=_MONOCHROME)
 
 
 def _wavelets(clause: str) -> tuple[Holds, Holds]:

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import pytest
 from pydicom import Sequence, dcmread
@@ -243,6 +244,40 @@ def test_big_endian_words_with_bytes_in_them_are_unpacked(tmp_path: Path) -> Non
     one.add_new("PixelData", "OW", np.frombuffer(values.tobytes(), "<u2").astype(">u2").tobytes())
     source = write(tmp_path / "in.dcm", one, EXPLICIT_BE)
     assert pixels(rendition(source, RLE, tmp_path), RLE, tmp_path) == values.tobytes()
+
+
+def in_words(folder: Path, bits: int) -> tuple[Path, bytes]:
+    """Values of a few bits in 16 allocated."""
+    values = image(40, 48, bits).astype("<u2")
+    one = dataset(values.shape, bits, BitsAllocated=16)
+    one.add_new("PixelData", "OW", values.tobytes())
+    return write(folder / f"{bits}.dcm", one, EXPLICIT_LE), values.tobytes()
+
+
+@pytest.mark.parametrize("uid", [JPEG_LS, JPEG + "81"])
+@pytest.mark.parametrize("bits", [8, 5])
+def test_no_jpeg_ls_is_made_that_dcmtk_could_not_read(bits: int, uid: str, tmp_path: Path) -> None:
+    source, content = in_words(tmp_path, bits)
+    with pytest.raises(Unsuitable, match=f"{bits} bits stored in 16 .*DCMTK"):
+        rendition(source, uid, tmp_path)
+    # Others hold it.
+    assert pixels(rendition(source, RLE, tmp_path), RLE, tmp_path) == content
+    wider, content = in_words(tmp_path, 9)
+    assert pixels(rendition(wider, JPEG_LS, tmp_path), JPEG_LS, tmp_path) == content
+
+
+def test_what_is_said_of_dcmtk_and_jpeg_ls_is_still_so(tmp_path: Path) -> None:
+    """Once it reads such a frame, the refusal has no reason any more."""
+    values = image(40, 48, 8)
+    options = {"rows": 40, "columns": 48, "samples_per_pixel": 1, "bits_stored": 8, "lossy_error": 0}
+    codestream = bytes(jpeg_ls.encode_pixel_data(values.tobytes(), **options))
+    for allocated, fails in ((8, False), (16, True)):
+        one = dataset(values.shape, 8, BitsAllocated=allocated)
+        path = encapsulated(tmp_path / f"{allocated}.dcm", one, JPEG_LS, [codestream])
+        done = subprocess.run(
+            [program("dcmdjpls"), str(path), str(tmp_path / "out")], capture_output=True, check=False
+        )
+        assert bool(done.returncode) == fails
 
 
 @pytest.mark.parametrize("source_uid", [EXPLICIT_LE, EXPLICIT_BE])

@@ -72,6 +72,10 @@ def _unheld(holds: Holds, image: Image) -> str | None:
             least <= image.bits_stored <= min(most, image.bits_allocated),
             f"{image.bits_stored} bits stored ({bits})",
         ),
+        (
+            image.bits_allocated <= 8 or image.bits_stored >= holds.wide,
+            f"{image.bits_stored} bits stored in {image.bits_allocated} ({bits})",
+        ),
         (not image.signed or (holds.signed and grey_or_any), f"signed samples ({holds.clause})"),
         (
             holds.every_bit or image.high_bit == image.bits_stored - 1,
