@@ -111,9 +111,10 @@ class Ingest(_Strict):
 
     host: Host = "127.0.0.1"
     port: Port = 11112
-    min_free_mb: Annotated[int, Field(ge=0)] = 512  # below this much free space C-STORE answers A700
+    min_free_mb: Annotated[int, Field(ge=0)] = 512  # the spool's low-water mark: below, nothing is taken
     max_associations: Annotated[int, Field(ge=1)] = 100
-    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds without traffic before an abort
+    artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
+    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may keep us waiting
 
 
 class Caller(_Strict):

@@ -9,15 +9,11 @@ import socket
 import struct
 from contextlib import suppress
 from enum import IntEnum
-from typing import Any
-
-from pynetdicom.transport import AssociationSocket
 
 PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
 PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
 COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
 
-_CHUNK = 1 << 18
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -49,31 +45,3 @@ def quick_ack(sock: socket.socket) -> None:
     if _QUICKACK is not None:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-
-
-class PromptSocket(AssociationSocket):
-    """pynetdicom's socket, without the stalls and with reads of what is there."""
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        if self.socket is not None:
-            no_delay(self.socket)
-            quick_ack(self.socket)
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read exactly `nr_bytes`, or fewer where the connection ends before."""
-        received = bytearray()
-        sock = self.socket
-        while sock is not None and len(received) < nr_bytes:
-            part = sock.recv(min(_CHUNK, nr_bytes - len(received)))
-            quick_ack(sock)
-            if not part:
-                break
-            received += part
-        return received
-
-    def send(self, bytestream: bytes) -> None:
-        """Send all of `bytestream`."""
-        super().send(bytestream)
-        if self.socket is not None:
-            quick_ack(self.socket)

@@ -36,11 +36,12 @@ class Rejected:
 
 
 def admit(
-    settings: Settings, calling: str, called: str, address: str, *, associations: int
+    settings: Settings, calling: str, called: str, address: str, *, associations: int, lack: str | None = None
 ) -> Admitted | Rejected:
     """Decide about a request for an association.
 
-    `associations` counts those that stand, this one included.
+    `associations` counts those that stand, this one included; `lack` says why the spool takes nothing more.
+    It rejects whoever only wants to verify too: a monitor then sees what a sender sees.
     """
     host = plain_address(address)
     ae = next((ae for ae in settings.ae if ae.title == called), None)
@@ -51,6 +52,8 @@ def admit(
     if associations > settings.ingest.max_associations:
         limit = settings.ingest.max_associations
         return Rejected(2, 3, 2, f"{limit} associations stand already (ingest.max_associations)")
+    if lack is not None:
+        return Rejected(2, 3, 2, lack)
     return Admitted(
         ae,
         calling,

@@ -1,237 +1,204 @@
-"""pynetdicom's acceptor, with a narrow seam of our own: data sets go from the wire into `Arrival`s.
+"""One connection, from its first byte to its last: the acceptor's side of PS3.8 9.2, in one thread.
 
-pynetdicom would keep a data set in memory, or flush a temporary file at every fragment and leave it behind
-after an abort. Relies on pynetdicom 3.0's `DIMSEServiceProvider.message`, `Association._serve_request` and
-`RequestHandler._create_association`.
+What arrives is assembled here into DIMSE messages (PS3.7 chapter 8, PS3.8 annex E) and answered. A data set
+goes from the wire into an `Arrival`, and whatever ends the connection ends that too.
 """
 
 import logging
 import socket
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from io import BytesIO
-from socketserver import BaseServer
-from typing import Any, cast
-
-from pydicom.uid import UID
-from pynetdicom import AE, evt
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import AssociationServer, RequestHandler
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
-from dicomferry.spool import Spool
-from dicomferry.wire import PromptSocket
-from ingest.admission import Admitted
-from ingest.arrival import Arrival, Room
-from ingest.dimse import store_response
-from ingest.header import is_uid
-from ingest.reception import Answer, Request, refusal
+from dicomferry.wire import COMMAND, LAST, PDU_HEADER, PDV_HEADER, Pdu, pdu
+from ingest import dimse, negotiation
+from ingest.admission import Admitted, Rejected, plain_address
+from ingest.arrival import Arrival
+from ingest.contexts import ACCEPTED, Answered, answer
+from ingest.dimse import Command
+from ingest.line import MAXIMUM_PDU, Closed, Line, Reason, Silent, Violation
+from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
+from ingest.scp import Scp
 
 log = logging.getLogger(__name__)
 
-MAXIMUM_PDU = 1 << 18  # bytes that a peer may put in one PDU; DCMTK never puts more than 128 KiB
-_LONGEST_PDU = 4 << 20  # bytes: more is no request for an association either
+_LONGEST_COMMAND = 1 << 14  # bytes of a command set; that of a C-STORE has 250
+_FAREWELL = 5.0  # seconds that a peer gets to close when all is said (ARTIM, PS3.8 9.1.5)
+_USER, _PROVIDER = 0, 2  # who aborts (PS3.8 9.3.8)
 
 
-class IngestSocket(PromptSocket):
-    """A socket that gives no peer more memory than it was promised."""
+class Association:
+    """A connection, and the association that it may become; `serve` runs in its thread."""
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read one part of a PDU.
+    def __init__(self, sock: socket.socket, address: str, scp: Scp) -> None:
+        self.address = plain_address(address)
+        self._scp = scp
+        self._line = Line(sock, scp.settings.ingest.artim_timeout)
+        self._admitted: Admitted | None = None
+        self._contexts: dict[int, Answered] = {}
+        self._fragment = 0  # bytes of a message in one P-DATA-TF that we send
+        self._message: _Message | None = None
 
-        Raises:
-            OSError: the PDU is longer than any that we said we take.
-        """
-        if nr_bytes > _LONGEST_PDU:
-            raise OSError(f"a PDU of {nr_bytes} bytes was announced, {MAXIMUM_PDU} are allowed")
-        return super().recv(nr_bytes)
-
-
-class Sink(BytesIO):
-    """Where pynetdicom writes the fragments of a data set, as if it were memory."""
-
-    def __init__(self, association: "FerryAssociation", message: DIMSEMessage) -> None:
-        super().__init__()
-        self.request: Request | None = None
-        self.arrival: Arrival | None = None
-        self._association = association
-        self._message = message
-
-    def write(self, part: Any) -> int:
-        """Take a fragment; the first one comes when the command set is complete."""
-        if self.request is None:
-            self.request = self._association.request_of(self._message)
-            self.arrival = self._association.begin(self.request)
-            if not is_uid(self.request.sop_instance_uid):
-                # pynetdicom aborts on one that is too long; the request, which is kept, gets an answer.
-                self._message.command_set.AffectedSOPInstanceUID = UID("0")
-        if self.arrival is not None:
-            self.arrival.write(part)
-        return len(part)
-
-
-class ArrivingProvider(DIMSEServiceProvider):
-    """The DIMSE provider, whose messages keep their data set in a `Sink`."""
-
-    _association: "FerryAssociation"
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take a P-DATA indication; a message that cannot be decoded ends the association, not the thread."""
-        if self.message is None:
-            self.message = DIMSEMessage()
-            self.message.data_set = Sink(self._assoc, self.message)  # type: ignore[arg-type]
+    def serve(self) -> None:
+        """Serve the peer until it ends this, or a fault does, or `end`."""
+        level = logging.DEBUG
         try:
-            super().receive_primitive(primitive)
-        except Exception as error:  # noqa: BLE001  whatever a peer's bytes make pydicom raise
-            log.warning("Undecodable message: %s", type(error).__name__)
-            self.dul.event_queue.put("Evt19")
-
-
-class FerryAssociation(Association):
-    """An association that we accepted, and what arrives in it."""
-
-    def __init__(self, server: "FerryServer") -> None:
-        super().__init__(server.ae, MODE_ACCEPTOR)
-        self.dimse = ArrivingProvider(self)
-        self.admitted: Admitted | None = None
-        self.server = server
-        self._server = server
-        self._spool = server.spool
-        self._room = server.room
-        self._arrivals: set[Arrival] = set()
-        self._ended = False
-        self.dul.daemon = True  # a peer that is stuck must not keep the process
-        self._arrivals_lock = threading.Lock()
-
-    def request_of(self, message: DIMSEMessage) -> Request:
-        """What the command set of `message` and its context say; empty where they say nothing."""
-        context = self._accepted_cx.get(message.context_id or 0)
-        command = message.command_set
-        return Request(
-            sop_class_uid=str(command.get("AffectedSOPClassUID") or ""),
-            sop_instance_uid=str(command.get("AffectedSOPInstanceUID") or ""),
-            abstract_syntax=str(context.abstract_syntax) if context else "",
-            transfer_syntax_uid=str(context.transfer_syntax[0]) if context else "",
-        )
-
-    def begin(self, request: Request) -> Arrival | None:
-        """Make room for a data set; None where it is refused already, so that it is read and dropped."""
-        if (
-            self.admitted is None
-            or request.abstract_syntax in {"", Verification}
-            or refusal(self.admitted, request)
-        ):
-            return None
-        arrival = Arrival(self._spool, self._room)
-        with self._arrivals_lock:
-            if self._ended:
-                return None
-            self._arrivals.add(arrival)
-        arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
-        return arrival
-
-    def done(self, arrival: Arrival) -> None:
-        """The arrival has been answered."""
-        with self._arrivals_lock:
-            self._arrivals.discard(arrival)
-
-    def disconnect(self) -> None:
-        """End it without a word, from any thread."""
-        sock = self.dul.socket.socket if self.dul.socket else None
-        if sock is not None:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def run_reactor(self) -> None:
-        """Serve until the association ends, then leave nothing of it in ``incoming``."""
-        try:
-            super().run_reactor()
+            how = self._negotiate() or self._exchange()
+        except Violation as violation:
+            how, level = f"violated the protocol: {violation}", logging.WARNING
+            # Before an association stands it is the user who aborts (PS3.8 9.2.3, AA-1), then the provider.
+            self._abort(*((_PROVIDER, violation.reason) if self._admitted else (_USER, 0)))
+        except (Silent, Closed) as ended:
+            how = str(ended)
+            # Whoever has not asked for an association in time is owed no answer (AA-2).
+            if self._admitted:
+                self._abort(_PROVIDER if isinstance(ended, Silent) else _USER, 0)
+        except Exception:
+            log.exception("Fault")
+            how = "met a fault of ours"
+            self._abort(_PROVIDER, 0)
         finally:
-            with self._arrivals_lock:
-                self._ended = True
-            for arrival in self._arrivals:
-                arrival.discard()
-            if self.admitted is not None:
-                who = f"{self.admitted.calling_ae_title} at {self.admitted.host}"
-                log.info("%s %s", "Released" if self.is_released else "Aborted", who)
+            self._leave()
+        who = self._admitted.calling_ae_title if self._admitted else "Peer"
+        log.log(max(level, logging.INFO) if self._admitted else level, "%s at %s %s", who, self.address, how)
 
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        context = self._accepted_cx.get(context_id)
-        if isinstance(msg, C_STORE) and msg.MessageID is not None and context is not None:
-            # pynetdicom chooses the service by the SOP class and knows none for a private one.
-            self._answer_store(msg, context_id)
-        else:
-            super()._serve_request(msg, context_id)
+    def end(self) -> None:
+        """Abort it, from any thread."""
+        self._line.stop_reading()
 
-    def _answer_store(self, msg: C_STORE, context_id: int) -> None:
-        sink = cast("Sink", msg.DataSet)
-        answer = self.server.store(self, sink)
-        if not self.is_established or msg.MessageID is None:
+    def hang_up(self) -> None:
+        """End it without a word, from any thread."""
+        self._line.hang_up()
+
+    def _leave(self) -> None:
+        if self._message is not None and self._message.arrival is not None:
+            self._message.arrival.discard()
+        self._scp.leave(self)
+        self._line.drain(_FAREWELL)
+        self._line.close()
+
+    def _abort(self, source: int, reason: int) -> None:
+        try:
+            self._line.send(pdu(Pdu.ABORT, bytes((0, 0, source, reason))))
+        except (Silent, Closed):
             return
-        uids = (sink.request.sop_class_uid, sink.request.sop_instance_uid) if sink.request else ("", "")
-        response = P_DATA()
-        response.presentation_data_value_list.append(
-            (context_id, b"\x03" + store_response(msg.MessageID, *uids, answer.status, answer.comment))
+
+    def _negotiate(self) -> str | None:
+        """Answer the request for an association; how the connection has ended, if it has."""
+        kind, content = self._line.read()
+        if kind == Pdu.ABORT:
+            return "aborted"
+        if kind != Pdu.ASSOCIATE_RQ:
+            raise Violation(Reason.UNEXPECTED_PDU, f"{kind.name} where a request for an association is due")
+        request = negotiation.decode(content)
+        decision = request.unsupported or self._scp.admit(self, request, self.address)
+        if isinstance(decision, Rejected):
+            log.warning("Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
+            self._line.send(negotiation.rejection(decision))
+            return "was rejected"
+        self._admitted = decision
+        answers = answer(request.contexts, decision.ae)
+        self._contexts = {context.id: context for context in answers if context.result == ACCEPTED}
+        most = min(request.maximum_length or MAXIMUM_PDU, MAXIMUM_PDU)
+        self._fragment = max(most - PDV_HEADER.size, 2) & ~1
+        self._line.send(negotiation.acceptance(request, answers))
+        self._line.establish(self._scp.settings.ingest.network_timeout)
+        log.info("Accepted %s at %s to %s", request.calling_ae_title, self.address, request.called_ae_title)
+        return None
+
+    def _exchange(self) -> str:
+        """Take and answer messages until the peer ends the association; how it did."""
+        while True:
+            kind, content = self._line.read()
+            if kind == Pdu.P_DATA_TF:
+                for context_id, control, part in _pdvs(content):
+                    self._take(context_id, control, part)
+            elif kind == Pdu.RELEASE_RQ:
+                self._line.send(pdu(Pdu.RELEASE_RP))
+                return "released"
+            elif kind == Pdu.ABORT:
+                return "aborted"
+            else:
+                raise Violation(Reason.UNEXPECTED_PDU, f"{kind.name} within an association")
+
+    def _take(self, context_id: int, control: int, part: memoryview) -> None:
+        """Take a fragment: of a command set first, then of the data set that it announces."""
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise Violation(Reason.INVALID_PARAMETER, f"presentation context {context_id} is not accepted")
+        message = self._message = self._message or _Message(context)
+        if message.context is not context or bool(control & COMMAND) is not (message.command is None):
+            raise Violation(Reason.UNEXPECTED_PARAMETER, "a fragment that does not continue the message")
+        if message.command is not None:
+            if message.arrival is not None:
+                message.arrival.write(part)
+            if control & LAST:
+                self._complete(message, message.command)
+            return
+        message.content += part
+        if len(message.content) > _LONGEST_COMMAND:
+            raise Violation(Reason.INVALID_PARAMETER, "a command set without an end")
+        if control & LAST:
+            message.command = command = dimse.decode(bytes(message.content))
+            if not command.has_data_set:
+                self._complete(message, command)
+            elif command.field == dimse.C_STORE and self._admitted is not None:
+                message.arrival = self._scp.begin(self._admitted, message.request)
+
+    def _complete(self, message: "_Message", command: Command) -> None:
+        """Answer a message that is whole."""
+        if command.field == dimse.C_STORE and self._admitted is not None:
+            given = self._scp.answer(self._admitted, message.request, message.arrival)
+            self._respond(message.context, dimse.response(command, given.status, given.comment))
+            reach("reception.answered")
+        elif command.field == dimse.C_ECHO:
+            self._respond(message.context, dimse.response(command, SUCCESS))
+        elif command.field & dimse.RESPONSE:
+            raise Violation(Reason.UNEXPECTED_PARAMETER, "a response to nothing that was asked")
+        elif command.field != dimse.C_CANCEL:
+            self._respond(message.context, dimse.response(command, UNRECOGNISED_OPERATION))
+        self._message = None
+        self._line.refresh()
+
+    def _respond(self, context: Answered, content: bytes) -> None:
+        out = bytearray()
+        for start in range(0, len(content), self._fragment):
+            part = content[start : start + self._fragment]
+            last = LAST if start + len(part) == len(content) else 0
+            out += PDU_HEADER.pack(Pdu.P_DATA_TF, len(part) + PDV_HEADER.size)
+            out += PDV_HEADER.pack(len(part) + 2, context.id, COMMAND | last) + part
+        self._line.send(out)
+
+
+@dataclass(slots=True)
+class _Message:
+    """A DIMSE message while it arrives."""
+
+    context: Answered
+    content: bytearray = field(default_factory=bytearray)  # of the command set
+    command: Command | None = None  # once that is whole
+    arrival: Arrival | None = None  # where its data set goes; None: nowhere
+
+    @property
+    def request(self) -> Request:
+        """What a C-STORE asks for."""
+        return Request(
+            sop_class_uid=self.command.sop_class_uid if self.command else "",
+            sop_instance_uid=self.command.sop_instance_uid if self.command else "",
+            abstract_syntax=self.context.abstract_syntax,
+            transfer_syntax_uid=self.context.transfer_syntax,
         )
-        self.dul.send_pdu(response)
-        reach("reception.answered")
 
 
-class Connection(RequestHandler):
-    """Makes the association of one connection."""
-
-    server: "FerryServer"
-
-    def _create_association(self) -> FerryAssociation:
-        # Accepted sockets have no timeout of their own: a peer that stops within a PDU would stay for ever.
-        self.request.settimeout(self.ae.network_timeout)
-        association = FerryAssociation(self.server)
-        association.name = f"AcceptorThread@{self.client_address[0]}"
-        association.set_socket(IngestSocket(association, client_socket=self.request))
-        acceptor = association.acceptor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
-        acceptor.ae_title = self.server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
-        association.requestor.address_info = self.remote
-        association.bind(evt.EVT_REQUESTED, self.server.requested)
-        return association
-
-
-class FerryServer(AssociationServer):
-    """Listens; each connection becomes a `FerryAssociation`."""
-
-    request_queue_size = 128  # connections that wait to be accepted; the default of 5 refuses a burst
-
-    def __init__(
-        self,
-        ae: AE,
-        address: tuple[str, int],
-        spool: Spool,
-        room: Room,
-        *,
-        requested: Callable[[evt.Event], None],
-        store: Callable[[FerryAssociation, Sink], Answer],
-    ) -> None:
-        self.spool = spool
-        self.room = room
-        self.requested = requested  # admits an association or rejects it
-        self.store = store  # answers a C-STORE, and never raises
-        super().__init__(ae, address, ae.ae_title, [], request_handler=Connection)
-
-    def associations(self) -> list[FerryAssociation]:
-        """Those that stand, and connections that have not asked for one yet."""
-        return [cast("FerryAssociation", association) for association in self.active_associations]
-
-    def stop_accepting(self) -> None:
-        """Close the listening socket; associations that stand go on."""
-        BaseServer.shutdown(self)
-        self.server_close()
+def _pdvs(content: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The presentation context, the message control header and the fragment of each PDV of a P-DATA-TF."""
+    at = 0
+    while at < len(content):
+        if at + PDV_HEADER.size > len(content):
+            raise Violation(Reason.INVALID_PARAMETER, "a PDV ends early")
+        length, context_id, control = PDV_HEADER.unpack_from(content, at)
+        at += 4
+        if not 2 <= length <= len(content) - at:
+            raise Violation(Reason.INVALID_PARAMETER, f"a PDV of {length} bytes in {len(content) - at}")
+        yield context_id, control, content[at + 2 : at + length]
+        at += length

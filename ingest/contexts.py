@@ -1,49 +1,56 @@
-"""Which presentation contexts are accepted (PS3.8 9.3.2.2, PS3.7 annex D.3.2).
-
-pynetdicom negotiates by a list of what the acceptor supports, in the acceptor's order of preference. Here
-the order is the requestor's, so each proposal is narrowed to the one transfer syntax that it gets; and the
-list is made of what was proposed, since one of 170 SOP classes in 45 syntaxes would be copied each time.
-"""
+"""Which presentation contexts are accepted (PS3.8 9.3.2.2, PS3.7 annex D.3.2). Pure."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pydicom.uid import UID
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class  # type: ignore[attr-defined]
 
 from dicomferry.settings import CalledAE
-from dicomferry.syntaxes import GROUPS, resolve
+from dicomferry.syntaxes import GROUPS, IMPLICIT_LE, resolve
 
+VERIFICATION = str(Verification)
+ACCEPTED, NO_SUCH_ABSTRACT_SYNTAX, NO_SUCH_TRANSFER_SYNTAX = 0, 3, 4  # PS3.8 9.3.3.2
 _STANDARD_STORAGE = "1.2.840.10008.5.1.4."
 
 
-def narrow(proposed: Iterable[PresentationContext], ae: CalledAE) -> list[PresentationContext]:
-    """Leave in each acceptable proposal the first transfer syntax, in the requestor's order, that `ae` takes.
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A presentation context of an A-ASSOCIATE-RQ."""
 
-    Returns what the acceptor supports: with it, exactly the narrowed proposals are accepted, the others
-    being refused for their abstract syntax (result 3) or their transfer syntaxes (result 4).
-    """
-    supported: dict[UID, PresentationContext] = {}
-    for context in proposed:
-        abstract_syntax = context.abstract_syntax
-        if abstract_syntax is None:
-            continue
-        takes = accepted_syntaxes(str(abstract_syntax), ae)
-        if not takes:
-            continue
-        answer = supported.setdefault(abstract_syntax, _context(abstract_syntax))
-        chosen = next((syntax for syntax in context.transfer_syntax if syntax in takes), None)
-        if chosen is not None:
-            context.transfer_syntax = [chosen]
-            answer.add_transfer_syntax(chosen)
-    return list(supported.values())
+    id: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]  # in the requestor's order
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an A-ASSOCIATE-AC says of it; the transfer syntax means something where it is accepted."""
+
+    id: int
+    result: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+def answer(proposed: Iterable[Proposed], ae: CalledAE) -> tuple[Answered, ...]:
+    """Accept of each proposal the first transfer syntax, in the requestor's order, that `ae` takes."""
+    return tuple(_answer(context, accepted_syntaxes(context.abstract_syntax, ae)) for context in proposed)
+
+
+def _answer(context: Proposed, takes: frozenset[str]) -> Answered:
+    chosen = next((syntax for syntax in context.transfer_syntaxes if syntax in takes), None)
+    if chosen is not None:
+        return Answered(context.id, ACCEPTED, context.abstract_syntax, chosen)
+    result = NO_SUCH_TRANSFER_SYNTAX if takes else NO_SUCH_ABSTRACT_SYNTAX
+    return Answered(context.id, result, context.abstract_syntax, IMPLICIT_LE)
 
 
 def accepted_syntaxes(abstract_syntax: str, ae: CalledAE) -> frozenset[str]:
     """The transfer syntaxes in which `ae` takes a SOP class; empty where it does not take it at all."""
-    if abstract_syntax == Verification:
+    if abstract_syntax == VERIFICATION:
         return frozenset(GROUPS["uncompressed"])
     if is_storage(abstract_syntax) or (ae.unknown_sop_classes and may_be_storage(abstract_syntax)):
         return _resolved(tuple(ae.accept))
@@ -69,9 +76,3 @@ def may_be_storage(sop_class_uid: str) -> bool:
 @lru_cache
 def _resolved(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(resolve(names))
-
-
-def _context(abstract_syntax: UID) -> PresentationContext:
-    context = PresentationContext()
-    context.abstract_syntax = abstract_syntax
-    return context

@@ -15,6 +15,7 @@ from dicomferry import durable, syntaxes
 from dicomferry.spool import Instance, Spool, instance_id
 from ingest.admission import Admitted
 from ingest.arrival import Arrival
+from ingest.contexts import VERIFICATION
 from ingest.header import Header, Malformed, is_uid, read_header
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900  # data set does not match SOP class
 CANNOT_UNDERSTAND = 0xC000
 FAULT_OF_OURS = 0xC001
+UNRECOGNISED_OPERATION = 0x0211
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def refusal(admitted: Admitted, request: Request) -> Answer | None:
         return Answer(
             NOT_AUTHORISED, f"no route for {admitted.calling_ae_title} to {admitted.called_ae_title}"
         )
+    if request.abstract_syntax == VERIFICATION:
+        return Answer(UNRECOGNISED_OPERATION, "Verification stores nothing")
     if request.sop_class_uid != request.abstract_syntax:
         return Answer(DOES_NOT_MATCH, "Affected SOP Class UID is not that of the context")
     if not is_uid(request.sop_instance_uid):

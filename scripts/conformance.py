@@ -24,6 +24,7 @@ from workers.readers import reader_of
 
 _ANSWERS = {
     reception.SUCCESS: "the object is on disk and synced, or was there already",
+    reception.UNRECOGNISED_OPERATION: "the SOP class of the presentation context has no such operation",
     reception.NOT_AUTHORISED: "no route takes what this association sends",
     reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
@@ -52,6 +53,7 @@ def _document() -> Iterable[str]:
     yield from _syntaxes()
     yield from _images()
     yield from _proof()
+    yield from _admission()
     yield from _answers()
     yield from _outcomes()
     yield from _classes()
@@ -179,6 +181,38 @@ def _proof() -> Iterable[str]:
     yield from _table(
         ("made", "encoder", "decoded back by"),
         ((syntax.keyword, syntax.encoder, reader_of(syntax.uid).library) for syntax in made),
+    )
+
+
+def _admission() -> Iterable[str]:
+    yield from _heading("Answers to an association request, as SCP")
+    yield (
+        "Accepted, or rejected with result, source and reason of PS3.8 9.3.4. What violates the protocol "
+        "is aborted, after acceptance by the service provider with the reason of PS3.8 9.3.8. A peer that "
+        "has not sent its whole request in `artim_timeout` is disconnected, one that keeps an association "
+        "waiting longer than `network_timeout` is aborted."
+    )
+    yield ""
+    yield from _table(
+        ("result", "source", "reason", "when"),
+        (
+            ("1 permanent", "1 user", "2", "the application context is not DICOM's"),
+            (
+                "1 permanent",
+                "1 user",
+                "3",
+                "`callers` of the called AE does not name the calling AE, or its host",
+            ),
+            ("1 permanent", "1 user", "7", "the called AE title is none of ours"),
+            ("1 permanent", "2 provider (ACSE)", "2", "the protocol version is not 1"),
+            ("2 transient", "3 provider (presentation)", "2", "`max_associations` stand already"),
+            (
+                "2 transient",
+                "3 provider (presentation)",
+                "2",
+                "the spool has less free space than `min_free_mb`; a mere C-ECHO is not let in either",
+            ),
+        ),
     )
 
 

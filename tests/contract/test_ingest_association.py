@@ -160,6 +160,8 @@ def test_peers_that_say_nothing_or_stop_in_the_middle_do_not_hold_up_others(inge
 def test_a_pdu_larger_than_any_allowed_ends_the_connection_before_it_is_read(ingest: Ingest) -> None:
     with socket.create_connection(("127.0.0.1", ingest.port), timeout=10) as sock:
         sock.sendall(b"\x01\x00\xff\xff\xff\xff")
+        assert sock.recv(100) == b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00"  # A-ABORT (PS3.8 AA-1)
+        sock.shutdown(socket.SHUT_WR)
         assert sock.recv(100) == b""
 
 

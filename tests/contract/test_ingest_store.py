@@ -203,16 +203,6 @@ def test_what_no_route_takes_is_refused_and_not_stored(tmp_path: Path) -> None:
         assert ingest.leftovers() == []
 
 
-def test_too_little_space_answers_out_of_resources(tmp_path: Path) -> None:
-    with an_ingest(tmp_path, ingest={"min_free_mb": 10**9}) as ingest:
-        content, uid = ct_bytes()
-        with associated(ingest.port, (CT, [EXPLICIT_LE])) as association:
-            answer = store_bytes(association, content, uid)
-        assert answer.Status == 0xA700
-        assert "MB" in answer.ErrorComment
-        assert ingest.leftovers() == []
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
