@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 EVENTS_KEY = "dicomferry:events"
 CANARY_KEY = "dicomferry:canary"  # gone when Redis has forgotten
-STATUS_KEY = "dicomferry:status"  # what the dispatcher shows to `dicomferry status`
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ A process that exists may still be stuck, so nothing here looks at processes: in
 Celery's workers a ping, the dispatcher must have written its status, Flower must serve.
 """
 
-import json
 import socket
 import time
 import urllib.error
@@ -14,10 +13,10 @@ from collections.abc import Callable
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from dicomferry.broker import celery_app, redis_client
+from dicomferry.broker import celery_app
 from dicomferry.errors import Transient
-from dicomferry.events import STATUS_KEY
 from dicomferry.settings import CalledAE, Settings
+from dicomferry.spool import Spool
 
 _PATIENCE = 5.0  # seconds that a part has to answer
 _STALE = 15.0  # seconds; the dispatcher writes its status every second
@@ -63,21 +62,16 @@ def check_ingest(settings: Settings, patience: float = _PATIENCE) -> None:
 
 
 def check_dispatcher(settings: Settings, patience: float = _PATIENCE) -> None:
-    """The dispatcher has read the spool, and its status is fresh."""
-    del patience  # the client's own timeouts are short
-    try:
-        text = redis_client(settings).get(STATUS_KEY)
-    except RedisError as error:
-        raise Unwell(f"Redis does not answer: {error}") from error
-    try:
-        status = json.loads(text) if isinstance(text, str | bytes) else {}
-        age = time.time() - float(status["at"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Unwell("the dispatcher has not said anything yet") from error
+    """The dispatcher has read the spool, its status there is fresh, and it hears from Redis."""
+    del patience  # a file is read
+    status = Spool(settings.spool).status()
+    if status is None:
+        raise Unwell("the dispatcher has not said anything yet")
+    age = time.time() - status["at"]
     if age > _STALE:
         raise Unwell(f"the dispatcher has said nothing for {age:.0f} s")
-    if not status.get("read_at"):
-        raise Unwell("the dispatcher is still reading the spool")
+    if not status["redis"]:
+        raise Unwell("Redis does not answer the dispatcher")
 
 
 def check_worker(settings: Settings, patience: float = _PATIENCE) -> None:

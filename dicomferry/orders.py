@@ -9,13 +9,14 @@ import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from dicomferry import durable
 
 SCHEMA = 1
+_TOGETHER = 50  # items of one file: the dispatcher carries out a file at a time, and has other work
 
 
 class Act(StrEnum):
@@ -55,26 +56,36 @@ class Order:
     at: float = field(default_factory=time.time)  # seconds since the epoch
 
 
-def give(folder: Path, order: Order) -> Path:
-    """Put an order, durably, among those that the dispatcher carries out; the file goes when it is done."""
-    # By time first, so that a sorted list is in the order of giving.
-    path = folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-    durable.replace(path, json.dumps({"schema": SCHEMA} | asdict(order)).encode())
-    return path
+def give(folder: Path, order: Order) -> list[Path]:
+    """Put an order, durably, among those that the dispatcher carries out; its files go as they are done."""
+    paths = []
+    for start in range(0, len(order.items), _TOGETHER):
+        part = replace(order, items=order.items[start : start + _TOGETHER])
+        # By time first, so that a sorted list is in the order of giving.
+        path = folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+        durable.replace(path, json.dumps({"schema": SCHEMA} | asdict(part)).encode())
+        paths.append(path)
+    return paths
 
 
 def given(folder: Path) -> list[Path]:
     """The orders that are not carried out yet, oldest first."""
-    return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    return sorted(folder.glob("[0-9]*.json"))
+
+
+def set_aside(path: Path) -> Path:
+    """Where an order goes that the dispatcher does not understand."""
+    return path.with_suffix(".refused")
 
 
 def read(path: Path) -> Order:
     """The order in that file.
 
     Raises:
-        ValueError, KeyError: it is none, or another version of dicomferry gave it.
+        ValueError, KeyError, TypeError: it is none, or another version of dicomferry gave it.
+        OSError: it cannot be read.
     """
-    content = json.loads(path.read_bytes())
+    content = dict(json.loads(path.read_bytes()))
     if content.pop("schema") != SCHEMA:
         raise ValueError(f"{path.name} was given by another version of dicomferry")
     items = tuple(

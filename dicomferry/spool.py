@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 
 SCHEMA = 1
-_REDIRECTED = "redirected.json"
+TRANSCODING = "_transcode"  # what a worker's attempts are counted as: no destination can have that name
+_REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
 _UID_BYTES = 8  # of an id: the SOP Instance UID's hash
 _GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
 SHARDS = tuple(f"{number:02x}" for number in range(256))
@@ -64,8 +66,13 @@ class RenditionSpec:
     @property
     def key(self) -> str:
         """Names the rendition in its instance's folder: the UID and a hash of the encoder's settings."""
-        settings = json.dumps(asdict(self), sort_keys=True).encode()
-        return f"{self.transfer_syntax_uid}-{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
+        return _key(self)
+
+
+@lru_cache(maxsize=1024)
+def _key(spec: RenditionSpec) -> str:
+    settings = json.dumps(asdict(spec), sort_keys=True).encode()
+    return f"{spec.transfer_syntax_uid}-{hashlib.blake2b(settings, digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +83,19 @@ class State:
     delivered: frozenset[str]  # names of destinations
     dead: frozenset[str]  # names of destinations, those delivered left out
     attempts: dict[str, int] = field(default_factory=dict)  # by what was attempted
-    redirected: tuple[str, ...] | None = (
-        None  # destinations that an operator has given it instead
-    )
+    redirected: tuple[str, ...] | None = None  # destinations that an operator has given it instead
     delivered_at: float = 0.0  # of the last delivery, where no other is left; seconds since the epoch
+    renewed_at: float = 0.0  # when an operator last asked for its delivery
 
     @property
     def destinations(self) -> tuple[str, ...]:
         """Names of all destinations that have it or are to have it."""
         return self.instance.destinations if self.redirected is None else self.redirected
+
+    @property
+    def asked_at(self) -> float:
+        """Since when it is to be delivered, seconds since the epoch."""
+        return max(self.instance.received_at, self.renewed_at)
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -230,7 +241,8 @@ class Spool:
             names = os.listdir(self.folder(instance))
         except FileNotFoundError:
             return None
-        redirected = self._redirected(instance) if _REDIRECTED in names else None
+        redirected, redirected_at = self._redirected(instance) if _REDIRECTED in names else (None, 0.0)
+        renewed_at = self._renewed(instance) if _RENEWED in names else 0.0
         delivered = frozenset(_middle(name, "delivered-", ".json") for name in names) - {""}
         dead = frozenset(_middle(name, "dead-", ".json") for name in names) - {""} - delivered
         if redirected is not None:
@@ -238,7 +250,7 @@ class Spool:
         attempts = {
             what: self.attempts(instance, what) for name in names if (what := _middle(name, "attempts-", ""))
         }
-        state = State(found, delivered, dead, attempts, redirected)
+        state = State(found, delivered, dead, attempts, redirected, renewed_at=max(redirected_at, renewed_at))
         if delivered and not dead and not state.pending:
             times = [(self.marker(instance, "delivered", name) or {}).get("at", 0.0) for name in delivered]
             state = replace(state, delivered_at=max(times))
@@ -249,12 +261,23 @@ class Spool:
         record = {"schema": SCHEMA, "destinations": destinations, "why": why, "at": time.time()}
         durable.replace(self.folder(instance) / _REDIRECTED, json.dumps(record).encode())
 
-    def _redirected(self, instance: str) -> tuple[str, ...] | None:
+    def _redirected(self, instance: str) -> tuple[tuple[str, ...] | None, float]:
         try:
             record = json.loads((self.folder(instance) / _REDIRECTED).read_bytes())
         except FileNotFoundError:
-            return None
-        return tuple(record["destinations"])
+            return None, 0.0
+        return tuple(record["destinations"]), record["at"]
+
+    def renew(self, instance: str) -> None:
+        """Note, durably, that an operator wants it delivered: its age counts from now on."""
+        durable.replace(self.folder(instance) / _RENEWED, json.dumps({"at": time.time()}).encode())
+
+    def _renewed(self, instance: str) -> float:
+        try:
+            at: float = json.loads((self.folder(instance) / _RENEWED).read_bytes())["at"]
+        except FileNotFoundError:
+            return 0.0
+        return at
 
     def mark_delivered(self, instance: str, destination: str, record: dict[str, Any]) -> None:
         """Note, durably, that `destination` has the instance. It wins over a dead marker."""
@@ -449,6 +472,10 @@ class Spool:
         except (FileNotFoundError, ValueError):
             return None
         return content
+
+    def forget_status(self) -> None:
+        """Drop the last snapshot: whoever waits for the next one is not to take it for that."""
+        self._status.unlink(missing_ok=True)
 
 
 def _dump(instance: Instance) -> bytes:

@@ -17,11 +17,12 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from dicomferry import events, flower, private_redis
+from dicomferry import flower, private_redis
 from dicomferry.broker import client_for, without_password
 from dicomferry.errors import FerryError, Misconfigured
 from dicomferry.health import check
 from dicomferry.settings import Settings
+from dicomferry.spool import Spool
 from dicomferry.supervisor import Part, Patience, Supervisor
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,12 @@ _COMPLAIN_EVERY = 10.0  # seconds between the lines that say what is missing
 _DYING = 3.0  # seconds that the remains of a killed `up` have to go
 
 
-def run(settings: Settings, config: Path, announce: Callable[[str], None] | None = None) -> None:
+def run(
+    settings: Settings, config: Path, announce: Callable[[str], None] | None = None, *, park: bool = False
+) -> None:
     """Run all parts until SIGINT or SIGTERM; `announce` gets the lines that say where, and then ``ready``.
+
+    `park` makes what is pending for destinations that there are no more dead.
 
     Raises:
         Misconfigured: another `up` works on this spool, a port is taken, or a part refuses to start.
@@ -48,7 +53,7 @@ def run(settings: Settings, config: Path, announce: Callable[[str], None] | None
             ("flower", settings.flower.host, settings.flower.port),
         ):
             _must_be_free(section, host, port)
-        asyncio.run(_Up(settings, config, announce).run(lock))
+        asyncio.run(_Up(settings, config, announce, park=park).run(lock))
 
 
 def _print(line: str) -> None:
@@ -59,12 +64,15 @@ def _print(line: str) -> None:
 class _Up:
     """One running `up`."""
 
-    def __init__(self, settings: Settings, config: Path, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, config: Path, announce: Callable[[str], None], *, park: bool
+    ) -> None:
         self._private = private_redis.prepare() if settings.broker is None else None
         self._broker = self._private.url if self._private else str(settings.broker)
         self._settings = settings.model_copy(update={"broker": self._broker})
         self._config = config.absolute()
         self._announce = announce
+        self._options = {"dispatcher": ("--park",)} if park else {}
         self._ready = False
 
     async def run(self, lock: int) -> None:
@@ -99,10 +107,13 @@ class _Up:
     async def _start(self, supervisor: Supervisor) -> None:
         if self._private:
             supervisor.start(Part(_REDIS, self._private.command))
-        await _all_answer({_REDIS: self._forget_old_status})
+        await _all_answer({_REDIS: self._ping})
+        # The new dispatcher is to be waited for; what an earlier one has said is no sign of it.
+        Spool(self._settings.spool).forget_status()
         for part in PARTS:
             command = (sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(self._config))
-            supervisor.start(Part(part, command, {"DICOMFERRY_BROKER": self._broker}))
+            options = self._options.get(part, ())
+            supervisor.start(Part(part, command + options, {"DICOMFERRY_BROKER": self._broker}))
         await _all_answer({part: self._question(part) for part in PARTS})
         self._ready = True
         ingest = self._settings.ingest
@@ -115,9 +126,9 @@ class _Up:
     def _question(self, part: str) -> Callable[[], None]:
         return lambda: check(part, self._settings, _ANSWER_WITHIN)
 
-    def _forget_old_status(self) -> None:
+    def _ping(self) -> None:
         try:
-            client_for(self._broker).delete(events.STATUS_KEY)
+            client_for(self._broker).ping()
         except RedisError as error:
             raise FerryError(f"{without_password(self._broker)} does not answer: {error}") from error
 

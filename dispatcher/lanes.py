@@ -38,6 +38,7 @@ class Entry:
     transfer_syntax_uid: str
     size: int
     received_at: float  # seconds since the epoch
+    asked_at: float  # since when it is to be delivered: received, or an operator's word on it
     delivered_at: float = 0.0  # of its last delivery
     deliveries: dict[str, "Delivery"] = field(default_factory=dict)  # pending ones, by destination
     alone: bool = False  # it was in a batch that died: never again together with others

@@ -74,6 +74,8 @@ class QueueManager:
         }
         self.entries: dict[str, Entry] = {}
         self.dead: dict[str, frozenset[str]] = {}  # by instance: destinations
+        self.dead_elsewhere = Counter[str]()  # for destinations that the settings do not have
+        self._strays: set[Delivery] = set()  # pending for such
         self.kept: dict[str, float] = {}  # instances that are delivered, and until when they stay
         self.outstanding: dict[str, _Outstanding] = {}
         self._transcodes: set[str] = set()  # those of the outstanding batches
@@ -130,6 +132,7 @@ class QueueManager:
     def _known(self, event: Known, now: float) -> None:
         state = event.state
         entry = self.entries.get(state.instance.id) or self._new_entry(state)
+        entry.asked_at = state.asked_at
         self._count_dead(entry.id, state.dead)
         for name, delivery in list(entry.deliveries.items()):
             if name in state.delivered and name in self.lanes:  # the event was lost, its marker stands
@@ -156,12 +159,12 @@ class QueueManager:
         if self._park:
             reason = f"parked: the configuration has no destination {delivery.destination} any more"
             self._bury(delivery, reason, None, 0)
+        else:
+            self._strays.add(delivery)
 
     def strays(self) -> Counter[str]:
         """How many deliveries are pending for each destination that the settings do not have."""
-        return Counter(
-            name for entry in self.entries.values() for name in entry.deliveries if name not in self.lanes
-        )
+        return Counter(delivery.destination for delivery in self._strays)
 
     @property
     def parked(self) -> set[str]:
@@ -194,6 +197,7 @@ class QueueManager:
             instance.transfer_syntax_uid,
             instance.size,
             instance.received_at,
+            state.asked_at,
         )
         self.kept.pop(entry.id, None)
         words = (
@@ -215,8 +219,12 @@ class QueueManager:
         before = self.dead.pop(instance, frozenset[str]())
         if dead:
             self.dead[instance] = dead
-        for name in (before ^ dead) & self.lanes.keys():
-            self.lanes[name].dead += 1 if name in dead else -1
+        for name in before ^ dead:
+            change = 1 if name in dead else -1
+            if lane := self.lanes.get(name):
+                lane.dead += change
+            else:
+                self.dead_elsewhere[name] += change
 
     def _vanished(self, event: Vanished, now: float) -> None:
         del now
@@ -266,6 +274,7 @@ class QueueManager:
     def _forget(self, delivery: Delivery) -> None:
         entry, name = delivery.entry, delivery.destination
         entry.deliveries.pop(name, None)
+        self._strays.discard(delivery)
         if lane := self.lanes.get(name):
             lane.move(delivery, Place.GONE)
         for other in self._namesakes.later(entry):
@@ -308,7 +317,7 @@ class QueueManager:
     def _grow_old(self, delivery: Delivery) -> None:
         age = self.lanes[delivery.destination].destination.max_age
         if age is not None:
-            self._ages.at(delivery.entry.received_at + age, delivery)
+            self._ages.at(delivery.entry.asked_at + age, delivery)
 
     def _too_old(self, delivery: Delivery, now: float) -> None:
         lane = self.lanes[delivery.destination]

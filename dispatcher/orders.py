@@ -6,10 +6,8 @@ Each step may be taken twice, so that an order which a crash has cut is simply c
 from collections.abc import Callable, Iterator
 
 from dicomferry.orders import Act, Item, Order
-from dicomferry.spool import Spool, State
+from dicomferry.spool import TRANSCODING, Spool, State
 from dispatcher.commands import Note
-
-TRANSCODE = "transcode"  # the attempts that a worker counts
 
 
 def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
@@ -27,7 +25,8 @@ def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
 
 
 def _retry(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
-    spool.clear_attempts(item.instance, TRANSCODE)
+    spool.renew(item.instance)
+    spool.clear_attempts(item.instance, TRANSCODING)
     for name in item.destinations:
         if name in state.dead:
             spool.clear_attempts(item.instance, name)
@@ -46,8 +45,10 @@ def _discard(spool: Spool, order: Order, item: Item, state: State) -> Iterator[N
 
 
 def _resend(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
+    spool.renew(item.instance)
     for name in item.destinations:
-        if name in state.delivered:
+        if name in state.delivered and name in state.destinations:
+            spool.clear_attempts(item.instance, name)
             spool.unmark(item.instance, "delivered", name)
             yield _note(order, item, "resent", "is to be delivered once more", name)
 

@@ -5,13 +5,13 @@ whoever is killed, it finds again on the spool.
 """
 
 import fcntl
-import json
 import logging
 import os
 import signal
 import time
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -38,6 +38,7 @@ from dispatcher.status import snapshot
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0  # seconds between looks at leases, the canary and a shard
+OBEY_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 
@@ -186,7 +187,11 @@ class Dispatcher:
         if self._reader.ended():
             self._read_everything()
         self._know(self._reader.next_shard(self._manager.knows))
-        self._obey()
+        self._obey(until=time.monotonic() + OBEY_FOR)
+        self._look_at_redis()
+        self._show()
+
+    def _look_at_redis(self) -> None:
         try:
             if self._redis.get(events.CANARY_KEY) != self._canary.encode():
                 log.warning("RedisForgot: its canary is gone; reading the whole spool")
@@ -196,11 +201,17 @@ class Dispatcher:
                 if isinstance(verdict, Lost):
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
                 self._manager.handle(verdict, time.time())
-            status = snapshot(self._manager, self._spool, at=time.time(), read_at=self._read_at)
-            self._spool.write_status(status)
-            self._redis.set(events.STATUS_KEY, json.dumps(status))
         except RedisError as error:
             self._redis_is(answering=False, reason=str(error))
+
+    def _show(self) -> None:
+        status = snapshot(
+            self._manager, self._spool, at=time.time(), read_at=self._read_at, redis=self._redis_answers
+        )
+        try:
+            self._spool.write_status(status)
+        except OSError as error:
+            log.warning("StatusNotWritten: %s", error.strerror or error)
 
     def _refuse_strays(self, *, park: bool) -> None:
         strays = self._manager.strays()
@@ -212,23 +223,30 @@ class Dispatcher:
                 "which makes these deliveries dead until you retry or discard them"
             )
 
-    def _obey(self) -> None:
-        """Carry out what operators have ordered."""
+    def _obey(self, until: float = float("inf")) -> None:
+        """Carry out what operators have ordered; after `until` (of the monotonic clock) the rest waits."""
         for path in orders.given(self._spool.orders):
+            if time.monotonic() > until:
+                return
             try:
-                order = orders.read(path)
+                self._carry_out_order(path)
             except (ValueError, KeyError, TypeError) as error:
                 log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
-                path.rename(path.with_suffix(".refused"))
-                continue
-            notes = list(carry_out(self._spool, order))
-            for note in notes:
-                self._remember(note)
-            for instance in dict.fromkeys(item.instance for item in order.items):
-                if order.act is not orders.Act.NOTE:
-                    self._reread(instance)
-            log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
-            path.unlink()
+                path.rename(orders.set_aside(path))
+            except OSError as error:  # a full disk, or another user's file: it is tried again
+                log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
+
+    def _carry_out_order(self, path: Path) -> None:
+        order = orders.read(path)
+        notes = list(carry_out(self._spool, order))
+        for note in notes:
+            self._remember(note)
+        self._write_history()  # first: without its file nothing would tell of it any more
+        path.unlink()
+        log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
+        for instance in dict.fromkeys(item.instance for item in order.items):
+            if not self._reader.is_busy(instance):
+                self._reread(instance)
 
     def _plant_canary(self) -> None:
         try:

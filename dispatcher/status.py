@@ -2,25 +2,35 @@
 
 from typing import Any
 
+from dicomferry import orders
 from dicomferry.spool import Spool
 from dispatcher.circuit import Circuit
 from dispatcher.lanes import Lane, Place
 from dispatcher.manager import QueueManager
 
+NOT_CONFIGURED = "(not in the configuration)"
 
-def snapshot(manager: QueueManager, spool: Spool, *, at: float, read_at: float) -> dict[str, Any]:
+
+def snapshot(
+    manager: QueueManager, spool: Spool, *, at: float, read_at: float, redis: bool
+) -> dict[str, Any]:
     """The state of every lane; times in seconds since the epoch.
 
-    `at` is now, and tells how fresh the snapshot is; `read_at` when the spool had been read at start.
+    `at` is now, and tells how fresh the snapshot is; `read_at` when the spool had been read at start;
+    `redis` whether that answers.
     """
+    strays, dead = manager.strays(), manager.dead_elsewhere
     return {
         "at": at,
         "read_at": read_at,
-        "lanes": [_lane(lane) for lane in manager.lanes.values()],
+        "redis": redis,
+        "lanes": [_lane(lane) for lane in manager.lanes.values()]
+        + [_no_lane(name, strays[name], dead[name]) for name in sorted(+(strays + dead))],
         "instances": len(manager.entries),
         "parked": len(manager.parked),
         "quarantined": sum(1 for _ in spool.quarantine.iterdir()),
         "batches": len(manager.outstanding),
+        "orders": len(orders.given(spool.orders)),
     }
 
 
@@ -39,4 +49,22 @@ def _lane(lane: Lane) -> dict[str, Any]:
         "sending": lane.counts[Place.SENDING],
         "delivered": lane.delivered,
         "dead": lane.dead,
+    }
+
+
+def _no_lane(name: str, pending: int, dead: int) -> dict[str, Any]:
+    """Of a destination that the configuration does not have, though the spool has deliveries for it."""
+    return {
+        "destination": name,
+        "title": NOT_CONFIGURED,
+        "address": "",
+        "circuit": "unknown",
+        "reason": "",
+        "probe_at": None,
+        "pending": pending,
+        "rendering": 0,
+        "ready": 0,
+        "sending": 0,
+        "delivered": 0,
+        "dead": dead,
     }

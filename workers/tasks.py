@@ -28,13 +28,12 @@ from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
 from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
 from dicomferry.settings import Settings
-from dicomferry.spool import Spool
+from dicomferry.spool import TRANSCODING, Spool
 from workers import limits, transcode
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-_ATTEMPT = "transcode"
 # What ends a child, in words: signals as billiard spells them.
 _ENDS = {
     "SIGALRM": "it was still at work when its time was over",
@@ -86,13 +85,13 @@ def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: 
         if not spool.received(instance).exists():
             log.info("Gone instance=%s", instance)
             return None
-        if batch.alone and spool.add_attempt(instance, _ATTEMPT) > MAX_ATTEMPTS:
+        if batch.alone and spool.add_attempt(instance, TRANSCODING) > MAX_ATTEMPTS:
             reason = "it killed its worker three times" + _last_end(spool, batch, instance)
             log.error("Failed instance=%s key=%s: %s", instance, key, reason)
             return Failed(batch.id, instance, key, reason)
         outcome = _transcode(spool, batch, instance, ceilings)
         if batch.alone:
-            spool.clear_attempts(instance, _ATTEMPT)
+            spool.clear_attempts(instance, TRANSCODING)
     except MemoryError:
         return _out_of_memory(spool, batch, instance)
     except OSError as error:
@@ -105,7 +104,7 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
     """Its attempt stays on record: what never fits into memory is dead after three."""
     with suppress(OSError):
         attempts = spool.attempts if batch.alone else spool.add_attempt
-        if attempts(instance, _ATTEMPT) >= MAX_ATTEMPTS:
+        if attempts(instance, TRANSCODING) >= MAX_ATTEMPTS:
             reason = "it needed more memory than its worker may have, three times ([worker] memory_mb)"
             log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, reason)
             return Failed(batch.id, instance, batch.spec.key, reason)

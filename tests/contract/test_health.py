@@ -1,6 +1,5 @@
 """Health checks: only work is health. A part that exists but is stuck is unwell, and so is another's."""
 
-import json
 import os
 import signal
 import socket
@@ -15,12 +14,12 @@ from typing import Any
 import pytest
 
 from dicomferry import broker, health
-from dicomferry.events import STATUS_KEY
 from dicomferry.settings import Settings
 from tests.support.peers import black_hole, pynetdicom_scp
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.redis import private_redis
+from tests.support.spools import a_spool
 
 PATIENCE = 1.0
 
@@ -74,24 +73,26 @@ def test_an_scp_that_answers_only_to_named_callers_is_called_by_such_a_name() ->
         assert scp.callers == ["PACS"]
 
 
-def test_a_dispatcher_is_well_while_its_status_is_fresh_and_it_has_read_the_spool() -> None:
+def test_a_dispatcher_is_well_while_its_status_on_the_spool_is_fresh_and_redis_answers_it(
+    tmp_path: Path,
+) -> None:
+    spool = a_spool(tmp_path / "spool")
     now = time.time()
     cases = [
         (None, "not said anything"),
-        ({"at": now}, "still reading"),
-        ({"at": now, "read_at": None}, "still reading"),
-        ({"at": now - 60, "read_at": now - 3600}, "said nothing for 60 s"),
-        ({"read_at": now}, "not said anything"),
+        ({"at": now - 60, "redis": True}, "said nothing for 60 s"),
+        ({"at": now, "redis": False}, "Redis does not answer"),
     ]
-    with private_redis() as url:
-        redis = broker.client_for(url)
-        for status, complaint in cases:
-            if status is not None:
-                redis.set(STATUS_KEY, json.dumps(status))
-            with pytest.raises(health.Unwell, match=complaint):
-                health.check("dispatcher", settings(url))
-        redis.set(STATUS_KEY, json.dumps({"at": now, "read_at": now}))
-        health.check("dispatcher", settings(url))
+    for status, complaint in cases:
+        if status is not None:
+            spool.write_status(status)
+        with pytest.raises(health.Unwell, match=complaint):
+            health.check("dispatcher", settings(spool=spool.root))
+    spool.write_status({"at": now, "redis": True})
+    health.check("dispatcher", settings(spool=spool.root))
+    spool.forget_status()
+    with pytest.raises(health.Unwell, match="not said anything"):
+        health.check("dispatcher", settings(spool=spool.root))
 
 
 def test_a_worker_answers_for_itself_and_a_frozen_one_does_not() -> None:
@@ -115,7 +116,7 @@ def test_the_worker_of_another_container_does_not_answer_for_this_one() -> None:
 
 
 def test_without_redis_every_part_that_needs_it_is_unwell(tmp_path: Path) -> None:
-    for part in ("dispatcher", "worker", "forwarder"):
+    for part in ("worker", "forwarder"):
         with pytest.raises(health.Unwell, match="Redis does not answer"):
             health.check(part, settings(f"redis+socket://{tmp_path}/none?virtual_host=0"), PATIENCE)
 

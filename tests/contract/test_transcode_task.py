@@ -18,7 +18,7 @@ from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch, new_b
 from dicomferry.broker import celery_app, client_for
 from dicomferry.events import EVENTS_KEY, Event, Failed, Finished, Rendered, Started, Unsuitable, parse
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, RenditionSpec, Spool, boot_id
+from dicomferry.spool import TRANSCODING, Instance, RenditionSpec, Spool, boot_id
 from dicomferry.syntaxes import EXPLICIT_LE
 from tests.support.images import native_pixels, shipped
 from tests.support.processes import alive, wait_until
@@ -175,21 +175,21 @@ def test_what_a_syntax_cannot_hold_is_unsuitable(spool: Spool, redis: Redis, tmp
 def test_what_killed_its_worker_three_times_is_not_tried_again(spool: Spool, redis: Redis) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     for _ in range(MAX_ATTEMPTS):
-        spool.add_attempt(instance.id, "transcode")
+        spool.add_attempt(instance.id, TRANSCODING)
     batch = a_batch(spool, instance, alone=True)
     run_batch(spool, redis, batch)
     assert events(redis)[1] == Failed(batch.id, instance.id, SPEC.key, "it killed its worker three times")
     assert stands(spool, instance) is None
-    assert spool.attempts(instance.id, "transcode") > MAX_ATTEMPTS
+    assert spool.attempts(instance.id, TRANSCODING) > MAX_ATTEMPTS
 
 
 def test_an_attempt_that_returns_is_forgotten(spool: Spool, redis: Redis) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     for _ in range(MAX_ATTEMPTS - 1):
-        spool.add_attempt(instance.id, "transcode")
+        spool.add_attempt(instance.id, TRANSCODING)
     run_batch(spool, redis, a_batch(spool, instance, alone=True))
     assert stands(spool, instance)
-    assert spool.attempts(instance.id, "transcode") == 0
+    assert spool.attempts(instance.id, TRANSCODING) == 0
 
 
 def test_a_spool_that_cannot_be_written_is_nobodys_fault_and_asked_for_again(
