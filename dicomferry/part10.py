@@ -1,7 +1,7 @@
 """The frame of a DICOM file (PS3.10 section 7.1): preamble, prefix, File Meta Information."""
 
+import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,14 @@ from pathlib import Path
 from dicomferry.errors import Permanent
 
 PREFIX_LENGTH = 132
+_TRANSFER_SYNTAX = 0x0010
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LONGEST_READ = 128  # bytes; a UID has 64 at most
+# What data sets begin with: group lengths, and the first elements of the SOP Common Module (PS3.3 C.12.1).
+_FIRST = frozenset(
+    ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x14), (8, 0x16), (8, 0x18))
+)
+_FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA"))
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
@@ -53,19 +61,6 @@ def _element(element: int, vr: bytes, text: str) -> bytes:
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
-def dataset_offset(path: Path) -> int:
-    """Where the data set starts in the file at `path`, from (0002,0000) File Meta Information Group Length.
-
-    Raises:
-        Permanent: `path` is no DICOM file.
-    """
-    with path.open("rb") as file:
-        head = file.read(PREFIX_LENGTH + 12)
-    if len(head) < PREFIX_LENGTH + 12 or head[128:132] != b"DICM" or head[132:136] != b"\x02\x00\x00\x00":
-        raise Permanent(f"{path.name} is no DICOM file: no DICM prefix and group length (PS3.10 7.1)")
-    return PREFIX_LENGTH + 12 + int(struct.unpack_from("<I", head, 140)[0])
-
-
 @dataclass(frozen=True, slots=True)
 class Meta:
     """What a file says of its data set, without a look into it."""
@@ -82,27 +77,58 @@ def read_meta(path: Path) -> Meta:
     Raises:
         Permanent: `path` is no DICOM file, or it lacks one of the three UIDs.
     """
-    offset = dataset_offset(path)
-    with path.open("rb") as file:
-        file.seek(PREFIX_LENGTH)
-        elements = dict(_elements(file.read(offset - PREFIX_LENGTH)))
+    values, offset = _group_2(path)
     try:
         sop_class, sop_instance, syntax = (
-            elements[element].decode("ascii").rstrip("\0 ") for element in (0x0002, 0x0003, 0x0010)
+            values[number].decode("ascii").rstrip("\0 ") for number in (0x0002, 0x0003, _TRANSFER_SYNTAX)
         )
     except (KeyError, UnicodeDecodeError) as error:
         raise Permanent(f"{path.name} lacks a UID in its File Meta Information (PS3.10 7.1)") from error
     return Meta(sop_class, sop_instance, syntax, offset)
 
 
-def _elements(group: bytes) -> Iterator[tuple[int, bytes]]:
-    """Element numbers and values of a group in Explicit VR Little Endian (PS3.5 7.1.2)."""
-    at = 0
-    while at + 8 <= len(group):
-        element, vr, length = struct.unpack_from("<2xH2sH", group, at)
-        at += 8
-        if vr in _LONG_VRS:
-            length = int.from_bytes(group[at : at + 4], "little")
-            at += 4
-        yield element, group[at : at + length]
-        at += length
+def dataset_offset(path: Path) -> int:
+    """Where the data set starts in the file at `path`.
+
+    Raises:
+        Permanent: `path` is no DICOM file.
+    """
+    return _group_2(path)[1]
+
+
+def _group_2(path: Path) -> tuple[dict[int, bytes], int]:
+    """The first bytes of each element's value, by element number, and where the data set starts.
+
+    That is where group 0002 ends: (0002,0000) File Meta Information Group Length is missing or wrong in many
+    files. Only the first bytes of a deflated data set may look as if the group went on.
+    """
+    values: dict[int, bytes] = {}
+    at, stated = PREFIX_LENGTH, -1
+    with path.open("rb") as file:
+        if file.read(PREFIX_LENGTH)[128:] != b"DICM":
+            raise Permanent(f"{path.name} is no DICOM file: no DICM prefix (PS3.10 7.1)")
+        while (header := file.read(12))[:2] == b"\x02\x00" and len(header) >= 8:
+            if at == stated and values.get(_TRANSFER_SYNTAX, b"").startswith(_DEFLATED):
+                break
+            number, vr, length = struct.unpack_from("<2xH2sH", header)
+            at += 8
+            if vr in _LONG_VRS:
+                length = int.from_bytes(header[8:], "little")
+                at += 4
+            file.seek(at)
+            values[number] = file.read(min(length, _LONGEST_READ))
+            at += length
+            if number == 0:
+                stated = at + int.from_bytes(values[0], "little")
+            file.seek(at)
+        if at > os.fstat(file.fileno()).st_size:
+            raise Permanent(f"{path.name} ends inside its File Meta Information: it is cut or damaged")
+    return values, at
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether a file that begins with `head` is a data set without preamble and prefix."""
+    order = ">" if head[:1] == b"\0" else "<"
+    if len(head) < 8 or struct.unpack_from(order + "HH", head) not in _FIRST:
+        return False
+    return head[4:6] in _FIRST_VRS or 0 < int.from_bytes(head[4:8], "little") <= _LONGEST_READ

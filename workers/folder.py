@@ -15,7 +15,7 @@ from pathlib import Path
 from dicomferry import durable, syntaxes
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import FerryError, Misconfigured, Permanent, place
-from dicomferry.part10 import PREFIX_LENGTH, read_meta
+from dicomferry.part10 import PREFIX_LENGTH, is_bare, read_meta
 from dicomferry.spool import RenditionSpec
 from workers import limits
 
@@ -23,6 +23,10 @@ from workers import limits
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # A JPEG in another form, of which it can be restored: made of nothing else, it loses nothing.
 _RECOMPRESSED = "1.2.840.10008.1.2.4.111"
+_BARE = (
+    "a data set without the header of a DICOM file (PS3.10 7.1), which says its transfer syntax: "
+    "DCMTK's `dcmconv IN OUT` writes one"
+)
 _PIXELLESS = "no pixel data: left in its transfer syntax"
 # Which setting a lossy target of each group takes.
 _SETTING = {
@@ -245,10 +249,16 @@ def _convert(job: Job, wanted: Order) -> Outcome:
 
 
 def _no_instance(path: Path) -> str | None:
-    """Why the file at `path` holds no SOP instance; None where it does, sound or not."""
+    """Why the file at `path` holds no SOP instance; None where it does, sound or not.
+
+    Raises:
+        Permanent: it may hold one, and cannot be read as it is.
+    """
     with path.open("rb") as file:
         head = file.read(PREFIX_LENGTH)
     if head[128:] != b"DICM":
+        if is_bare(head):
+            raise Permanent(_BARE)
         return "no DICOM file"
     if read_meta(path).sop_class_uid == _DIRECTORY:
         return "a DICOMDIR: it describes other files as they were"

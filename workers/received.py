@@ -13,13 +13,12 @@ from typing import IO
 from dicomferry import syntaxes
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset
-from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding, elements
+from dicomferry.part10 import Meta, read_meta
+from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
 from workers.reencode import Source
 
 _CHUNK = 1 << 20
-_META_START = 132
-_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
+_LONGEST_FIRST = 256  # bytes of a first element: a group length, a character set, a UID
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,16 @@ class Received:
     source: Source
     start: int
     end: int
-    transfer_syntax_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
+    meta: Meta
+    encoding: Encoding  # of its data elements, whatever the file says
 
     @property
-    def encoding(self) -> Encoding:
-        """How its data elements are encoded."""
-        return encoding_of(self.transfer_syntax_uid)
+    def notes(self) -> tuple[str, ...]:
+        """What the file says of itself that is not so."""
+        if self.encoding == encoding_of(self.meta.transfer_syntax_uid):
+            return ()
+        form = "Explicit" if self.encoding.explicit else "Implicit"
+        return (f"the data set is in {form} VR, its transfer syntax is not",)
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -53,23 +54,33 @@ def opened(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
     Raises:
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
-    offset = dataset_offset(path)
+    meta = read_meta(path)
     with path.open("rb") as file, _mapped(file) as view:
-        meta = {
-            element.tag: bytes(view[element.value : element.stop]).decode("ascii", "replace").rstrip(" \x00")
-            for element in elements(view, _META_START, min(offset, len(view)), EXPLICIT)
-            if element.tag in (_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX)
-        }
-        if len(meta) < 3 or not all(meta.values()):
-            raise Permanent("the File Meta Information lacks a UID (PS3.10 7.1)")
-        uids = meta[_TRANSFER_SYNTAX], meta[_SOP_CLASS], meta[_SOP_INSTANCE]
-        if uids[0] != syntaxes.DEFLATED_LE:
-            yield Received(Source(view, file.fileno()), offset, len(view), *uids)
+        if meta.transfer_syntax_uid != syntaxes.DEFLATED_LE:
+            yield _received(file, view, meta.offset, meta)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, offset, inflated, ceilings)
+            _inflate(view, meta.offset, inflated, ceilings)
             with _mapped(inflated) as content:
-                yield Received(Source(content, inflated.fileno()), 0, len(content), *uids)
+                yield _received(inflated, content, 0, meta)
+
+
+def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
+    if len(view) - start < 8:
+        raise Permanent("the file ends before its data set begins: it is truncated")
+    encoding = _seen(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
+    return Received(Source(view, file.fileno()), start, len(view), meta, encoding)
+
+
+def _seen(header: bytes, said: Encoding) -> Encoding:
+    """How elements are encoded, by what follows the first one's tag: some archives label files wrongly.
+
+    No first element is so long that its length looks like a VR (16,705 bytes), and none that has one is as
+    short as those of Implicit VR.
+    """
+    if said.big or header[:2] in SHORT_VRS | LONG_VRS:
+        return said if said.big else EXPLICIT
+    return IMPLICIT if int.from_bytes(header, "little") <= _LONGEST_FIRST else said
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def transcode(
     temporary = durable.unpublished(target)
     try:
         with opened(source, target.parent, ceilings) as received, ExitStack() as stored:
-            chosen = is_chosen(verify, received.sop_instance_uid)
+            chosen = is_chosen(verify, received.meta.sop_instance_uid)
             made = _Rendition(received, wanted, spec, target.parent, stored, ceilings, chosen)
             with temporary.open("wb", buffering=_CHUNK) as out:
                 made.write(out)
@@ -116,7 +116,7 @@ class _Rendition:
         Raises:
             Permanent: it can neither be decoded nor stay.
         """
-        uid = self.received.transfer_syntax_uid
+        uid = self.received.meta.transfer_syntax_uid
         found = syntaxes.BY_UID.get(uid)
         if found is None or not (found.decoded or self.recompresses):
             raise Permanent(
@@ -127,12 +127,12 @@ class _Rendition:
     @property
     def same(self) -> bool:
         """Whether the instance is in the target's syntax already: then no codec runs."""
-        return self.received.transfer_syntax_uid == self.wanted.uid
+        return self.received.meta.transfer_syntax_uid == self.wanted.uid
 
     @property
     def recompresses(self) -> bool:
         """Whether it is a JPEG that becomes its JPEG XL form, or comes back from it (PS3.5 8.2.15)."""
-        return syntaxes.is_recompression(self.received.transfer_syntax_uid, self.wanted.uid)
+        return syntaxes.is_recompression(self.received.meta.transfer_syntax_uid, self.wanted.uid)
 
     @property
     def loses(self) -> bool:
@@ -152,16 +152,17 @@ class _Rendition:
     def report(self) -> Report:
         """What became of it."""
         proof = self.proof
-        return Report("; ".join(self.notes), proof.digest if proof else None, proof.words if proof else "")
+        notes = (*self.received.notes, *self.notes)
+        return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "")
 
     def write(self, out: BinaryIO) -> None:
         """Write the whole file."""
         received, uid = self.received, self.wanted.uid
         icons = not (self.found.native or self.same)
-        instance = received.sop_instance_uid
+        instance = received.meta.sop_instance_uid
         if self.loses:
             instance = lossy.derived_uid(instance, uid, self.quality)
-        out.write(frame(received.sop_class_uid, instance, uid))
+        out.write(frame(received.meta.sop_class_uid, instance, uid))
         target, ceilings = encoding_of(uid), self.ceilings
         reencoder = Reencoder(received.source, target, self.replace, icons=icons, ceilings=ceilings)
         if uid != syntaxes.DEFLATED_LE:
@@ -298,7 +299,7 @@ class _Rendition:
     def _recompressed(self, pixel_data: Element, around: Around) -> Replacement:
         """A JPEG in its other form, bit for bit the same."""
         image = attributes.describe(around.values)
-        source_uid = self.received.transfer_syntax_uid
+        source_uid = self.received.meta.transfer_syntax_uid
         fragments = Fragments(self._stored())
         proof = self.proof = Proof(self.wanted.uid) if self.verified else None
         for codestream in pixels.codestreams(self.received.source, pixel_data, image, self.ceilings):
@@ -343,7 +344,7 @@ class _Rendition:
         appended: dict[int, bytes] = {}
         within: dict[int, Replace] = {}
         if self.loses:
-            instance = self.received.sop_class_uid, self.received.sop_instance_uid
+            instance = self.received.meta.sop_class_uid, self.received.meta.sop_instance_uid
             ratio = pixels.frame_bits(image) * image.frames / 8 / fragments.coded_length
             changes |= lossy.changes(around.values, self.wanted.uid, self.quality, ratio, instance)
             appended = lossy.appended(*instance)
@@ -381,7 +382,7 @@ class _Rendition:
         """The frames as native cells, in the colours that they have; `rgb` lets decoders convert YCbCr."""
         received, of = self.received, (self.received.source, pixel_data, image)
         if not self.found.native:
-            uid = received.transfer_syntax_uid
+            uid = received.meta.transfer_syntax_uid
             return self._noted(image, pixels.decoded(*of, uid, rgb=rgb, ceilings=self.ceilings))
         planar, big = image.planar == 1, received.encoding.big
         return self._noted(image, pixels.native(*of, planar=planar, big=big, ceilings=self.ceilings))

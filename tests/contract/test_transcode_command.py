@@ -24,8 +24,8 @@ COMPRESSED = (
     "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "SC_rgb_rle_2frame.dcm", "image_dfl.dcm",
     "MR_small_bigendian.dcm",
 )  # fmt: skip
-# A truncated frame, a header that lies, and File Meta Information without a syntax.
-DAMAGED = ("SC_rgb_jpeg.dcm", "JPEG2000-embedded-sequence-delimiter.dcm", "meta_missing_tsyntax.dcm")
+# A truncated file, a header that lies, and File Meta Information without a syntax.
+DAMAGED = ("JPEG2000-embedded-sequence-delimiter.dcm", "meta_missing_tsyntax.dcm", "rtplan_truncated.dcm")
 DICOMDIR = "dicomdirtests/DICOMDIR"
 
 
