@@ -3,7 +3,6 @@
 File names are the user's own and are shown; nothing of what stands in the files is.
 """
 
-import os
 import signal
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from workers import limits
 from workers.folder import Job, Kind, Order, Outcome
 from workers.parallel import run
 
@@ -23,7 +23,7 @@ def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
     """Do all jobs and print the result; whether none failed. `processes` is one a core where it is None."""
     signal.signal(signal.SIGTERM, _end)  # so that the children end and leave nothing
     began = time.monotonic()
-    outcomes = list(_watched(run(jobs, order, processes or os.cpu_count() or 1), len(jobs)))
+    outcomes = list(_watched(run(jobs, order, processes or limits.cores()), len(jobs)))
     took = time.monotonic() - began
     console = Console(highlight=False, soft_wrap=True)
     failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)

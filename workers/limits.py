@@ -6,6 +6,7 @@ POSIX: RLIMIT_DATA makes an allocation fail, and SIGALRM in its default disposit
 process.
 """
 
+import os
 import resource
 import signal
 import threading
@@ -18,8 +19,26 @@ from dicomferry.ceilings import Ceilings
 
 PATIENCE = 60.0  # seconds that any step may take, however little it works on
 PACE = 500_000  # bytes a second below which nothing healthy falls: the slowest codec does 40 times that
+_OUR_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 _deadline_runs = False  # of this process: its timer is ours
+
+
+def cores(group: Path | None = None) -> int:
+    """How many processes this machine, or the container that this runs in, has cores for.
+
+    `group` is the folder of our control group (cgroup v2), whose `cpu.max` and those above are quotas.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if group is None:
+        with suppress(OSError):
+            line = next((x for x in _OUR_GROUP.read_text().splitlines() if x.startswith("0::")), "0::")
+            group = _GROUPS / line[3:].lstrip("/")
+    for folder in (group, *group.parents) if group else ():
+        with suppress(OSError, ValueError):
+            quota, period = map(int, (folder / "cpu.max").read_text().split())  # or "max"
+            found = min(found, max(1, quota // period))
+    return found
 
 
 def confine(memory_mb: int = Ceilings.memory_mb) -> None:

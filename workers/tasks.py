@@ -8,7 +8,6 @@ eats memory takes its child process alone (see `limits`): the lease then says th
 import errno
 import json
 import logging
-import os
 import re
 import secrets
 import socket
@@ -236,7 +235,7 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     signals.task_failure.connect(child_lost, weak=False)
     app.Worker(
         pool="prefork",
-        concurrency=concurrency or settings.worker.concurrency or os.cpu_count() or 1,
+        concurrency=concurrency or settings.worker.concurrency or limits.cores(),
         queues=[TRANSCODE_QUEUE],
         hostname=f"worker@{socket.gethostname()}-{secrets.token_hex(3)}",
         quiet=True,

@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +117,37 @@ def test_a_timer_that_ran_before_goes_on_afterwards():
 @pytest.mark.parametrize("size", [0, 1 << 19, 1 << 30])
 def test_the_time_of_a_step_grows_with_its_size(size):
     assert limits.seconds_for(size) >= limits.PATIENCE + size / 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("above", "own", "expected"),
+    [
+        ("max 100000", "max 100000", 1000),
+        (None, "400000 100000", 4),
+        (None, "250000 100000", 2),
+        (None, "50000 100000", 1),
+        ("300000 100000", "max 100000", 3),
+        ("300000 100000", "200000 50000", 3),
+        ("800000 100000", "200000 50000", 4),
+        (None, "", 1000),
+        (None, None, 1000),
+    ],
+)
+def test_a_containers_quota_counts_as_cores(
+    above: str | None, own: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000)))
+    group = tmp_path / "pod" / "container"
+    group.mkdir(parents=True)
+    for folder, quota in ((group.parent, above), (group, own)):
+        if quota is not None:
+            (folder / "cpu.max").write_text(quota + "\n")
+    assert limits.cores(group) == expected
+
+
+def test_a_process_that_is_bound_to_one_core_counts_one():
+    def bind() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        assert limits.cores() == 1
+
+    assert child(bind) == 0
