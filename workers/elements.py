@@ -135,20 +135,19 @@ def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, 
     if end - at < 8:
         raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
     order = encoding.order
-    group, number = struct.unpack_from(order + "HH", source, at)
+    group, number, vr, length = struct.unpack_from(order + "HH2sH", source, at)
     tag = group << 16 | number
     if not encoding.explicit or group == 0xFFFE:
         return tag, None, at + 8, struct.unpack_from(order + "I", source, at + 4)[0]
-    vr = bytes(source[at + 4 : at + 6])
     if vr in SHORT_VRS:
-        return tag, vr, at + 8, struct.unpack_from(order + "H", source, at + 6)[0]
+        return tag, vr, at + 8, length
     # PS3.5 6.2: a VR that we don't know yet has the long form. Old private ones have the short form.
-    if vr in LONG_VRS or (vr.isalpha() and vr.isupper() and source[at + 6 : at + 8] == b"\x00\x00"):
+    if vr in LONG_VRS or (vr.isalpha() and vr.isupper() and not length):
         if end - at < 12:
             raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
         return tag, vr, at + 12, struct.unpack_from(order + "I", source, at + 8)[0]
     if vr.isalpha() and vr.isupper():
-        return tag, vr, at + 8, struct.unpack_from(order + "H", source, at + 6)[0]
+        return tag, vr, at + 8, length
     raise Permanent(f"{name(tag)} at offset {at} has no value representation: the data set is damaged")
 
 
