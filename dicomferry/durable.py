@@ -36,9 +36,15 @@ def write_synced(path: Path, content: bytes) -> None:
 def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path`, durably and all at once: a reader sees the old file or the new one."""
     temporary = unpublished(path)
-    write_synced(temporary, content)
-    reach("replacement.written")
-    temporary.rename(path)
+    # Left by one that was killed here, and had our numbers: in a container they come round soon.
+    temporary.unlink(missing_ok=True)
+    try:
+        write_synced(temporary, content)
+        reach("replacement.written")
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     reach("replacement.renamed")
     sync_folder(path.parent)
 
