@@ -161,6 +161,7 @@ _RECOMPRESSED = Holds(
     signed=False,
     grey=_MONOCHROME,
     colour=_COLOUR,
+    # Table 8.2.15-1 has neither MONOCHROME1 nor YBR_FULL here: a JPEG that says so keeps what it says.
     limits="made of JPEG Baseline frames alone, which it gives back bit for bit; of no other pixels",
 )
 _JPEG_XL_LOSSY = Holds("PS3.5 8.2.15", (8, 16), (8, 16), signed=False, grey=_MONOCHROME, colour=("RGB",))

@@ -36,7 +36,7 @@ DESCRIBING = frozenset(
 )
 LONGEST_READ = 2048  # bytes of a value that are read to describe an image
 
-# PS3.3 C.7.6.3.1.8 to .10: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
+# PS3.3 table C.7-11a: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
 # They describe fragments, which native pixel data has not.
 ONLY_ENCAPSULATED = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
 

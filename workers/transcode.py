@@ -37,7 +37,7 @@ LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
 _CHUNK = 1 << 20
 _NEAR = "1.2.840.10008.1.2.4.81"
 _FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
-_ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3.1.10)
+_ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def htj2k(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
     """Irreversible HTJ2K with the finest quantisation step found that reaches the ratio in bits stored.
 
     A step is a fraction of the nominal range (T.800 E.1.1), so the samples are scaled up to the 8 or 16 bits
-    that OpenJPH assumes, and back by the precision that is then stated.
+    that OpenJPH assumes, and back by the precision that is then stated. What quantisation carries over the
+    end of the range is the decoder's to clip (T.800 G.1.2): OpenJPEG does, imagecodecs' OpenJPH lets it come
+    round on the other side, of OpenJPH's own streams too.
     """
     transform = image.photometric == RGB
     spare = image.bits_allocated - image.bits_stored
