@@ -23,6 +23,7 @@ from dicomferry.spool import RenditionSpec
 from workers import attributes, codecs, encoders, functional_groups, limits, lossy, pixels
 from workers.attributes import NoPixelData, Unsuitable
 from workers.codecs import YBR, Decoded, Image
+from workers.completeness import FLOATS, what_is_missing
 from workers.elements import PIXEL_DATA, UNDEFINED, Element
 from workers.encapsulate import DELIMITER, Fragments, Stored
 from workers.encoders import Quality
@@ -36,8 +37,6 @@ __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
 LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
 _CHUNK = 1 << 20
 _NEAR = "1.2.840.10008.1.2.4.81"
-_FLOATS = (0x7FE00008, 0x7FE00009)  # Float and Double Float Pixel Data
-_ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +194,12 @@ class _Rendition:
 
     def _without_pixel_data(self, around: Around) -> None:
         """Nothing is to be done where there are no pixels, unless there should be some."""
-        floats = any(tag in around.elements for tag in _FLOATS)
-        described = around.values.keys() & attributes.OF_PIXELS
-        if described and not (floats or around.nested or _ELSEWHERE in around.elements):
-            raise Permanent("the attributes of an image are there, its pixel data are not: it is truncated")
+        tags = around.elements.keys()
+        if not around.nested and (missing := what_is_missing(tags, self.received.meta.sop_class_uid)):
+            raise Permanent(missing)
         if self.wanted.native or self.same:
             return
-        if floats:
+        if tags & FLOATS:
             raise Unsuitable(f"{self.wanted.label} cannot hold float pixel data (PS3.5 A.4)")
         raise NoPixelData(f"{self.wanted.label} holds images, and this has no pixel data (PS3.5 A.4)")
 

@@ -37,6 +37,7 @@ UNFRAMED = {
 DAMAGED = {
     "JPEG2000-embedded-sequence-delimiter.dcm": "columns",  # the SIZ is overwritten
     "MR_truncated.dcm": "truncated",
+    "no_meta_group_length.dcm": "truncated",  # three elements are left of it
     "rtplan_truncated.dcm": "truncated",
 }
 
@@ -144,7 +145,10 @@ def test_every_other_element_keeps_its_bytes(source: Path, target: str, tmp_path
     assert after.file_meta.TransferSyntaxUID == target
     if BY_UID[syntax(source)].uid == EXPLICIT_BE:
         before = dcmread(dcmtk("dcmconv", source, tmp_path / "little.dcm", "+te", "-u", "-g"))
-    changed = {PIXEL_DATA, PHOTOMETRIC, PLANAR} if syntax_is_compressed(source) else set()
+    converted = syntax_is_compressed(source) or (
+        source.stem.startswith("SC_ybr_full") and syntax(source) != target
+    )
+    changed = {PIXEL_DATA, PHOTOMETRIC, PLANAR} if converted else set()
     assert raw_values(after, changed) == raw_values(before, changed)
 
 
