@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 from dicomferry import events
@@ -140,7 +141,7 @@ class QueueManager:
                 self._note(entry, "delivered", name, f"as its marker says: {delivery.choice.why}")
             if name not in state.pending:
                 self._forget(delivery)
-        new = [name for name in state.pending if name not in entry.deliveries]
+        new = [intern(name) for name in state.pending if name not in entry.deliveries]
         entry.deliveries |= {name: Delivery(entry, name) for name in new}
         for delivery in list(entry.deliveries.values()):
             if delivery.destination not in self.lanes:
@@ -190,11 +191,11 @@ class QueueManager:
         instance = state.instance
         entry = self.entries[instance.id] = Entry(
             instance.id,
-            instance.sop_class_uid,
+            intern(instance.sop_class_uid),  # one string for a million instances
             instance.sop_instance_uid,
-            instance.study_instance_uid,
-            instance.modality,
-            instance.transfer_syntax_uid,
+            intern(instance.study_instance_uid),
+            intern(instance.modality),
+            intern(instance.transfer_syntax_uid),
             instance.size,
             instance.received_at,
             state.asked_at,

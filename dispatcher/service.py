@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0  # seconds between looks at leases, the canary and a shard
 OBEY_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
+READ_AT_ONCE = 1000  # instances
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 
 
@@ -180,8 +181,10 @@ class Dispatcher:
         self._know(self._reader.everything(self._manager.knows))
 
     def _know(self, states: Iterable[State]) -> None:
-        for state in states:
+        for count, state in enumerate(states, 1):
             self._manager.handle(Known(state), time.time())
+            if count % READ_AT_ONCE == 0:  # what a million instances lead to must not pile up
+                self._execute(self._manager.take_commands())
 
     def _look_around(self) -> None:
         if self._reader.ended():
@@ -258,15 +261,17 @@ class Dispatcher:
 
     def _act(self) -> None:
         manager = self._manager
+        self._execute(manager.schedule(time.time()) if self._redis_answers else manager.take_commands())
+
+    def _execute(self, commands: list[Command]) -> None:
         # Commands may lead to events and these to commands, but each round leaves less to do.
-        commands = manager.schedule(time.time()) if self._redis_answers else manager.take_commands()
         while commands:
             retired = self._carry_out(commands)
             self._write_history()
             for instance in retired:
                 if not self._spool.retire(instance):
                     self._reread(instance)
-            commands = manager.take_commands()
+            commands = self._manager.take_commands()
 
     def _carry_out(self, commands: list[Command]) -> list[str]:
         retired = []
