@@ -7,6 +7,7 @@ goes from the wire into an `Arrival`, and whatever ends the connection ends that
 import logging
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
@@ -38,6 +39,7 @@ class Association:
         self._contexts: dict[int, Answered] = {}
         self._fragment = 0  # bytes of a message in one P-DATA-TF that we send
         self._message: _Message | None = None
+        self._is_told = False  # whether it is the peer's turn to close
 
     def serve(self) -> None:
         """Serve the peer until it ends this, or a fault does, or `end`."""
@@ -74,14 +76,18 @@ class Association:
         if self._message is not None and self._message.arrival is not None:
             self._message.arrival.discard()
         self._scp.leave(self)
-        self._line.drain(_FAREWELL)
+        if self._is_told:
+            self._line.drain(_FAREWELL)
         self._line.close()
 
+    def _tell(self, last: bytes) -> None:
+        """Send the PDU after which the peer has to close."""
+        self._line.send(last)
+        self._is_told = True
+
     def _abort(self, source: int, reason: int) -> None:
-        try:
-            self._line.send(pdu(Pdu.ABORT, bytes((0, 0, source, reason))))
-        except (Silent, Closed):
-            return
+        with suppress(Silent, Closed):
+            self._tell(pdu(Pdu.ABORT, bytes((0, 0, source, reason))))
 
     def _negotiate(self) -> str | None:
         """Answer the request for an association; how the connection has ended, if it has."""
@@ -94,7 +100,7 @@ class Association:
         decision = request.unsupported or self._scp.admit(self, request, self.address)
         if isinstance(decision, Rejected):
             log.warning("Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
-            self._line.send(negotiation.rejection(decision))
+            self._tell(negotiation.rejection(decision))
             return "was rejected"
         self._admitted = decision
         answers = answer(request.contexts, decision.ae)
@@ -114,7 +120,7 @@ class Association:
                 for context_id, control, part in _pdvs(content):
                     self._take(context_id, control, part)
             elif kind == Pdu.RELEASE_RQ:
-                self._line.send(pdu(Pdu.RELEASE_RP))
+                self._tell(pdu(Pdu.RELEASE_RP))
                 return "released"
             elif kind == Pdu.ABORT:
                 return "aborted"

@@ -32,7 +32,7 @@ _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
 _WANTED_GROUPS = frozenset(tag >> 16 for tag in _WANTED)
 
-_LONGEST = 128  # bytes of a wanted value; more is no UID
+_LONGEST = 128  # bytes that are kept of a wanted value: enough to see that it is no UID
 _DEEPEST = 64  # nested sequences
 _MOST = 300_000  # elements looked at: a walk that long (0.3 s) has earned its trust
 _INFLATED_HEAD = 4 << 20  # bytes of a deflated data set in which the wanted elements must come
@@ -159,8 +159,8 @@ class _Walk:
 
     def _keep(self, tag: int, length: int) -> None:
         """Keep the value that is here, if it is one of those wanted."""
-        if tag in _WANTED and tag not in self._found and length <= _LONGEST:
-            value = self._content[self._at : self._at + length]
+        if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
+            value = self._content[self._at : self._at + min(length, _LONGEST)]
             self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
 
     def _step(self, tag: int, length: int, explicit: bool, depth: int) -> None:

@@ -13,6 +13,7 @@ from dicomferry.part10 import dataset_offset
 from dicomferry.settings import Settings
 from dicomferry.spool import Instance, Spool
 from ingest.acceptor import serving
+from ingest.listener import Listener
 from tests.support.ports import free_port
 
 
@@ -33,6 +34,7 @@ def settings_for(spool: Path, **tables: Any) -> Settings:
 class Ingest:
     settings: Settings
     spool: Spool
+    listener: Listener
 
     @property
     def port(self) -> int:
@@ -58,8 +60,8 @@ def data_set_of(path: Path) -> bytes:
 @contextmanager
 def an_ingest(folder: Path, **tables: Any) -> Iterator[Ingest]:
     settings = settings_for(folder / "spool", **tables)
-    with serving(settings):
-        yield Ingest(settings, Spool(settings.spool))
+    with serving(settings) as listener:
+        yield Ingest(settings, Spool(settings.spool), listener)
 
 
 @contextmanager
