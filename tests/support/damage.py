@@ -200,14 +200,18 @@ def _frame_cut(content: bytes, uid: str, random: np.random.Generator) -> Damage:
 
 def _frame_hole(content: bytes, uid: str, random: np.random.Generator) -> Damage | None:
     """Bytes are missing inside a codestream, whose end is there."""
-    del uid
     item, codestream = _frame(content, random)
     if len(codestream) < 400:
         return None
     at = int(random.integers(len(codestream) // 3, len(codestream) * 2 // 3))
     size = int(random.integers(16, len(codestream) // 5 + 17))
     out = _with_frame(content, item, codestream[:at] + codestream[at + size :])
-    return Damage(out, "structural", f"a hole of {size} bytes at {at} of a codestream of {len(codestream)}")
+    scan = codestream.rfind(b"\xff\xda") if BY_UID[uid].group in ("jpeg", "jpeg-lossless") else -1
+    data = scan + 2 + int.from_bytes(codestream[scan + 2 : scan + 4], "big")
+    where = "entropy-coded data" if 0 <= scan and data <= at else "a codestream"
+    return Damage(
+        out, "structural", f"a hole in {where}: {size} bytes at {at} of a codestream of {len(codestream)}"
+    )
 
 
 def _frame_blank(content: bytes, uid: str, random: np.random.Generator) -> Damage:
