@@ -6,8 +6,7 @@
     native, deflated   pydicom, DCMTK dcmconv  numpy, after dcmconv for Big Endian and Deflated
     RLE                DCMTK dcmcrle           DCMTK dcmdrle
     JPEG (all)         DCMTK dcmcjpeg          DCMTK dcmdjpeg
-    JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls; CharLS for 8 bits in 16 allocated ones,
-                                               which neither DCMTK nor GDCM takes
+    JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls
     JPEG 2000          OpenJPEG                ffmpeg's native decoder, up to 16 bits
     HTJ2K              OpenJPH (imagecodecs)   none here (ffmpeg 5.1, DCMTK and GDCM know it not): OpenJPH,
                                                where the engine decodes by OpenJPEG
@@ -211,12 +210,7 @@ def cells(path: Path, work: Path) -> tuple[np.ndarray, str]:
         return cells(encapsulated(work / f"{path.stem}.jpeg.dcm", made, JPEG + "50", jpegs), work)
     elif tool := _READ_BY_TOOL.get(BY_UID[uid].group):
         never = ("+cn",) if tool == "dcmdjpeg" and BY_UID[uid].lossless else ()
-        try:
-            run(tool, *never, str(path), str(native))
-        except RuntimeError:
-            if tool != "dcmdjpls" or dcmread(path).BitsStored > 8:
-                raise
-            return _frames(path, uid, work)
+        run(tool, *never, str(path), str(native))
     else:
         return _frames(path, uid, work)
     made = dcmread(native)
@@ -252,8 +246,6 @@ def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
             frames.append(
                 decoded.transpose(1, 2, 0) if decoded.shape == (3, *shape[:2]) != shape else decoded
             )
-        elif BY_UID[uid].group == "jpeg-ls":
-            frames.append(np.asarray(imagecodecs.jpegls_decode(codestream)))
         elif uid in JPEG_XL:
             frames.append(np.asarray(imagecodecs.jpegxl_decode(codestream, numthreads=1)))
         elif uid == DEFLATED_FRAME:
