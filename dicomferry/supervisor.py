@@ -39,7 +39,7 @@ class Patience:
     first: float = 0.5  # before the first restart; doubles with each
     longest: float = 30.0  # between restarts
     healthy: float = 60.0  # a part that ran this long starts again at `first`
-    grace: float = 6.0  # from SIGTERM to SIGKILL
+    grace: float = 29.0  # from SIGTERM to SIGKILL: the forwarder may have a large object on its way
 
 
 class Supervisor:

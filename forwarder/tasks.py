@@ -24,7 +24,7 @@ from forwarder.delivery import Forwarder
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 4096
-STOP_GRACE = 3.0  # seconds that an object being sent gets when the forwarder stops
+STOP_GRACE = 25.0  # seconds that objects being sent get when the forwarder stops, of the 30 that all have
 
 
 def register(app: Celery, settings: Settings) -> Forwarder:
@@ -52,7 +52,7 @@ def threads_for(settings: Settings) -> int:
 
 
 def run(settings: Settings) -> None:
-    """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT, which end it within seconds.
+    """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT; what is being sent then has `STOP_GRACE`.
 
     Raises:
         Misconfigured: no broker, or the spool cannot be used.
