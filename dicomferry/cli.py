@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicomferry import __version__
+from dicomferry import __version__, desk
+from dicomferry.desk import DEFAULT_FILE, Config
 from dicomferry.errors import FerryError, Misconfigured
 
 if TYPE_CHECKING:
     from dicomferry.settings import Settings
-
-DEFAULT_FILE = Path("dicomferry.toml")
 
 # A traceback with the values of local variables could show a patient's name.
 app = typer.Typer(
     name="dicomferry", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
+Park = Annotated[
+    bool, typer.Option("--park", help="Make what waits for destinations that there are no more dead.")
+]
 
 
 class Colour(StrEnum):
@@ -41,6 +42,9 @@ class Verify(StrEnum):
     ALWAYS = "always"
     SAMPLED = "sampled"
     NEVER = "never"
+
+
+app.add_typer(desk.app)
 
 
 def main() -> None:
@@ -81,12 +85,12 @@ def demo(
 
 
 @app.command()
-def up(config: Config = DEFAULT_FILE) -> None:
+def up(config: Config = DEFAULT_FILE, park: Park = False) -> None:
     """Run every part on this machine; prints `ready` when all answer."""
     settings = _start("up", config)
     from dicomferry.up import run  # noqa: PLC0415
 
-    run(settings, config)
+    run(settings, config, park=park)
 
 
 @app.command()
@@ -99,12 +103,12 @@ def ingest(config: Config = DEFAULT_FILE) -> None:
 
 
 @app.command()
-def dispatcher(config: Config = DEFAULT_FILE) -> None:
+def dispatcher(config: Config = DEFAULT_FILE, park: Park = False) -> None:
     """Run the part that decides what is to be done; one for a spool."""
     settings = _start("dispatcher", config)
     from dispatcher.service import run  # noqa: PLC0415
 
-    run(settings)
+    run(settings, park=park)
 
 
 @app.command()
@@ -158,9 +162,11 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
     """Transcode files or whole folders, without any service; originals are never touched."""
+    from workers import folder, parallel  # noqa: PLC0415
+
+    parallel.prepare()
     from dicomferry.conversion import convert  # noqa: PLC0415
     from dicomferry.settings import ceilings_from_environment  # noqa: PLC0415
-    from workers import folder  # noqa: PLC0415
 
     order = folder.order(
         to,

@@ -4,11 +4,13 @@ import os
 import struct
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from dicomferry.errors import Permanent
 
 PREFIX_LENGTH = 132
+_PYNETDICOM = "1.2.826.0.1.3680043.9.3811"
 _TRANSFER_SYNTAX = 0x0010
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _LONGEST_READ = 128  # bytes; a UID has 64 at most
@@ -42,14 +44,10 @@ def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -
 
 @cache
 def _implementation() -> bytes:
-    # pynetdicom takes long to load, and who only reads needs none of it.
-    from pynetdicom import (  # noqa: PLC0415
-        PYNETDICOM_IMPLEMENTATION_UID,
-        PYNETDICOM_IMPLEMENTATION_VERSION,
-    )
-
-    return _element(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID) + _element(
-        0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION
+    # What pynetdicom says of itself. It takes long to load, and who only transcodes needs none of it.
+    release = version("pynetdicom").split(".")[:3]
+    return _element(0x0012, b"UI", ".".join((_PYNETDICOM, *release))) + _element(
+        0x0013, b"SH", f"PYNETDICOM_{''.join(release)}"
     )
 
 

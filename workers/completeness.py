@@ -5,8 +5,6 @@ A cut data set is well formed. Only what the standard wants behind the cut can t
 
 from collections.abc import Collection
 
-from pydicom.uid import UID
-
 from workers import attributes
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
@@ -23,6 +21,9 @@ def what_is_missing(tags: Collection[int], sop_class_uid: str) -> str | None:
     too (PS3.3 C.12.1, C.7.2.1, C.7.3.1), and what describes pixels has some (PS3.3 C.7.6.3). An image whose
     file ends between the two cannot be told from one whose pixels were taken away on purpose.
     """
+    # Not at the top: pydicom takes long to load, and what has pixels needs none of it.
+    from pydicom.uid import UID  # noqa: PLC0415
+
     present = frozenset(tags)
     named = {SOP_INSTANCE, STUDY, SERIES} <= present
     owned = bool(present & _PATIENT) or UID(sop_class_uid).name.endswith("Image Storage")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 
 from dicomferry import durable
 from workers import limits
@@ -24,6 +25,17 @@ _KILLED = "the codec killed its process: it crashed, took too long, or too much 
 
 Convert = Callable[[Job, Order], Outcome]
 _UnderWay = dict[Future[Outcome], Job]
+
+
+def prepare() -> None:
+    """Begin to load the codecs in the server that the children are forked from, while the rest is prepared.
+
+    Forked from it they have no threads of ours, and each has the codecs at once.
+    """
+    # A name in the current folder must not shadow one of ours.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    forkserver.set_forkserver_preload(["workers.transcode"])
+    forkserver.ensure_running()
 
 
 def run(jobs: Sequence[Job], wanted: Order, processes: int, convert: Convert = convert) -> Iterator[Outcome]:
@@ -72,11 +84,8 @@ def _until_broken(
 @contextmanager
 def _pool(processes: int, under_way: _UnderWay, memory_mb: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes are gone afterwards; what they were doing is ended if an exception leaves it."""
-    # A name in the current folder must not shadow one of ours.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    # Forked from a small server that has loaded the codecs: no threads of ours, and no loading for each.
+    prepare()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.transcode", "pynetdicom"])
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         processes, mp_context=context, initializer=_become_child, initargs=(memory_mb,)

@@ -15,7 +15,6 @@ from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
-from pydicom.datadict import dictionary_VR
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent
@@ -382,6 +381,9 @@ def _dictionary_vr(tag: int) -> str:
     if tag >> 16 & 1:
         # A private creator reserves a block (PS3.5 7.8.1); what is in the block nobody but its owner knows.
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
+    # Not at the top: pydicom takes long to load, and files in Explicit VR need none of it.
+    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
+
     try:
         vr: str = dictionary_VR(tag)
     except KeyError:
