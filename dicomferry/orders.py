@@ -58,6 +58,7 @@ class Order:
 
 def give(folder: Path, order: Order) -> list[Path]:
     """Put an order, durably, among those that the dispatcher carries out; its files go as they are done."""
+    folder.mkdir(exist_ok=True)
     paths = []
     for start in range(0, len(order.items), _TOGETHER):
         part = replace(order, items=order.items[start : start + _TOGETHER])

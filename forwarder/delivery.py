@@ -106,7 +106,7 @@ class Forwarder:
 
     def _send_batch(self, batch: DeliverBatch, destination: Destination) -> None:
         shipments = self._shipments(batch, destination)
-        loads = list(_loads(shipments, lambda instance: self._calling(destination, instance)))
+        loads = list(_loads(shipments, lambda instance: calling_title(self._settings, destination, instance)))
         for calling, load in loads:
             keep = batch.more and load is loads[-1][1]
             words = self._send_load(batch, destination, calling, load, keep=keep)
@@ -244,7 +244,7 @@ class Forwarder:
     # Probing
 
     def _ask(self, batch: ProbeBatch, destination: Destination) -> None:
-        calling = self._calling(destination, None)
+        calling = calling_title(self._settings, destination)
         answer: dict[str, list[str]] = {}
         for proposal in for_probe(batch.sop_classes, destination.shown_syntaxes):
             loan = self._associations.borrow(destination, calling, proposal, proposal.contexts)
@@ -270,17 +270,6 @@ class Forwarder:
             if known | answer != known:
                 self._spool.learn(destination.name, known | answer)
         return answer
-
-    def _calling(self, destination: Destination, instance: Instance | None) -> str:
-        """The AE title to call with: where that is the instance's own, ours stands in for one that has none.
-
-        A probe is about no instance; and what a requestor called itself may be no AE title (PS3.5 6.2).
-        """
-        if destination.calling != "original":
-            return destination.calling
-        title = instance.calling_ae_title.strip() if instance is not None else ""
-        usable = title.isascii() and title.isprintable() and "\\" not in title
-        return title if title and usable else self._settings.ae[0].title
 
     # Failing
 
@@ -317,6 +306,18 @@ class Forwarder:
     ) -> None:
         self._sender.send(events.Unreachable(batch.id, batch.destination, words, instance, broke_off))
         log.warning("Unreachable destination=%s batch=%s: %s", batch.destination, batch.id, words)
+
+
+def calling_title(settings: Settings, destination: Destination, instance: Instance | None = None) -> str:
+    """The AE title to call with: where that is the instance's own, ours stands in for one that has none.
+
+    A probe is about no instance; and what a requestor called itself may be no AE title (PS3.5 6.2).
+    """
+    if destination.calling != "original":
+        return destination.calling
+    title = instance.calling_ae_title.strip() if instance is not None else ""
+    usable = title.isascii() and title.isprintable() and "\\" not in title
+    return title if title and usable else settings.ae[0].title
 
 
 def _send(association: Association, shipment: Shipment) -> tuple[int | None, Outcome]:

@@ -87,11 +87,15 @@ def _judge(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival)
         header = read_header(arrival.path, arrival.offset, request.transfer_syntax_uid)
     except Malformed as finding:
         return _quarantine(spool, admitted, request, arrival, str(finding))
-    answer = _mismatch(request, header)
-    return answer or _commit(spool, _instance(spool, admitted, request, header, arrival), arrival)
+    answer = mismatch(request, header)
+    if answer is not None:
+        return answer
+    size, digest = arrival.size, arrival.digest
+    return _commit(spool, instance_of(spool, admitted, request, header, size, digest, time.time()), arrival)
 
 
-def _mismatch(request: Request, header: Header) -> Answer | None:
+def mismatch(request: Request, header: Header) -> Answer | None:
+    """Why an object is not what its command set says."""
     if header.sop_class_uid != request.sop_class_uid:
         return Answer(DOES_NOT_MATCH, "SOP Class UID of data set and command set differ")
     if header.sop_instance_uid != request.sop_instance_uid:
@@ -103,10 +107,16 @@ def _mismatch(request: Request, header: Header) -> Answer | None:
     return None
 
 
-def _instance(
-    spool: Spool, admitted: Admitted, request: Request, header: Header, arrival: Arrival
+def instance_of(  # noqa: PLR0917  all that is known of it, from as many places
+    spool: Spool,
+    admitted: Admitted,
+    request: Request,
+    header: Header,
+    size: int,
+    digest: str,
+    received_at: float,
 ) -> Instance:
-    digest = arrival.digest
+    """What is to stand on the spool: `size` and `digest` are those of the data set's bytes."""
     return Instance(
         id=_free_id(spool, request.sop_instance_uid, digest, admitted.destinations),
         sop_class_uid=request.sop_class_uid,
@@ -118,8 +128,8 @@ def _instance(
         calling_ae_title=admitted.calling_ae_title,
         called_ae_title=admitted.called_ae_title,
         peer=admitted.host,
-        received_at=time.time(),
-        size=arrival.size,
+        received_at=received_at,
+        size=size,
         digest=digest,
         route=admitted.route,
         destinations=admitted.destinations,
@@ -129,12 +139,13 @@ def _instance(
 def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tuple[str, ...]) -> str:
     """The id under which nothing stands, or the same object with every delivery still pending.
 
-    A delivery that is done or dead would not happen again under the old id, though the sender asks for it.
+    A delivery that is done, dead, or given up by an operator would not happen again under the old id, though
+    the sender asks for it.
     """
     for number in itertools.count():
         candidate = instance_id(sop_instance_uid, digest, destinations, str(number or ""))
         state = spool.state(candidate) if spool.folder(candidate).exists() else None
-        if state is None or not (state.delivered or state.dead):
+        if state is None or not (state.delivered or state.dead or state.redirected is not None):
             return candidate
     raise AssertionError
 
