@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pynetdicom  # noqa: F401  it adds the newest syntaxes to pydicom's table
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
