@@ -16,7 +16,7 @@ from dicomferry.spool import Spool, digest_of
 
 
 class Room:
-    """Whether the spool has room: `statvfs`, asked at most once a second."""
+    """Whether the spool has room: `statvfs`, asked once a second, and where our own writes use it up."""
 
     def __init__(self, spool: Spool, min_free_mb: int) -> None:
         self._folder = spool.incoming
@@ -24,10 +24,11 @@ class Room:
         self._asked_at = float("-inf")
         self._free = 0
 
-    def lack(self) -> str | None:
-        """Why nothing more is taken; None where there is room."""
+    def lack(self, coming: int = 0) -> str | None:
+        """Why nothing more is taken; None where there is room, in which `coming` bytes are written now."""
         now = time.monotonic()
-        if now - self._asked_at >= 1.0:
+        self._free -= coming
+        if now - self._asked_at >= 1.0 or self._free < self._wanted:
             try:
                 found = os.statvfs(self._folder)
             except OSError as error:
@@ -81,7 +82,7 @@ class Arrival:
         if self._file is None:
             return
         try:
-            self.failure = self._room.lack()
+            self.failure = self._room.lack(len(part))
             if self.failure is None:
                 self._file.write(part)
                 self._digest.update(part)

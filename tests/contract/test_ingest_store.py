@@ -1,9 +1,7 @@
 """A C-STORE over a socket: what stands on the spool, and what the sender is told."""
 
 import json
-import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +25,7 @@ from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from tests.support.dcmtk import send
 from tests.support.images import fresh_copies, shipped
 from tests.support.ingesting import Ingest, an_ingest, associated, data_set_of
+from tests.support.mounts import small_file_system
 from tests.support.processes import wait_until
 from tests.support.redis import private_redis
 
@@ -206,13 +205,8 @@ def test_what_no_route_takes_is_refused_and_not_stored(tmp_path: Path) -> None:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("only root, outside a container, mounts file systems")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_file_system(tmp_path / "tiny", 256 << 10) as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_while_objects_arrive_answers_out_of_resources_until_there_is_room(

@@ -88,3 +88,14 @@ def test_an_association_that_no_route_takes_is_admitted_without_destinations() -
 )
 def test_addresses_are_written_as_in_settings(address: str, plain: str) -> None:
     assert plain_address(address) == plain
+
+
+def test_a_spool_without_room_is_a_transient_local_limit_and_told_only_to_those_who_may_call() -> None:
+    settings = settings_for(NOBODY_THERE, ae=[{"title": "FERRY", "callers": [{"title": "PACS"}]}])
+
+    def answer(calling: str, called: str) -> tuple[int, int, int]:
+        return rejection(admit(settings, calling, called, "10.0.0.1", associations=1, lack="spool has 3 MB"))
+
+    assert answer("PACS", "FERRY") == (2, 3, 2)
+    assert answer("OTHER", "FERRY") == (1, 1, 3)
+    assert answer("PACS", "OTHER") == (1, 1, 7)
