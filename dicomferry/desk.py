@@ -28,6 +28,7 @@ class What(StrEnum):
 
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
+Act = Annotated[What, typer.Argument(metavar="list|retry|discard")]
 Name = Annotated[str | None, typer.Option("--destination", "-d", help="For this destination.")]
 Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")]
 Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
@@ -41,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 @app.command()
 def dead(  # noqa: PLR0917  Typer calls it by name
-    what: What,
+    what: Act,
     destination: Name = None,
     study: Study = None,
     instance: Sop = None,
@@ -67,7 +68,7 @@ def dead(  # noqa: PLR0917  Typer calls it by name
 
 @app.command()
 def quarantine(  # noqa: PLR0917
-    what: What,
+    what: Act,
     instance: Sop = None,
     id_: Id = "",
     reason: Reason = "",

@@ -52,21 +52,22 @@ def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Co
     `sop_classes` are UIDs or keywords. Raises as `echo`.
     """
     destination = _named(settings, name)
-    accepted: dict[str, set[str]] = {}
+    together: dict[frozenset[str], list[str]] = {}
     for proposal in for_probe(map(_sop_class_uid, sop_classes), GROUPS["all"]):
         with _association(settings, destination, proposal.contexts) as association:
             for sop_class in proposal.complete:
-                accepted[sop_class] = {uid for of, uid in association.accepted if of == sop_class}
+                accepted = frozenset(uid for of, uid in association.accepted if of == sop_class)
+                together.setdefault(accepted, []).append(UID(sop_class).name)
     shown = "whatever it accepts" if destination.negotiates else ", ".join(destination.transfer_syntaxes)
     console.print(f"{_words(destination)}: configured to show {shown}", highlight=False, soft_wrap=True)
     table = Table("SOP class", "accepts", "is sent", show_lines=True)
-    for sop_class, taken in accepted.items():
-        names = ", ".join(label(uid) for uid in GROUPS["all"] if uid in taken)
-        table.add_row(UID(sop_class).name, names or "nothing", "\n".join(_sent(destination, taken)))
+    for accepted, names in together.items():
+        labels = ", ".join(label(uid) for uid in GROUPS["all"] if uid in accepted)
+        table.add_row("\n".join(names), labels or "nothing", "\n".join(_sent(destination, accepted)))
     console.print(table)
 
 
-def _sent(destination: Destination, accepted: set[str]) -> list[str]:
+def _sent(destination: Destination, accepted: frozenset[str]) -> list[str]:
     """What objects received in each group's syntaxes would be sent as, a line for each outcome."""
     shown = destination.shown_syntaxes
     untouched = [uid for uid in shown if uid in accepted]
@@ -77,7 +78,7 @@ def _sent(destination: Destination, accepted: set[str]) -> list[str]:
         received = next((uid for uid in GROUPS[group] if uid not in untouched), None)
         if received is None:
             continue
-        choice = choose(received, destination, shown, frozenset(accepted), {})
+        choice = choose(received, destination, shown, accepted, {})
         if isinstance(choice, Choice):
             lines[f"other images: {label(choice.transfer_syntax_uid)}"] = None
         else:

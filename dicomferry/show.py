@@ -57,7 +57,11 @@ def status(settings: Settings, console: Console, *, as_json: bool) -> None:
         )
     elif not view["redis"]:
         console.print("[yellow]Redis does not answer the dispatcher[/]: nothing moves until it does.")
-    table = Table("destination", "AE title", "address", "circuit", "pending", "sending", "delivered", "dead")
+    table = Table()
+    for heading in (
+        "destination", "AE title", "address", "circuit", "pending", "sending", "delivered", "dead",
+    ):  # fmt: skip
+        table.add_column(heading, overflow="fold")
     for lane in view["lanes"]:
         table.add_row(
             lane["destination"], lane["title"], lane["address"], lane["circuit"], str(lane["pending"]),
