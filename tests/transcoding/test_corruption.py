@@ -66,7 +66,7 @@ def hole_that_the_huffman_code_survives(case: Case, damage: Damage) -> bool:
     That some are left over is no damage: encoders fill up before EOI.
     """
     del case
-    return damage.what.startswith("a hole in entropy-coded data")
+    return damage.what.startswith("a hole in a scan")
 
 
 KNOWN_GAPS = (cut_where_nothing_is_missing, hole_that_the_huffman_code_survives)

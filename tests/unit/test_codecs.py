@@ -106,21 +106,6 @@ def test_a_codestream_that_contradicts_the_data_set_is_refused(uid: str, changed
         decode(uid, encoded(uid, values, 12), described(values, 12, **changed), rgb=True)
 
 
-@pytest.mark.parametrize("uid", [J2K, LOSSLESS, RLE])
-def test_a_hostile_size_is_refused_before_anything_is_allocated(
-    uid: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def reached(*_: object) -> None:
-        pytest.fail("the decoder was reached")
-
-    monkeypatch.setitem(codecs.DECODERS, uid, reached)
-    huge = described(picture(8, 8, 16), 16, rows=20_000, columns=20_000)
-    with pytest.raises(Permanent, match="not believed"):
-        decode(uid, bytes(2000), huge, rgb=True)
-    with pytest.raises(Permanent, match="limit"):
-        decode(uid, bytes(2000), described(picture(8, 8, 16), 16, rows=65535, columns=65535), rgb=True)
-
-
 @pytest.mark.parametrize("bits", [10, 13, 16])
 def test_a_signed_codestream_keeps_its_sign(bits: int) -> None:
     values = picture(40, 40, bits, signed=True)
