@@ -1,134 +1,20 @@
 """The dispatcher's process on a real Redis and a real spool; the test plays worker and forwarder."""
 
-import base64
-import json
-import threading
 import time
 
 import pytest
-from redis import Redis
 
 from dicomferry import events
-from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
-from dicomferry.broker import client_for
+from dicomferry.batches import DeliverBatch, TranscodeBatch
 from dicomferry.errors import Misconfigured
-from dicomferry.settings import Settings
 from dicomferry.spool import Spool
-from dicomferry.syntaxes import EXPLICIT_LE
 from dispatcher import service
 from dispatcher.history import lines_of
+from tests.support.bench import IMAGE, Bench
 from tests.support.images import shipped
 from tests.support.processes import wait_until
 from tests.support.redis import private_redis
-from tests.support.spools import a_spool, put
-
-IMAGE = "MR_small_jp2klossless.dcm"
-_KINDS = {
-    "dicomferry.transcode": TranscodeBatch,
-    "dicomferry.deliver": DeliverBatch,
-    "dicomferry.probe": ProbeBatch,
-}
-
-
-class Bench:
-    """A dispatcher in a thread, and both ends of its queues."""
-
-    def __init__(self, root, url):
-        self.settings = Settings(
-            spool=root,
-            broker=url,
-            ae=[{"title": "FERRY"}],
-            destination=[
-                {
-                    "name": "ws1",
-                    "title": "WS1",
-                    "host": "127.0.0.1",
-                    "port": 104,
-                    "transfer_syntaxes": ["uncompressed"],
-                }
-            ],
-            route=[{"to": ["ws1"]}],
-        )
-        self.spool = a_spool(root)
-        self.redis: Redis = client_for(url)
-        self.seen = []
-        self._dispatcher = None
-        self._thread = None
-
-    def start(self):
-        made = threading.Event()
-
-        def run():  # SQLite wants its connection used in the thread that made it
-            self._dispatcher = service.Dispatcher(self.settings, self.spool, client_for(self.settings.broker))
-            made.set()
-            self._dispatcher.run()
-
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
-        assert made.wait(10)
-
-    def stop(self):
-        if self._thread is not None:
-            self._dispatcher.stopping = True
-            self._thread.join(10)
-            assert not self._thread.is_alive()
-            self._thread = None
-
-    def fetch(self, kind):
-        """The next batch of a kind from its queue, as a worker would take it."""
-        found = []
-
-        def look():
-            for queue in ("transcode", "deliver"):
-                while text := self.redis.lpop(queue):
-                    message = json.loads(text)
-                    _, keywords, _ = json.loads(base64.b64decode(message["body"]))
-                    self.seen.append(_KINDS[message["headers"]["task"]].from_message(keywords))
-                    assert message["headers"]["id"] == self.seen[-1].id
-                    assert message["headers"]["argsrepr"].startswith("WS1 ")
-            found[:] = [batch for batch in self.seen if isinstance(batch, kind)]
-            return found
-
-        wait_until(look, kind.__name__)
-        self.seen.remove(found[0])
-        return found[0]
-
-    def receive(self):
-        instance = put(self.spool, shipped(IMAGE), "ws1")
-        events.push(self.redis, [events.Received(instance.id)])
-        return instance
-
-    def learn(self):
-        probe = self.fetch(ProbeBatch)
-        with self.spool.hold_lease(probe.id) as held:
-            assert held
-            answer = {sop_class: [EXPLICIT_LE] for sop_class in probe.sop_classes}
-            self.spool.learn("ws1", answer)
-            events.push(self.redis, [events.Learned(probe.id, "ws1", answer, probe=True)])
-        events.push(self.redis, [events.Finished(probe.id)])
-
-    def render(self):
-        batch = self.fetch(TranscodeBatch)
-        with self.spool.hold_lease(batch.id) as held:
-            assert held
-            told = [events.Rendered(batch.id, i, batch.spec.key) for i in batch.instances]
-            events.push(self.redis, [events.Started(batch.id), *told])
-        events.push(self.redis, [events.Finished(batch.id)])
-
-    def deliver(self, *, say=True):
-        batch = self.fetch(DeliverBatch)
-        with self.spool.hold_lease(batch.id) as held:
-            assert held
-            for parcel in batch.parcels:
-                self.spool.mark_delivered(parcel.instance, "ws1", {"status": 0})
-                if say:
-                    told = events.Delivered(batch.id, "ws1", parcel.instance, parcel.key, 0)
-                    events.push(self.redis, [told])
-        if say:
-            events.push(self.redis, [events.Finished(batch.id)])
-
-    def wait_retired(self, instance):
-        wait_until(lambda: self.spool.read(instance.id) is None, "the instance to be retired", 20)
+from tests.support.spools import put
 
 
 @pytest.fixture
