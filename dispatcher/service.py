@@ -42,6 +42,7 @@ OBEY_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
+_BEGAN = time.time() - time.monotonic()
 
 
 def run(settings: Settings, *, park: bool = False) -> None:
@@ -77,6 +78,11 @@ def _lock(spool: Spool) -> int:
         os.close(descriptor)
         raise Misconfigured(f"another dispatcher works on the spool {spool.root}; there can be one") from None
     return descriptor
+
+
+def _now() -> float:
+    """Seconds since the epoch by a clock that nobody sets meanwhile: no deadline comes early or never."""
+    return _BEGAN + time.monotonic()
 
 
 class Dispatcher:
@@ -158,7 +164,7 @@ class Dispatcher:
             if isinstance(event, events.Received):
                 self._received(event.instance)
             elif event is not None:
-                self._manager.handle(event, time.time())
+                self._manager.handle(event, _now())
 
     def _redis_is(self, *, answering: bool, reason: str = "") -> None:
         if answering != self._redis_answers:
@@ -175,14 +181,14 @@ class Dispatcher:
 
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
-        self._manager.handle(Known(state) if state else Vanished(instance), time.time())
+        self._manager.handle(Known(state) if state else Vanished(instance), _now())
 
     def _read_everything(self) -> None:
         self._know(self._reader.everything(self._manager.knows))
 
     def _know(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
-            self._manager.handle(Known(state), time.time())
+            self._manager.handle(Known(state), _now())
             if count % READ_AT_ONCE == 0:  # what a million instances lead to must not pile up
                 self._execute(self._manager.take_commands())
 
@@ -203,13 +209,19 @@ class Dispatcher:
             for verdict in self._watch.look(list(self._manager.outstanding)):
                 if isinstance(verdict, Lost):
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
-                self._manager.handle(verdict, time.time())
+                self._manager.handle(verdict, _now())
         except RedisError as error:
             self._redis_is(answering=False, reason=str(error))
 
     def _show(self) -> None:
+        at = time.time()
         status = snapshot(
-            self._manager, self._spool, at=time.time(), read_at=self._read_at, redis=self._redis_answers
+            self._manager,
+            self._spool,
+            at=at,
+            ahead=at - _now(),
+            read_at=self._read_at,
+            redis=self._redis_answers,
         )
         try:
             self._spool.write_status(status)
@@ -261,7 +273,7 @@ class Dispatcher:
 
     def _act(self) -> None:
         manager = self._manager
-        self._execute(manager.schedule(time.time()) if self._redis_answers else manager.take_commands())
+        self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
 
     def _execute(self, commands: list[Command]) -> None:
         # Commands may lead to events and these to commands, but each round leaves less to do.
@@ -304,7 +316,7 @@ class Dispatcher:
             log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
             self._redis_answers = self._redis_answers and isinstance(error, OSError)
             self._spool.take_back_lease(batch.id)
-            self._manager.handle(Lost(batch.id, died=False), time.time())
+            self._manager.handle(Lost(batch.id, died=False), _now())
 
     def _bury(self, command: Bury) -> None:
         record: dict[str, Any] = {

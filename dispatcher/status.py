@@ -12,19 +12,19 @@ NOT_CONFIGURED = "(not in the configuration)"
 
 
 def snapshot(
-    manager: QueueManager, spool: Spool, *, at: float, read_at: float, redis: bool
+    manager: QueueManager, spool: Spool, *, at: float, read_at: float, redis: bool, ahead: float = 0.0
 ) -> dict[str, Any]:
     """The state of every lane; times in seconds since the epoch.
 
     `at` is now, and tells how fresh the snapshot is; `read_at` when the spool had been read at start;
-    `redis` whether that answers.
+    `redis` whether that answers. `ahead` is how far the clock has been put forward, which no circuit knows.
     """
     strays, dead = manager.strays(), manager.dead_elsewhere
     return {
         "at": at,
         "read_at": read_at,
         "redis": redis,
-        "lanes": [_lane(lane) for lane in manager.lanes.values()]
+        "lanes": [_lane(lane, ahead) for lane in manager.lanes.values()]
         + [_no_lane(name, strays[name], dead[name]) for name in sorted(+(strays + dead))],
         "instances": len(manager.entries),
         "parked": len(manager.parked),
@@ -34,7 +34,7 @@ def snapshot(
     }
 
 
-def _lane(lane: Lane) -> dict[str, Any]:
+def _lane(lane: Lane, ahead: float) -> dict[str, Any]:
     circuit = lane.circuit
     return {
         "destination": lane.destination.name,
@@ -42,7 +42,7 @@ def _lane(lane: Lane) -> dict[str, Any]:
         "address": f"{lane.destination.host}:{lane.destination.port}",
         "circuit": circuit.state.value,
         "reason": circuit.reason,
-        "probe_at": circuit.probe_at if circuit.state is Circuit.OPEN else None,
+        "probe_at": circuit.probe_at + ahead if circuit.state is Circuit.OPEN else None,
         "pending": lane.pending,
         "rendering": lane.counts[Place.RENDERING],
         "ready": lane.counts[Place.READY],
