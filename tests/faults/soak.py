@@ -65,10 +65,12 @@ class Battlefield:
             name: stack.enter_context(Receiver(name, syntaxes, self.journal))
             for name, syntaxes in RECEIVERS.items()
         }
+        self.associations = {"any": 2}
         self.wires = {name: stack.enter_context(Wire(r.port)) for name, r in self.receivers.items()}
         destinations = [
             destination(
-                name, wire.port, title=name.upper(), timeout=8, max_associations=1 + (name == "any"),
+                name, wire.port, title=name.upper(), timeout=8,
+                max_associations=self.associations.get(name, 1),
                 transfer_syntaxes="negotiate" if name == "any" else RECEIVERS[name],
             )
             for name, wire in self.wires.items()
@@ -103,6 +105,7 @@ class Battlefield:
         parked, left = self.site.on_spool()
         return History(
             {name: frozenset(receiver.accepts) for name, receiver in self.receivers.items()},
+            self.associations,
             self.journal.of(Sent),
             self.journal.of(Arrived),
             self.journal.of(Fault),

@@ -64,7 +64,7 @@ class Field:
         parked, left = self.site.on_spool()
         accepts = {name: frozenset(Receiver(name, s, self._journal).accepts) for name, s in RECEIVERS.items()}
         entries = (self._journal.of(kind) for kind in (Sent, Arrived, Fault))
-        return History(accepts, *entries, parked, left)
+        return History(accepts, {}, *entries, parked, left)
 
     def _undecodable(self) -> Sending:
         """What says that it is JPEG 2000, and is none."""

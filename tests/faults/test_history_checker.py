@@ -178,6 +178,16 @@ def test_one_fault_explains_no_more_objects_than_were_on_their_way() -> None:
     assert rules(history) == [("duplicate", "1.3", "plain")]
 
 
+def test_a_fault_catches_one_object_in_each_association() -> None:
+    history = twice(Fault("kill", ("forwarder",), 31.1, 31.1))
+    index = at(history, "1.2", "plain")
+    history.arrived[index] = replace(history.arrived[index], at=31.05)
+    history.arrived.append(arrived("1.2", "plain", 60))
+    assert len(rules(history)) == 1
+    history.associations["plain"] = 2
+    assert violations(history) == []
+
+
 def test_duplicates_have_the_same_bytes_even_where_they_are_unavoidable() -> None:
     history = twice(Fault("kill", ("forwarder",), 31.1, 31.1))
     history.arrived[-1] = replace(history.arrived[-1], digest="encoded otherwise")

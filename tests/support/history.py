@@ -47,7 +47,7 @@ class Fault:
     """What was done to the system, and to which parts of it.
 
     `touched` names parts ("forwarder", "redis"...), wires ("wire:ws1") and "spool". `at_most` is how many
-    objects on their way to one destination it can have caught between the peer's success and our marker.
+    objects in one association it can have caught between the peer's success and our marker.
     """
 
     kind: str
@@ -95,6 +95,7 @@ class History:
     """Everything that was seen of one run."""
 
     accepts: dict[str, frozenset[str]]  # by destination: transfer syntaxes that it shows
+    associations: dict[str, int] = field(default_factory=dict)  # by destination: at once; else one
     sent: list[Sent] = field(default_factory=list)
     arrived: list[Arrived] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -167,32 +168,30 @@ def _sound(history: History, stores: list[Sent], arrivals: list[Arrived]) -> Ite
 def _doubled(
     history: History, sent: dict[str, list[Sent]], arrived: dict[tuple[str, str], list[Arrived]]
 ) -> Iterable[Violation]:
+    # What was sent again after no answer may have been received twice, and is delivered twice then.
+    again = {key: max(sum(_may_stand(history, s) for s in sent[key[0]]) - 1, 0) for key in arrived}
+    repeated = [a for arrivals in arrived.values() for a in sorted(arrivals, key=lambda a: a.at)[:-1]]
+    faults = sorted(history.faults, key=lambda fault: fault.ended)
     room = {
-        (index, destination): fault.at_most
-        for index, fault in enumerate(history.faults)
-        for destination in history.accepts
+        (index, name): None if fault.at_most is None else fault.at_most * history.associations.get(name, 1)
+        for index, fault in enumerate(faults)
+        for name in history.accepts
     }
-
-    def explained(arrival: Arrived) -> bool:
-        for index, fault in enumerate(history.faults):
-            left = room[index, arrival.destination]
-            if fault.doubles(arrival) and left != 0:
+    told = set()
+    # Each to the fault that ends first, those that have no other explanation before the rest.
+    for arrival in sorted(repeated, key=lambda a: (again[a.uid, a.destination], a.at)):
+        key = arrival.uid, arrival.destination
+        for index, fault in enumerate(faults):
+            left = room.get((index, arrival.destination), 0)
+            if left != 0 and fault.doubles(arrival):
                 room[index, arrival.destination] = None if left is None else left - 1
-                return True
-        return False
-
-    for (uid, destination), arrivals in arrived.items():
-        # What was sent again after no answer may have been received twice, and is delivered twice then.
-        again = max(sum(_may_stand(history, store) for store in sent[uid]) - 1, 0)
-        before_last = sorted(arrivals, key=lambda a: a.at)[:-1]
-        for arrival in before_last:
-            if explained(arrival):
-                continue
-            again -= 1
-            if again < 0:
-                words = f"came {len(arrivals)} times; nothing was done to us when it came the first times"
-                yield Violation("duplicate", uid, destination, words)
                 break
+        else:
+            again[key] -= 1
+            if again[key] < 0 and key not in told:
+                told.add(key)
+                words = f"came {len(arrived[key])} times; nothing explains that at {arrival.at:.1f}"
+                yield Violation("duplicate", *key, words)
 
 
 def _may_stand(history: History, store: Sent) -> bool:

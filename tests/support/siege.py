@@ -56,7 +56,8 @@ class SiegedSite(Site):
         self.customs.mkdir(exist_ok=True)
         self.clock = folder / "clock"
         self.clock.write_text("0")
-        self.environment = {"TEST_CLOCK": str(self.clock), "PYTHONPATH": str(self.customs)}
+        paths = os.pathsep.join(filter(None, (str(self.customs), os.environ.get("PYTHONPATH"))))
+        self.environment = {"TEST_CLOCK": str(self.clock), "PYTHONPATH": paths}
         self.customize(_CLOCK)
         self._starts = 0
 
