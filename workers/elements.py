@@ -7,7 +7,7 @@ refuses with tags and offsets, never with values. (PS3.5 section 7)
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
 from typing import NamedTuple
 
 from dicomferry.errors import Permanent
@@ -33,6 +33,7 @@ SHORT_VRS = frozenset(
 
 # Deeper nesting than any SR document has; a hostile one must not exhaust the stack.
 _DEEPEST = 100
+_STRETCH = 25  # bits of an offset: 32 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,15 @@ def _delimited(
     raise Permanent(f"a sequence has no delimiter before offset {end}: the data set is truncated")
 
 
+def _let_go(source: Bytes, at: int, after: int) -> None:
+    """Unmap what was touched so far, now and then.
+
+    The kernel may map two megabytes around each header that is read: all of a large object, in the end.
+    """
+    if isinstance(source, mmap) and at >> _STRETCH != after >> _STRETCH:
+        source.madvise(MADV_DONTNEED)
+
+
 def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
     if depth > _DEEPEST:
         raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
@@ -179,6 +189,7 @@ def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> E
             raise Permanent(
                 f"an item at offset {at} claims more bytes than remain: the data set is truncated"
             )
+        _let_go(source, at, value + length)
         return Element(tag, None, at, value, value + length, value + length, undefined=False)
     for element in elements(source, value, end, encoding, depth=depth + 1):
         if element.tag == ITEM_END:
