@@ -11,6 +11,8 @@ from pathlib import Path
 
 from dicomferry.crashpoints import reach
 
+_FEW = 64  # files
+
 
 def sync_file(path: Path) -> None:
     """Put the content of `path` on disk."""
@@ -47,6 +49,13 @@ def replace(path: Path, content: bytes) -> None:
         raise
     reach("replacement.renamed")
     sync_folder(path.parent)
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Whether a few small files, `size` bytes in all, can still be written on the file system of `folder`."""
+    found = os.statvfs(folder)
+    # Some file systems count no files: they say that there are none at all.
+    return found.f_bavail * found.f_frsize >= size and (found.f_favail >= _FEW or not found.f_files)
 
 
 def unpublished(path: Path) -> Path:

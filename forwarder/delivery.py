@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from dicomferry import events
+from dicomferry import durable, events
 from dicomferry.batches import DeliverBatch, Parcel, ProbeBatch
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
@@ -38,6 +38,9 @@ from forwarder.proposal import (
 from forwarder.scu import Association
 
 log = logging.getLogger(__name__)
+
+_MARKERS = 1 << 20  # bytes: room for the markers of all that is on its way
+_FULL = "the spool is full: what was sent now could not be marked as delivered, and would come twice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ class Forwarder:
         for shipment in load:
             if self._stopping.is_set():
                 break
+            if not durable.has_room(self._spool.root, _MARKERS):
+                return _FULL
             try:
                 status, result = _send(loan.association, shipment)
                 if result.disposition is Disposition.UNABLE:

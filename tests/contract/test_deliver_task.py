@@ -43,6 +43,7 @@ from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
 from forwarder.delivery import Forwarder
 from tests.support.dcmtk import Workstation
 from tests.support.images import shipped
+from tests.support.mounts import small_file_system
 from tests.support.peers import black_hole, orthanc, pynetdicom_scp
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
@@ -359,6 +360,20 @@ def test_a_destination_that_is_configured_no_longer_leaves_its_objects_pending(
     assert post.deliver(post.put(), to="gone") == []
 
 
+def test_nothing_is_sent_that_could_not_be_marked_as_delivered(tmp_path: Path, broker: str) -> None:
+    with small_file_system(tmp_path / "disk", 8 << 20) as disk, pynetdicom_scp([EXPLICIT_LE]) as seen:
+        post = Post(disk, broker, ws={"port": seen.port})
+        instance = post.put()
+        filler = disk / "filler"
+        filler.write_bytes(b"\0" * (7 << 20))
+        (unreachable,) = only(Unreachable, post.deliver(instance))
+        assert "spool is full" in unreachable.reason
+        assert not seen.datasets
+        filler.unlink()
+        assert only(Delivered, post.deliver(instance))
+        assert len(seen.datasets) == 1
+
+
 def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, broker: str) -> None:
     with pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
@@ -369,7 +384,7 @@ def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, brok
         ).mkdir()  # No marker can be written.
         heard = post.deliver(instance, post.put())
         assert len(peer.datasets) == 1
-    assert only(Unreachable, heard)[0].reason.startswith("internal error: FileExistsError")
+    assert only(Unreachable, heard)[0].reason.startswith("internal error: IsADirectoryError")
 
 
 # The Celery worker
