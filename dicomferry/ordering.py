@@ -15,17 +15,11 @@ from dicomferry.errors import FerryError, Misconfigured
 from dicomferry.orders import Act, Item, Order
 from dicomferry.selection import Done, Filter, dead, delivered, states
 from dicomferry.settings import Settings
-from dicomferry.show import ago, dispatching
+from dicomferry.show import ago, counted, dispatching
 from dicomferry.spool import Spool
 
 _PATIENCE = 10.0  # seconds without progress before a running dispatcher is left to itself
 _POLL = 0.05
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words."""
-    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
-    return f"{number} {what if number == 1 else plural}"
 
 
 def confirm(question: str, *, yes: bool) -> None:

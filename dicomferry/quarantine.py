@@ -10,11 +10,11 @@ import typer
 
 from dicomferry import orders
 from dicomferry.errors import Misconfigured
-from dicomferry.ordering import confirm, counted, give
+from dicomferry.ordering import confirm, give
 from dicomferry.orders import Act, Item, Order
 from dicomferry.selection import Filter
 from dicomferry.settings import Settings
-from dicomferry.show import ago
+from dicomferry.show import ago, counted
 from dicomferry.spool import Spool
 from dicomferry.syntaxes import label
 from ingest.quarantine import NotTaken, Quarantined, quarantined, take_in

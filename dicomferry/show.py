@@ -32,6 +32,12 @@ def dispatching(spool: Spool) -> bool:
     return snapshot is not None and time.time() - snapshot["at"] < _FRESH
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number} {what if number == 1 else plural}"
+
+
 def ago(at: float) -> str:
     """How long ago that was, in the two largest units; `at` in seconds since the epoch."""
     left = max(0, round(time.time() - at))
@@ -146,7 +152,7 @@ def _dead_line(done: Done) -> str:
     if meaning not in done.reason:
         parts.append(f"last answer: {meaning}")
     if done.attempts:
-        parts.append(f"{done.attempts} attempts")
+        parts.append(counted(done.attempts, "attempt"))
     return "  ".join(part for part in (*parts, f"dead for {ago(done.at)}") if part)
 
 

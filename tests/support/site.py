@@ -45,12 +45,27 @@ class Site:
         } | tables
         folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(_toml(content))
+        self._options: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
+
+    def with_options(self, *options: str) -> Self:
+        """Give `up` these options when it starts."""
+        self._options = options
+        return self
 
     def start(self) -> Self:
         log = self.log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dicomferry.cli", "up", "--config", str(self.config)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "dicomferry.cli",
+                "up",
+                "--config",
+                str(self.config),
+                *self._options,
+            ],
             stdout=log,
             stderr=log,
             start_new_session=True,
