@@ -172,6 +172,7 @@ class Dispatcher:
                 "Redis%s", "Answers" if answering else f"Silent: {reason}; what is to do waits on the spool"
             )
             self._redis_answers = answering
+            self._canary = uuid.uuid4().hex  # what came meanwhile nobody told us: read everything again
 
     def _received(self, instance: str) -> None:
         # With all that have its UID: the event of one that came before may be lost.
@@ -202,7 +203,8 @@ class Dispatcher:
 
     def _look_at_redis(self) -> None:
         try:
-            if self._redis.get(events.CANARY_KEY) != self._canary.encode():
+            # Written anew each time, since a Redis that is full still reads, and loses what we are told.
+            if self._redis.set(events.CANARY_KEY, self._canary, get=True) != self._canary.encode():
                 log.warning("RedisForgot: its canary is gone; reading the whole spool")
                 self._plant_canary()
                 self._read_everything()
