@@ -5,15 +5,13 @@ marker appears whole or not at all. Nothing from the network becomes a path part
 destinations are checked by the settings, transfer syntaxes stand in the table.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +20,12 @@ from typing import Any
 from dicomferry import durable
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
+from dicomferry.leases import Leases
 
 SCHEMA = 1
 TRANSCODING = "_transcode"  # what a worker's attempts are counted as: no destination can have that name
 _REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
 _UID_BYTES = 8  # of an id: the SOP Instance UID's hash
-_GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -138,7 +136,7 @@ class Spool:
         self.incoming = root / "incoming"
         self.instances = root / "instances"
         self.renditions = root / "renditions"
-        self.leases = root / "leases"
+        self.leases = Leases(root / "leases")
         self.trash = root / "trash"
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
@@ -154,8 +152,8 @@ class Spool:
         """
         try:
             for folder in (
-                self.incoming, self.renditions, self.leases, self.trash, self.quarantine, self.destinations,
-                self.orders, *(self.instances / shard for shard in SHARDS),
+                self.incoming, self.renditions, self.leases.folder, self.trash, self.quarantine,
+                self.destinations, self.orders, *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
             version = self.root / "schema.json"
@@ -376,71 +374,6 @@ class Spool:
         for grave in self.trash.iterdir():
             shutil.rmtree(grave, ignore_errors=True)
 
-    # Leases
-
-    def make_lease(self, batch: str, instances: tuple[str, ...] = ()) -> None:
-        """Make the lease of a batch, before it is published; it names the instances that it covers."""
-        with (self.leases / batch).open("x") as file:
-            file.write("\n".join(instances))
-
-    def leased(self, batch: str) -> tuple[str, ...]:
-        """The instances that a lease covers; none where it is gone."""
-        try:
-            return tuple((self.leases / batch).read_text().split())
-        except FileNotFoundError:
-            return ()
-
-    @contextmanager
-    def hold_lease(self, batch: str) -> Iterator[bool]:
-        """Hold the lease of a batch while it runs; yields False where the batch must be dropped.
-
-        On a clean end the lease is removed, which says "finished"; a killed process leaves it unlocked.
-        """
-        path = self.leases / batch
-        descriptor = _lock_linked(path)
-        for _ in range(_GLANCES):
-            if descriptor is not None or not path.exists():
-                break
-            time.sleep(0.01)
-            descriptor = _lock_linked(path)
-        if descriptor is None:
-            yield False
-            return
-        try:
-            yield True
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-    def lease_state(self, batch: str) -> str:
-        """Tell who has a batch: "running" (locked), "idle" (nobody) or "gone" (finished or taken back)."""
-        try:
-            descriptor = os.open(self.leases / batch, os.O_RDONLY)
-        except FileNotFoundError:
-            return "gone"
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return "running"
-        else:
-            return "idle"
-        finally:
-            os.close(descriptor)
-
-    def take_back_lease(self, batch: str) -> bool:
-        """Cancel a batch that nobody runs; False where somebody does after all."""
-        path = self.leases / batch
-        descriptor = _lock_linked(path)
-        if descriptor is None:
-            return not path.exists()
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        return True
-
-    def lease_names(self) -> list[str]:
-        """The batches that have a lease."""
-        return os.listdir(self.leases)
-
     # Peers
 
     def learn(self, destination: str, accepted: dict[str, list[str]]) -> None:
@@ -488,21 +421,3 @@ def _middle(name: str, prefix: str, suffix: str) -> str:
         if name.startswith(prefix) and name.endswith(suffix)
         else ""
     )
-
-
-def _lock_linked(path: Path) -> int | None:
-    """Lock a lease without making it; None where it is gone, held, or unlinked while we waited for it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    # flock and not lockf: a POSIX lock is shared by the threads of a process.
-    if os.fstat(descriptor).st_nlink == 0:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -25,7 +25,7 @@ class LeaseWatch:
 
     def look(self, outstanding: list[str]) -> list[Verdict]:
         """What can be said of these batches now. Raises RedisError where the queue cannot be read."""
-        states = {batch: self._spool.lease_state(batch) for batch in outstanding}
+        states = {batch: self._spool.leases.state(batch) for batch in outstanding}
         running = {batch for batch, state in states.items() if state == "running"}
         verdicts: list[Verdict] = [events.Started(batch) for batch in running - self._seen_running]
         self._seen_running = (self._seen_running | running) & set(outstanding)
@@ -38,7 +38,7 @@ class LeaseWatch:
                 continue
             if state == "gone":
                 verdicts.append(events.Finished(batch))
-            elif self._spool.take_back_lease(batch):
+            elif self._spool.leases.take_back(batch):
                 verdicts.append(Lost(batch, died=batch in self._seen_running))
         self._suspects = doubtful
         return verdicts

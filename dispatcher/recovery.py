@@ -23,15 +23,15 @@ class SpoolReader:
 
     def take_over(self) -> None:
         """Cancel what an earlier dispatcher published and nobody runs; remember what somebody does."""
-        for batch in self._spool.lease_names():
-            if not self._spool.take_back_lease(batch):
-                self._running_before[batch] = self._spool.leased(batch)
+        for batch in self._spool.leases.batches():
+            if not self._spool.leases.take_back(batch):
+                self._running_before[batch] = self._spool.leases.covered(batch)
         if self._running_before:
             log.info("StillRunning batches=%d of an earlier dispatcher", len(self._running_before))
 
     def ended(self) -> bool:
         """Whether a batch of an earlier dispatcher has ended since the last call."""
-        over = [b for b in self._running_before if self._spool.take_back_lease(b)]
+        over = [b for b in self._running_before if self._spool.leases.take_back(b)]
         for batch in over:
             del self._running_before[batch]
         return bool(over)

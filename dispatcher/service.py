@@ -309,7 +309,7 @@ class Dispatcher:
     def _publish(self, command: Publish) -> None:
         batch = command.batch
         try:
-            self._spool.make_lease(batch.id, command.instances)
+            self._spool.leases.make(batch.id, command.instances)
             reach("publication.leased")
             self._publisher.publish(batch, command.label)
             reach("publication.published")
@@ -317,7 +317,7 @@ class Dispatcher:
         except (OperationalError, RedisError, OSError) as error:
             log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
             self._redis_answers = self._redis_answers and isinstance(error, OSError)
-            self._spool.take_back_lease(batch.id)
+            self._spool.leases.take_back(batch.id)
             self._manager.handle(Lost(batch.id, died=False), _now())
 
     def _bury(self, command: Bury) -> None:

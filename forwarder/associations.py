@@ -44,6 +44,7 @@ class Associations:
         self._kept: dict[Loan, threading.Timer] = {}  # oldest first
         self._open: Counter[str] = Counter()  # by destination: lent, kept, being negotiated or released
         self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._established: WeakSet[Association] = WeakSet()
         self._closed = False
 
     def borrow(
@@ -71,6 +72,8 @@ class Associations:
             "Associated destination=%s calling=%s contexts=%d accepted=%d",
             destination.name, calling, len(proposal.contexts), len(association.accepted),
         )  # fmt: skip
+        with self._changed:
+            self._established.add(association)
         return Loan(destination.name, calling, association, fresh=True)
 
     def give_back(self, loan: Loan, *, keep: bool) -> None:
@@ -103,10 +106,17 @@ class Associations:
         for loan in kept:
             self._expire(loan)
 
-    def cut(self) -> None:
-        """End every connection now, also while it is being made: whoever waits on one hears at once."""
+    def cut(self, *, storing: bool) -> None:
+        """End every connection now, also while it is being made: whoever waits on one hears at once.
+
+        Without `storing` those that carry an object are left alone: cut now, it might have to be sent twice.
+        """
         with self._changed:
-            sockets = list(self._sockets)
+            sockets = set(self._sockets)
+            if not storing:
+                sockets -= {
+                    association.connection for association in self._established if association.is_storing
+                }
         for sock in sockets:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -79,7 +79,7 @@ class Forwarder:
 
     def _hold(self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], None]) -> None:
         """Do `work` under the batch's lease; nothing where that is gone or held."""
-        with self._spool.hold_lease(batch.id) as held:
+        with self._spool.leases.hold(batch.id) as held:
             if not held:
                 return
             self._sender.send(events.Started(batch.id))
@@ -90,15 +90,19 @@ class Forwarder:
         reach("delivery.finished")
         self._sender.send(events.Finished(batch.id))
 
-    def stop(self, grace: float) -> None:
-        """Begin nothing more; what is being sent has `grace` seconds to end. Returns at once."""
+    def stop(self, grace: float, store_grace: float) -> None:
+        """Begin nothing more; an object being sent has `store_grace` seconds, all else `grace`.
+
+        Returns at once.
+        """
         if self._stopping.is_set():
             return
         self._stopping.set()
         threading.Thread(target=self._associations.close, name="release", daemon=True).start()
-        timer = threading.Timer(grace, self._associations.cut)
-        timer.daemon = True
-        timer.start()
+        for seconds, storing in ((grace, False), (store_grace, True)):
+            timer = threading.Timer(seconds, self._associations.cut, kwargs={"storing": storing})
+            timer.daemon = True
+            timer.start()
 
     def close(self) -> None:
         """Release every association and send the last events; no batch runs any more."""

@@ -31,7 +31,7 @@ class Line:
     """One connection to a destination."""
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
-        self._socket = sock
+        self.connection = sock
         self._timeout = timeout
         self._received = bytearray()
         no_delay(sock)
@@ -69,9 +69,9 @@ class Line:
         """Whether nothing has arrived: on an idle association, anything that does is its end."""
         if self._received:
             return False
-        self._socket.setblocking(False)
+        self.connection.setblocking(False)
         try:
-            return self._socket.recv(1, socket.MSG_PEEK) is None
+            return self.connection.recv(1, socket.MSG_PEEK) is None
         except BlockingIOError:
             return True
         except OSError:
@@ -88,13 +88,13 @@ class Line:
             PeerFailure: it did not leave within the timeout, or the peer has gone.
         """
         try:
-            self._socket.settimeout(self._timeout)
-            self._socket.sendall(content)
+            self.connection.settimeout(self._timeout)
+            self.connection.sendall(content)
         except TimeoutError as error:
             raise PeerFailure("no answer (timeout while sending)") from error
         except OSError as error:
             raise self._why_closed(error) from error
-        quick_ack(self._socket)
+        quick_ack(self.connection)
 
     def read(self) -> tuple[Pdu, bytearray]:
         """Read one PDU: its type and its content.
@@ -118,27 +118,27 @@ class Line:
     def abandon(self, farewell: bytes) -> None:
         """Say `farewell` if that is possible at once, and close."""
         with suppress(OSError):
-            self._socket.settimeout(0)
-            self._socket.send(farewell)
+            self.connection.settimeout(0)
+            self.connection.send(farewell)
         self.close()
 
     def close(self) -> None:
         """Close the connection."""
         with suppress(OSError):
-            self._socket.close()
+            self.connection.close()
 
     def _fill(self, wanted: int, deadline: float) -> None:
         while len(self._received) < wanted:
             try:
-                self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                part = self._socket.recv(_CHUNK)
+                self.connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                part = self.connection.recv(_CHUNK)
             except TimeoutError as error:
                 raise PeerFailure("no answer (timeout)") from error
             except OSError as error:
                 raise PeerClosed("connection closed by the destination") from error
             if not part:
                 raise PeerClosed("connection closed by the destination")
-            quick_ack(self._socket)
+            quick_ack(self.connection)
             self._received += part
 
     def _why_closed(self, error: OSError) -> PeerFailure:

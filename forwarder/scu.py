@@ -48,6 +48,7 @@ class Association:
         self._line = line
         self._message_id = 0
         self.responses = 0  # how often the peer has answered
+        self.is_storing = False  # an object is on its way, and perhaps with the peer already
         self.proposed = frozenset(contexts)
         self.accepted: dict[Context, int] = {}
         by_id = {_context_id(index): context for index, context in enumerate(contexts)}
@@ -86,6 +87,11 @@ class Association:
             raise
 
     @property
+    def connection(self) -> socket.socket:
+        """Its socket, by which other threads know it."""
+        return self._line.connection
+
+    @property
     def is_alive(self) -> bool:
         """Whether, being idle, it can still be used: False where the peer has ended it meanwhile."""
         return self._line.is_quiet
@@ -99,6 +105,13 @@ class Association:
             PeerFailure: no response.
         """
         context_id = self.accepted[meta.sop_class_uid, meta.transfer_syntax_uid]
+        self.is_storing = True
+        try:
+            return self._store(path, meta, context_id)
+        finally:
+            self.is_storing = False
+
+    def _store(self, path: Path, meta: Meta, context_id: int) -> int:
         with path.open("rb") as file:
             left = os.fstat(file.fileno()).st_size - meta.offset
             file.seek(meta.offset)

@@ -24,7 +24,8 @@ from forwarder.delivery import Forwarder
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 4096
-STOP_GRACE = 25.0  # seconds that objects being sent get when the forwarder stops, of the 30 that all have
+STOP_GRACE = 3.0  # seconds that whoever waits for a peer gets when the forwarder stops
+STORE_GRACE = 25.0  # and an object that is being sent, of the 30 that everything has
 
 
 def register(app: Celery, settings: Settings) -> Forwarder:
@@ -52,7 +53,7 @@ def threads_for(settings: Settings) -> int:
 
 
 def run(settings: Settings) -> None:
-    """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT; what is being sent then has `STOP_GRACE`.
+    """Consume deliver batches until SIGTERM, SIGINT or SIGQUIT; an object being sent then has `STORE_GRACE`.
 
     Raises:
         Misconfigured: no broker, or the spool cannot be used.
@@ -67,7 +68,7 @@ def run(settings: Settings) -> None:
     def stop_within_seconds(**_: Any) -> None:
         # In the place of Celery's own reactions: a warm one waits for ever, a cold one always its full time.
         def stop(_signal: int, _frame: FrameType | None) -> None:
-            forwarder.stop(STOP_GRACE)
+            forwarder.stop(STOP_GRACE, STORE_GRACE)
             state.should_stop = os.EX_OK
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -60,7 +60,7 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
 
     Nothing is done where the batch's lease is gone or held.
     """
-    with spool.hold_lease(batch.id) as held:
+    with spool.leases.hold(batch.id) as held:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
             return

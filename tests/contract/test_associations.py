@@ -159,5 +159,5 @@ def test_a_cut_wakes_whoever_waits_for_a_peer(associations: Associations, host: 
     with black_hole() as port:
         threading.Thread(target=wait, args=[port], daemon=True).start()
         time.sleep(0.3)
-        associations.cut()
+        associations.cut(storing=True)
         assert ended.wait(20)

@@ -87,7 +87,7 @@ class Post:
     def batch(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> DeliverBatch:
         made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
         batch = DeliverBatch(new_batch_id(), BOOT, to, made, more)
-        self.spool.make_lease(batch.id)
+        self.spool.leases.make(batch.id)
         return batch
 
     def deliver(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> list[events.Event]:
@@ -98,7 +98,7 @@ class Post:
 
     def probe(self, *sop_classes: str, to: str = "ws") -> list[events.Event]:
         batch = ProbeBatch(new_batch_id(), to, sop_classes)
-        self.spool.make_lease(batch.id)
+        self.spool.leases.make(batch.id)
         self.forwarder.probe(batch)
         return self.inner(batch.id)
 
@@ -114,7 +114,7 @@ class Post:
 
         wait_until(finished, "the batch to be finished")
         assert heard[0] == Started(batch)
-        assert self.spool.lease_state(batch) == "gone"
+        assert self.spool.leases.state(batch) == "gone"
         return heard[1:-1]
 
 
@@ -200,7 +200,7 @@ def test_a_batch_whose_lease_somebody_holds_is_dropped(tmp_path: Path, broker: s
     with pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
         batch = post.batch(post.put())
-        with post.spool.hold_lease(batch.id):
+        with post.spool.leases.hold(batch.id):
             post.forwarder.deliver(batch)
         assert peer.datasets == []
     assert post.redis.llen(EVENTS_KEY) == 0
@@ -428,7 +428,7 @@ def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(
     for one in (*stuck, batch):
         app.send_task(DELIVER, kwargs=one.to_message(), queue=DELIVER_QUEUE)
     probe = ProbeBatch(new_batch_id(), "ws", (CT,))
-    post.spool.make_lease(probe.id)
+    post.spool.leases.make(probe.id)
     app.send_task(PROBE, kwargs=probe.to_message(), queue=DELIVER_QUEUE)
 
     heard = []
@@ -440,12 +440,12 @@ def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(
     wait_until(done, "both batches", seconds=30)
     assert len(only(Delivered, heard)) == 2
     assert [event.accepted.keys() for event in only(Learned, heard) if event.probe] == [{CT}]
-    assert "running" in {post.spool.lease_state(one.id) for one in stuck}
+    assert "running" in {post.spool.leases.state(one.id) for one in stuck}
 
     worker.send_signal(signal.SIGTERM)
     # The black hole's own timeout is a minute: whoever waits for it is cut.
     assert worker.wait(timeout=20) == 0
-    assert {post.spool.lease_state(one.id) for one in stuck} == {"gone"}
+    assert {post.spool.leases.state(one.id) for one in stuck} == {"gone"}
 
 
 def _hashable(event: events.Event) -> bool:

@@ -36,7 +36,7 @@ def test_an_instance_goes_through_probe_transcode_deliver_and_is_retired(bench):
     bench.wait_retired(instance)
     told = [line[3] for line in lines_of(bench.spool.history, instance.sop_instance_uid)]
     assert told == ["received", "planned", "rendered", "delivered"]
-    assert not bench.spool.lease_names()
+    assert not bench.spool.leases.batches()
 
 
 def test_an_instance_whose_event_was_lost_is_found_on_the_spool_at_start(bench):
@@ -86,7 +86,7 @@ def test_a_batch_that_still_runs_when_the_dispatcher_restarts_is_not_handed_out_
     bench.learn()
     bench.render()
     batch = bench.fetch(DeliverBatch)
-    with bench.spool.hold_lease(batch.id) as held:
+    with bench.spool.leases.hold(batch.id) as held:
         assert held
         bench.stop()
         bench.start()
@@ -112,7 +112,7 @@ def test_what_an_earlier_dispatcher_published_and_nobody_runs_is_published_anew(
     bench.start()
     new = bench.fetch(TranscodeBatch)
     assert (old.instances, old.id != new.id) == (new.instances, True)
-    with bench.spool.hold_lease(old.id) as held:
+    with bench.spool.leases.hold(old.id) as held:
         assert not held
     assert bench.spool.read(instance.id) == instance
 

@@ -12,6 +12,7 @@ from dicomferry.broker import client_for
 from dicomferry.errors import Misconfigured
 from dicomferry.orders import Act, Item, Order
 from dicomferry.selection import Filter, dead, delivered
+from dicomferry.settings import Destination
 from dicomferry.spool import TRANSCODING
 from dispatcher import service
 from dispatcher.history import lines_of
@@ -251,7 +252,7 @@ def test_orders_for_what_an_earlier_dispatchers_batch_still_runs_do_not_send_it_
     events.push(bench.redis, [events.Received(instance.id)])
     bench.learn()
     batch = bench.fetch(DeliverBatch)
-    with bench.spool.hold_lease(batch.id) as held:
+    with bench.spool.leases.hold(batch.id) as held:
         assert held
         bench.stop()
         bench.spool.forget_status()
@@ -287,6 +288,11 @@ def test_dead_deliveries_are_found_by_destination_study_instance_reason_and_age(
     assert found(older_than=48 * 3600) == [(old.id, "ws1")]
     assert found(newer_than=11 * 3600) == [(two.id, "ws2"), (new.id, "ws1")]
     assert found(newer_than=11 * 3600, older_than=2 * 3600) == [(two.id, "ws2")]
+
+
+def test_no_destination_can_have_the_name_under_which_a_workers_attempts_are_counted():
+    with pytest.raises(ValueError, match="cannot name a destination"):
+        Destination(**ws(TRANSCODING))
 
 
 # Sent again after an operator's decision

@@ -105,68 +105,68 @@ def test_a_spool_of_another_schema_is_refused_and_not_touched(spool):
 
 
 def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
-    spool.make_lease("b", ("i1", "i2"))
-    assert spool.leased("b") == ("i1", "i2")
-    assert spool.lease_state("b") == "idle"
-    with spool.hold_lease("b") as held:
+    spool.leases.make("b", ("i1", "i2"))
+    assert spool.leases.covered("b") == ("i1", "i2")
+    assert spool.leases.state("b") == "idle"
+    with spool.leases.hold("b") as held:
         assert held
-        assert spool.lease_state("b") == "running"
-        with spool.hold_lease("b") as second:
+        assert spool.leases.state("b") == "running"
+        with spool.leases.hold("b") as second:
             assert not second
-        assert not spool.take_back_lease("b")
-    assert spool.lease_state("b") == "gone"
+        assert not spool.leases.take_back("b")
+    assert spool.leases.state("b") == "gone"
 
 
 def test_threads_of_one_process_do_not_share_a_lease(spool):
-    spool.make_lease("b")
+    spool.leases.make("b")
     seen = []
-    with spool.hold_lease("b"):
-        thread = threading.Thread(target=lambda: seen.append(spool.lease_state("b")))
+    with spool.leases.hold("b"):
+        thread = threading.Thread(target=lambda: seen.append(spool.leases.state("b")))
         thread.start()
         thread.join()
     assert seen == ["running"]
 
 
 def test_a_batch_whose_lease_was_taken_back_is_dropped(spool):
-    spool.make_lease("b")
-    assert spool.take_back_lease("b")
-    with spool.hold_lease("b") as held:
+    spool.leases.make("b")
+    assert spool.leases.take_back("b")
+    with spool.leases.hold("b") as held:
         assert not held
 
 
 def test_a_lease_that_was_unlinked_between_opening_and_locking_is_no_lease(spool):
-    spool.make_lease("b")
-    late = os.open(spool.leases / "b", os.O_RDONLY)
-    assert spool.take_back_lease("b")
+    spool.leases.make("b")
+    late = os.open(spool.leases.folder / "b", os.O_RDONLY)
+    assert spool.leases.take_back("b")
     fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)  # can be locked, and still:
     assert os.fstat(late).st_nlink == 0
     os.close(late)
 
 
 def test_the_dispatcher_s_glance_does_not_cost_a_batch(spool):
-    spool.make_lease("b")
-    descriptor = os.open(spool.leases / "b", os.O_RDONLY)
+    spool.leases.make("b")
+    descriptor = os.open(spool.leases.folder / "b", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     threading.Timer(0.02, os.close, [descriptor]).start()
-    with spool.hold_lease("b") as held:
+    with spool.leases.hold("b") as held:
         assert held
 
 
 def _hold(root, ready):
-    with Spool(root).hold_lease("b"):
+    with Spool(root).leases.hold("b"):
         ready.set()
         threading.Event().wait(60)
 
 
 def test_a_killed_holder_leaves_the_lease_idle(spool):
-    spool.make_lease("b")
+    spool.leases.make("b")
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(spool.root, ready))
     holder.start()
     assert ready.wait(30)
-    assert spool.lease_state("b") == "running"
+    assert spool.leases.state("b") == "running"
     holder.kill()
     holder.join()
-    wait_until(lambda: spool.lease_state("b") == "idle", "the kernel to free the lease")
-    assert spool.take_back_lease("b")
+    wait_until(lambda: spool.leases.state("b") == "idle", "the kernel to free the lease")
+    assert spool.leases.take_back("b")

@@ -62,7 +62,7 @@ def a_batch(
     spool: Spool, *instances: Instance, spec: RenditionSpec = SPEC, alone: bool = False
 ) -> TranscodeBatch:
     batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(i.id for i in instances), alone)
-    spool.make_lease(batch.id)
+    spool.leases.make(batch.id)
     return batch
 
 
@@ -92,7 +92,7 @@ def test_each_instance_is_reported_between_the_start_and_the_end(spool: Spool, r
         assert made is not None
         assert native_pixels(made) == native_pixels(shipped("MR_small.dcm"))
         assert dcmread(made).SOPInstanceUID == instance.sop_instance_uid
-    assert spool.lease_state(batch.id) == "gone"
+    assert spool.leases.state(batch.id) == "gone"
 
 
 def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
@@ -104,7 +104,7 @@ def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
 def test_a_batch_whose_lease_is_gone_does_nothing(spool: Spool, redis: Redis) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     batch = a_batch(spool, instance)
-    assert spool.take_back_lease(batch.id)
+    assert spool.leases.take_back(batch.id)
     run_batch(spool, redis, batch)
     assert events(redis) == []
     assert stands(spool, instance) is None
@@ -112,7 +112,7 @@ def test_a_batch_whose_lease_is_gone_does_nothing(spool: Spool, redis: Redis) ->
 
 def test_a_batch_that_somebody_runs_is_left_to_him(spool: Spool, redis: Redis) -> None:
     batch = a_batch(spool, put(spool, shipped("MR_small_RLE.dcm"), "ws"))
-    with spool.hold_lease(batch.id):
+    with spool.leases.hold(batch.id):
         run_batch(spool, redis, batch)
         assert events(redis) == []
 
@@ -335,7 +335,7 @@ def test_a_worker_runs_what_celery_brings_and_leaves_nothing_when_it_is_stopped(
     instances = [put(spool, shipped(name), "ws") for name in ("693_J2KR.dcm", "SC_rgb_rle.dcm", "rtplan.dcm")]
     batch = a_batch(spool, *instances)
     publish(broker, spool, batch)
-    wait_until(lambda: spool.lease_state(batch.id) == "gone", "the batch to end", 30)
+    wait_until(lambda: spool.leases.state(batch.id) == "gone", "the batch to end", 30)
     wait_until(lambda: redis.llen(EVENTS_KEY) == 5, "its events")
     assert all(stands(spool, instance) for instance in instances)
     assert native_pixels(stands(spool, instances[0])) == native_pixels(shipped("693_UNCR.dcm"))
@@ -357,12 +357,12 @@ def test_a_worker_killed_in_the_middle_leaves_its_lease_unlocked_for_the_dispatc
     batch = a_batch(spool, *instances)
     publish(broker, spool, batch)
     wait_until(lambda: any(stands(spool, instance) for instance in instances), "a first rendition", 30)
-    assert spool.lease_state(batch.id) == "running"
+    assert spool.leases.state(batch.id) == "running"
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
-    wait_until(lambda: spool.lease_state(batch.id) == "idle", "the lease to be free")
+    wait_until(lambda: spool.leases.state(batch.id) == "idle", "the lease to be free")
     made = [instance for instance in instances if stands(spool, instance)]
     assert 0 < len(made) < len(instances)
     original = native_pixels(shipped("RG1_UNCR.dcm"))
     assert all(native_pixels(stands(spool, instance)) == original for instance in made)
-    assert spool.take_back_lease(batch.id)
+    assert spool.leases.take_back(batch.id)

@@ -49,11 +49,11 @@ def test_a_delivery_is_noted_for_good_after_its_answer_and_before_anybody_is_tol
         batch = DeliverBatch(
             new_batch_id(), "boot", "ws", tuple(Parcel(i.id, None, "as received") for i in instances)
         )
-        spool.make_lease(batch.id)
+        spool.leases.make(batch.id)
         app = celery_app(load(config))
         app.send_task(DELIVER, kwargs=batch.to_message(), task_id=batch.id, queue=DELIVER_QUEUE)
         app.close()
-        _trace_forwarder(strace, config, trace, until=lambda: spool.lease_state(batch.id) == "gone")
+        _trace_forwarder(strace, config, trace, until=lambda: spool.leases.state(batch.id) == "gone")
         assert len(seen.datasets) == COUNT
     calls = list(_calls(trace))
     for instance in instances:

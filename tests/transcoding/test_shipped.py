@@ -14,8 +14,9 @@ from tests.support.surroundings import changeable, values
 from workers.transcode import Unsuitable, transcode
 
 TARGETS = [s for s in TABLE if s.encoded and s.lossless]
-# Its Number of Frames is no number: it is refused wherever pixels are looked at.
-REFUSED = {"badVR.dcm"}
+# One's Number of Frames is no number, the other's pixel data have no attributes: both are refused wherever
+# pixels are looked at.
+REFUSED = {"badVR.dcm", "nested_priv_SQ.dcm"}
 SMALL = [
     path
     for path in SOUND
