@@ -7,7 +7,6 @@ through years and a million deliveries. Everything it holds is rebuilt from the 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
@@ -22,6 +21,7 @@ from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish,
 from dispatcher.labels import deliver_label, probe_label, transcode_label
 from dispatcher.lanes import Delivery, Entry, Lane, Place
 from dispatcher.namesakes import Namesakes
+from dispatcher.outstanding import Job, Outstanding
 from dispatcher.plan import Choice, Stuck, choose
 from dispatcher.renditions import Renditions
 from dispatcher.timers import Timers
@@ -32,15 +32,6 @@ DELIVER_MOST, DELIVER_BYTES = 64, 256 << 20
 FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 LOOK_AGAIN = 10.0  # seconds until a delivery that is too old, but being sent, is looked at again
-
-
-@dataclass(slots=True, eq=False)
-class _Outstanding:
-    """A batch in Celery, and what of it is not accounted for."""
-
-    batch: Batch
-    instances: set[str]
-    started: bool = False
 
 
 class QueueManager:
@@ -78,9 +69,7 @@ class QueueManager:
         self.dead_elsewhere = Counter[str]()  # for destinations that the settings do not have
         self._strays: set[Delivery] = set()  # pending for such
         self.kept: dict[str, float] = {}  # instances that are delivered, and until when they stay
-        self.outstanding: dict[str, _Outstanding] = {}
-        self._transcodes: set[str] = set()  # those of the outstanding batches
-        self._unstarted: set[str] = set()  # of these, those that no worker has begun
+        self.outstanding = Outstanding()
         self._renditions = Renditions()
         self._namesakes = Namesakes()
         self._timers: Timers[str | Delivery] = Timers()  # lanes to look at, deliveries that are delayed
@@ -339,9 +328,8 @@ class QueueManager:
     # Transcoding
 
     def _render(self) -> None:
-        while self._hungry and len(self._unstarted) < max(
-            UNSTARTED, len(self._transcodes) - len(self._unstarted)
-        ):
+        out = self.outstanding
+        while self._hungry and out.transcodes_unstarted < max(UNSTARTED, out.transcodes_running):
             name = next(iter(self._hungry))
             del self._hungry[name]
             lane = self.lanes[name]
@@ -383,17 +371,15 @@ class QueueManager:
             lane.move(delivery, Place.RENDERING)
             delivery.batch = batch.id
             self._renditions.begin(spec, delivery)
-        self._transcodes.add(batch.id)
-        self._unstarted.add(batch.id)
         self._publish(batch, transcode_label(lane.destination, spec, deliveries), instances)
 
     def _publish(self, batch: Batch, text: str, instances: tuple[str, ...]) -> None:
-        self.outstanding[batch.id] = _Outstanding(batch, set(instances))
+        self.outstanding.add(batch, instances)
         self._commands.append(Publish(batch, text, instances))
 
     def _rendered_one(self, event: events.Rendered, now: float) -> None:
         del now
-        self._account(event.batch, event.instance)
+        self.outstanding.account(event.batch, event.instance)
         entry = self.entries.get(event.instance)
         if entry is None:
             return
@@ -407,14 +393,14 @@ class QueueManager:
             self._ready(delivery)
 
     def _unsuitable(self, event: events.Unsuitable, now: float) -> None:
-        self._account(event.batch, event.instance)
+        self.outstanding.account(event.batch, event.instance)
         for delivery in self._renditions.end(event.instance, event.key):
             self._rule_out(delivery, event.reason)
             self._enter(delivery)
             self._settle(delivery.entry, now)
 
     def _failed(self, event: events.Failed, now: float) -> None:
-        self._account(event.batch, event.instance)
+        self.outstanding.account(event.batch, event.instance)
         for delivery in self._renditions.end(event.instance, event.key):
             self._bury(delivery, event.reason, None, 0)
             self._settle(delivery.entry, now)
@@ -451,7 +437,7 @@ class QueueManager:
         return entry.deliveries.get(destination) if entry else None
 
     def _delivered(self, event: events.Delivered, now: float) -> None:
-        self._account(event.batch, event.instance)
+        self.outstanding.account(event.batch, event.instance)
         self._works(event.destination)
         delivery = self._sent(event.destination, event.instance)
         if delivery is None or event.destination not in self.lanes:
@@ -466,7 +452,7 @@ class QueueManager:
         self._settle(entry, now)
 
     def _refused(self, event: events.Refused, now: float) -> None:
-        self._account(event.batch, event.instance)
+        self.outstanding.account(event.batch, event.instance)
         self._works(event.destination)
         delivery = self._sent(event.destination, event.instance)
         if delivery is None or delivery.place is not Place.SENDING:
@@ -499,14 +485,14 @@ class QueueManager:
 
     def _unreachable(self, event: events.Unreachable, now: float) -> None:
         lane = self.lanes.get(event.destination)
-        outstanding = self.outstanding.get(event.batch)
-        if lane is None or outstanding is None:
+        job = self.outstanding.get(event.batch)
+        if lane is None or job is None:
             return  # of a batch that was taken back: its own circuit has been seen to
         if lane.probe == event.batch:
             lane.probe = None
         else:
-            self._give_back(lane, outstanding, last=event.instance)
-            outstanding.instances.clear()
+            self._give_back(lane, job, last=event.instance)
+            job.instances.clear()
             if event.broke_off and event.instance is not None:
                 self._suspect(lane, event.instance, event.reason, now)
             others = len(lane.sending - {event.batch})
@@ -531,13 +517,13 @@ class QueueManager:
             self._bury(delivery, words, None, delivery.broke_off)
             self._settle(delivery.entry, now)
 
-    def _give_back(self, lane: Lane, outstanding: _Outstanding, last: str | None) -> None:
+    def _give_back(self, lane: Lane, job: Job, last: str | None) -> None:
         """Put what was not sent at the head of the lane; `last`, whose sending failed, at its end.
 
         An object that makes its peer abort every time would else keep all the others from ever being tried.
         """
-        batch, name = outstanding.batch.id, lane.destination.name
-        sent = [self._sent(name, instance) for instance in self._in_order(outstanding)]
+        batch, name = job.batch.id, lane.destination.name
+        sent = [self._sent(name, instance) for instance in self._in_order(job)]
         waiting = [delivery for delivery in sent if delivery is not None and delivery.batch == batch]
         lane.give_back([delivery for delivery in waiting if delivery.entry.id != last])
         for delivery in waiting:
@@ -545,10 +531,10 @@ class QueueManager:
                 lane.move(delivery, Place.READY)
 
     @staticmethod
-    def _in_order(outstanding: _Outstanding) -> list[str]:
-        batch = outstanding.batch
+    def _in_order(job: Job) -> list[str]:
+        batch = job.batch
         parcels = batch.parcels if isinstance(batch, DeliverBatch) else ()
-        return [p.instance for p in parcels if p.instance in outstanding.instances]
+        return [p.instance for p in parcels if p.instance in job.instances]
 
     # Circuits
 
@@ -588,41 +574,32 @@ class QueueManager:
         self._touched[event.destination] = None
 
     def _asked(self, batch_id: str) -> tuple[str, ...]:
-        outstanding = self.outstanding.get(batch_id)
-        batch = outstanding.batch if outstanding else None
+        job = self.outstanding.get(batch_id)
+        batch = job.batch if job else None
         return batch.sop_classes if isinstance(batch, ProbeBatch) else ()
 
     # The life of batches
 
     def _started(self, event: events.Started, now: float) -> None:
         del now
-        outstanding = self.outstanding.get(event.batch)
-        if outstanding is not None:
-            outstanding.started = True
-            self._unstarted.discard(event.batch)
-
-    def _account(self, batch: str, instance: str) -> None:
-        if outstanding := self.outstanding.get(batch):
-            outstanding.instances.discard(instance)
+        self.outstanding.started(event.batch)
 
     def _finished(self, event: events.Finished, now: float) -> None:
         self._end(event.batch, now, died=False)
 
     def _lost(self, event: Lost, now: float) -> None:
-        outstanding = self.outstanding.get(event.batch)
+        job = self.outstanding.get(event.batch)
         # A codec that crashes at once is dead before anybody sees its lease locked.
-        started = outstanding is not None and outstanding.started
+        started = job is not None and job.started
         self._end(event.batch, now, died=event.died or started)
 
     def _end(self, batch_id: str, now: float, *, died: bool) -> None:
-        outstanding = self.outstanding.pop(batch_id, None)
-        if outstanding is None:
+        job = self.outstanding.end(batch_id)
+        if job is None:
             return
-        self._transcodes.discard(batch_id)
-        self._unstarted.discard(batch_id)
-        batch = outstanding.batch
+        batch = job.batch
         if isinstance(batch, TranscodeBatch):
-            for instance in outstanding.instances:
+            for instance in job.instances:
                 self._renditions.end(instance, batch.spec.key)
                 if died and instance in self.entries:
                     self.entries[instance].alone = True
@@ -632,8 +609,8 @@ class QueueManager:
             if lane.probe == batch_id:  # it ended without an answer that we heard
                 lane.probe = None
                 self._trip(lane, now, "the probe was lost")
-        if outstanding.instances:
-            self._commands.append(Reread(tuple(outstanding.instances)))
+        if job.instances:
+            self._commands.append(Reread(tuple(job.instances)))
 
     # Time
 

@@ -1,0 +1,71 @@
+"""The batches that are in Celery, and what of each is not accounted for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dicomferry.batches import Batch, TranscodeBatch
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One batch; `instances` are those of which nothing was heard yet."""
+
+    batch: Batch
+    instances: set[str]
+    started: bool = False
+
+
+class Outstanding:
+    """All batches from their publication to their end."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._transcodes: set[str] = set()
+        self._unstarted: set[str] = set()  # of the transcodes
+
+    def __contains__(self, batch: str) -> bool:
+        return batch in self._jobs
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def get(self, batch: str) -> Job | None:
+        """The batch of that id, or None where it has ended."""
+        return self._jobs.get(batch)
+
+    def add(self, batch: Batch, instances: tuple[str, ...]) -> None:
+        """It is to be published."""
+        self._jobs[batch.id] = Job(batch, set(instances))
+        if isinstance(batch, TranscodeBatch):
+            self._transcodes.add(batch.id)
+            self._unstarted.add(batch.id)
+
+    def started(self, batch: str) -> None:
+        """Somebody runs it."""
+        if job := self._jobs.get(batch):
+            job.started = True
+            self._unstarted.discard(batch)
+
+    def account(self, batch: str, instance: str) -> None:
+        """It was told what became of the instance."""
+        if job := self._jobs.get(batch):
+            job.instances.discard(instance)
+
+    def end(self, batch: str) -> Job | None:
+        """Nobody runs it any more."""
+        self._transcodes.discard(batch)
+        self._unstarted.discard(batch)
+        return self._jobs.pop(batch, None)
+
+    @property
+    def transcodes_unstarted(self) -> int:
+        """Transcode batches that no worker has begun."""
+        return len(self._unstarted)
+
+    @property
+    def transcodes_running(self) -> int:
+        """Transcode batches that a worker has begun."""
+        return len(self._transcodes) - len(self._unstarted)
