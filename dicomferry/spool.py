@@ -373,6 +373,8 @@ class Spool:
                 shutil.rmtree(boot, ignore_errors=True)
         for grave in self.trash.iterdir():
             shutil.rmtree(grave, ignore_errors=True)
+        for left in durable.left_unpublished(self._status):
+            left.unlink(missing_ok=True)
 
     # Peers
 

@@ -170,3 +170,11 @@ def test_a_killed_holder_leaves_the_lease_idle(spool):
     holder.join()
     wait_until(lambda: spool.leases.state("b") == "idle", "the kernel to free the lease")
     assert spool.leases.take_back("b")
+
+
+def test_what_a_killed_dispatcher_left_beside_its_status_is_swept(spool: Spool) -> None:
+    spool.write_status({"at": 1.0})
+    (spool.root / ".status.json.4711.1.tmp").write_text("half of")
+    spool.sweep()
+    assert not list(spool.root.glob(".status*"))
+    assert spool.status() == {"at": 1.0}
