@@ -1,4 +1,4 @@
-"""What the dispatcher reads from the spool: everything at start, and a shard at a time ever after."""
+"""What the dispatcher reads from the spool: everything at start, and a few shards at a time ever after."""
 
 import logging
 import time
@@ -45,11 +45,18 @@ class SpoolReader:
                 yield state
         log.info("SpoolRead instances=%d seconds=%.2f", count, time.monotonic() - started)
 
-    def next_shard(self, known: Callable[[str], bool]) -> Iterator[State]:
-        """Instances of the next shard, in turn, that are not `known`: those whose event was lost."""
-        shard = SHARDS[self._shard]
-        self._shard = (self._shard + 1) % len(SHARDS)
-        return self._read(shard, known)
+    def next_shards(self, known: Callable[[str], bool], seconds: float) -> Iterator[State]:
+        """Instances of the next shards, in turn, that are not `known`: those whose event was lost.
+
+        At least one shard, and as many as `seconds` allow: all of a small spool.
+        """
+        enough = time.monotonic() + seconds
+        for _ in SHARDS:
+            shard = SHARDS[self._shard]
+            self._shard = (self._shard + 1) % len(SHARDS)
+            yield from self._read(shard, known)
+            if time.monotonic() > enough:
+                return
 
     def _read(self, shard: str, known: Callable[[str], bool]) -> Iterator[State]:
         busy = {instance for held in self._running_before.values() for instance in held}

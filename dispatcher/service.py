@@ -41,6 +41,7 @@ LOOK_EVERY = 1.0  # seconds between looks at leases, the canary and a shard
 OBEY_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
+READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -196,7 +197,7 @@ class Dispatcher:
     def _look_around(self) -> None:
         if self._reader.ended():
             self._read_everything()
-        self._know(self._reader.next_shard(self._manager.knows))
+        self._know(self._reader.next_shards(self._manager.knows, READ_FOR))
         self._obey(until=time.monotonic() + OBEY_FOR)
         self._look_at_redis()
         self._show()

@@ -69,6 +69,15 @@ def test_events_that_were_lost_are_read_from_lease_and_marker(bench):
     assert lines_of(bench.spool.history, instance.sop_instance_uid)[-1][3] == "delivered"
 
 
+def test_of_a_small_spool_a_single_event_that_was_lost_is_found_by_reading_on(bench):
+    bench.start()
+    wait_until(lambda: bench.redis.get(events.CANARY_KEY), "the canary")
+    for _ in range(3):  # in different shards, whichever is read next
+        put(bench.spool, shipped(IMAGE), "ws1")
+    bench.learn()
+    bench.render()
+
+
 def test_an_object_that_arrived_while_redis_knew_nothing_of_it_is_found_when_the_canary_is_gone(bench):
     bench.start()
     wait_until(lambda: bench.redis.get(events.CANARY_KEY), "the canary")
