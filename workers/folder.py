@@ -153,13 +153,24 @@ def _spec(syntax: syntaxes.Syntax, lossy: Lossy, colour: str) -> RenditionSpec:
 def jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     """The files that `inputs` (files and folders) name, each with its place at or under `out`.
 
-    Of one folder the content stands under `out`, of several each under its own name.
+    Of one folder the content stands under `out`, of several each under its own name. A folder inside that
+    cannot be listed is a job too, which fails.
 
     Raises:
-        Misconfigured: an input is missing, or an output would fall on an original or on another output.
+        Misconfigured: an input is missing or cannot be reached, or an output would fall on an original, on
+            another output, or on a device.
     """
+    try:
+        return _jobs(inputs, out)
+    except OSError as error:
+        raise Misconfigured(f"{error.filename}: {error.strerror}") from error
+
+
+def _jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise Misconfigured(f"{out} is neither a file nor a folder: the rename would replace it")
     for path in inputs:
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             raise Misconfigured(f"{path}: no such file or folder")
         if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
             raise Misconfigured(
@@ -180,12 +191,15 @@ def _under(path: Path, out: Path, *, alone: bool) -> Iterator[Job]:
         yield _job(path, out / path.name, named=True)
         return
     root = out if alone else out / path.resolve().name
-    for folder, names, files in os.walk(path):
+    unlisted: list[OSError] = []
+    for folder, names, files in os.walk(path, onerror=unlisted.append):
         names.sort()
         for name in sorted(files):
             source = Path(folder, name)
             if source.is_file():
                 yield _job(source, root / source.relative_to(path), named=False)
+    for source in (Path(error.filename) for error in unlisted):
+        yield _job(source, root / source.relative_to(path), named=False)
 
 
 def _job(source: Path, target: Path, *, named: bool) -> Job:
@@ -211,7 +225,7 @@ def convert(job: Job, wanted: Order) -> Outcome:
     except FerryError as error:
         return Outcome(job, Kind.FAILED, str(error))
     except MemoryError:
-        return Outcome(job, Kind.FAILED, "it needs more memory than there is")
+        return Outcome(job, Kind.FAILED, wanted.ceilings.told("it needs more memory, in MB", "memory_mb"))
     except OSError as error:
         return Outcome(job, Kind.FAILED, error.strerror or type(error).__name__)
     except Exception as error:  # noqa: BLE001  one file must not end the run

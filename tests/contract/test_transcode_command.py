@@ -296,6 +296,53 @@ def test_an_input_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
     assert "no such file or folder" in refused.stderr
 
 
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    """A pipe that is read hangs; a rename onto /dev/null would replace it for the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for words in ((pipe, tmp_path / "out"), (shipped("CT_small.dcm"), pipe)):
+        refused = transcode(*words, "--to", "uncompressed", "--overwrite")
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"dicomferry: {pipe}")
+    assert pipe.is_fifo()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_never_left_out_unsaid(tmp_path: Path) -> None:
+    copied(("CT_small.dcm",), tmp_path / "archive" / "open")
+    closed = copied(("MR_small.dcm",), tmp_path / "archive" / "closed")
+    closed.chmod(0)
+    # Root may read everything, unless it gives its capabilities away.
+    meek = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+    def run(path: Path) -> "subprocess.CompletedProcess[str]":
+        words = [*meek, *command(path, tmp_path / "out", "--to", "rle")]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+    partly = run(tmp_path / "archive")
+    named = run(closed / "MR_small.dcm")
+    closed.chmod(0o755)
+    assert partly.returncode == 1
+    assert f"failed: {closed}: Permission denied" in partly.stdout
+    assert list(digests(tmp_path / "out")) == ["open/CT_small.dcm"]
+    assert named.returncode == 2
+    assert named.stderr == f"dicomferry: {closed / 'MR_small.dcm'}: Permission denied\n"
+
+
+def test_an_image_over_the_memory_ceiling_fails_and_names_the_ceiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = dcmread(shipped("CT_small.dcm"))
+    image.Rows = image.Columns = 12_000
+    image.PixelData = bytes(2 * 12_000**2)
+    image.save_as(tmp_path / "large.dcm")
+    monkeypatch.setenv("DICOMFERRY_WORKER__MEMORY_MB", "512")
+    failed = transcode(tmp_path / "large.dcm", tmp_path / "out.dcm", "--to", "rle")
+    assert failed.returncode == 1
+    assert "the ceiling is 512; if it is sound, raise [worker] memory_mb" in failed.stdout
+    assert not list(tmp_path.glob("*out.dcm*"))
+
+
 def convert_or_die(job: Job, wanted: Order) -> Outcome:
     """A codec that crashes on some files."""
     if "dies" in job.source.name:
