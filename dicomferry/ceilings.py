@@ -12,7 +12,7 @@ class Ceilings:
     """The ceilings of a worker; MB are 2^20 bytes."""
 
     memory_mb: int = 4096  # what one of its processes may allocate
-    largest_frame_mb: int = 1024  # one frame in native form
+    largest_frame_mb: int = 512  # one frame in native form; encoders need up to six times as much memory
     largest_image_mb: int = 65_536  # all frames in native form: rows x columns x samples x frames
     largest_ratio: int = 20_000  # of a frame of more than 64 MB and its codestream: beyond it is a bomb
     largest_inflated_mb: int = 16_384  # a deflated data set, inflated

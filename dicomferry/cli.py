@@ -151,7 +151,7 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
     lossy: Annotated[bool, typer.Option("--lossy", help="Allow a syntax that loses quality.")] = False,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Lossy JPEG, JPEG XL; 90.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(min=1, help="Lossy JPEG 2000, HTJ2K: one part in; 10.")
+        float | None, typer.Option(min=1, max=1000, help="Lossy JPEG 2000, HTJ2K: one part in; 10.")
     ] = None,
     near: Annotated[int | None, typer.Option(min=1, max=255, help="Near-lossless JPEG-LS; 2.")] = None,
     colour: Annotated[Colour, typer.Option(help="What YCbCr becomes where pixels are native.")] = Colour.RGB,

@@ -156,7 +156,7 @@ class Destination(_Strict):
     colour: Literal["rgb", "as-encoded"] = "rgb"
     lossy: bool = False
     quality: Annotated[int, Field(ge=1, le=100)] = 90  # of lossy JPEG and JPEG XL
-    ratio: Annotated[float, Field(gt=1)] = 10.0  # of lossy JPEG 2000 and HTJ2K
+    ratio: Annotated[float, Field(gt=1, le=1000)] = 10.0  # of lossy JPEG 2000 and HTJ2K
     near: Annotated[int, Field(ge=1, le=255)] = 2  # of near-lossless JPEG-LS
     verify: Literal["always", "sampled", "never"] = "always"  # decode encoded renditions back and compare
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1

@@ -21,6 +21,7 @@ __all__ = ["ENCODERS", "Encoded", "Quality", "encode", "recompress", "refusal"]
 _JPEG = "1.2.840.10008.1.2.4."
 _BASELINE = _JPEG + "50"
 _RECOMPRESSED = _JPEG + "111"
+_LARGE = 64 << 20  # bytes of a frame; OpenJPEG does not say that it had too little memory
 
 ENCODERS: dict[str, Encoder] = {
     "1.2.840.10008.1.2.8.1": bytewise.deflated_frame,
@@ -106,7 +107,8 @@ def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encod
     try:
         return ENCODERS[uid](checked, image, quality)
     except (RuntimeError, ValueError, struct.error) as error:
-        raise Unsuitable(f"a {label(uid)} frame cannot be encoded: {str(error)[:200]}") from error
+        hint = "; perhaps for want of memory ([worker] memory_mb)" if image.frame_length > _LARGE else ""
+        raise Unsuitable(f"a {label(uid)} frame cannot be encoded: {str(error)[:200]}{hint}") from error
 
 
 def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
