@@ -20,6 +20,7 @@ class Place(Enum):
     TO_RENDER = auto()  # needs a rendition that nobody was asked for yet
     RENDERING = auto()
     READY = auto()
+    TAKEN = auto()  # out of its queue, for an instant: what else of it stands there does not count
     BEHIND = auto()  # can be sent once an older object with its SOP Instance UID is
     SENDING = auto()
     DELAYED = auto()  # was refused or came back undone, and waits for its next attempt
@@ -64,7 +65,10 @@ class Delivery:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """A destination's queue. Queues are pruned lazily: an item counts only while its place says so."""
+    """A destination's queue.
+
+    Queues are pruned lazily: an item counts only while its place says so, and once, however often it is there.
+    """
 
     destination: Destination
     shown: tuple[str, ...]
@@ -127,6 +131,7 @@ class Lane:
         while queue and taken < most and (not taken or size + queue[0].entry.size <= most_bytes):
             delivery = queue.popleft()
             if delivery.place is place:
+                self.move(delivery, Place.TAKEN)
                 taken += 1
                 size += delivery.entry.size
                 yield delivery

@@ -525,6 +525,8 @@ class QueueManager:
         batch, name = job.batch.id, lane.destination.name
         sent = [self._sent(name, instance) for instance in self._in_order(job)]
         waiting = [delivery for delivery in sent if delivery is not None and delivery.batch == batch]
+        for delivery in waiting:
+            delivery.batch = None
         lane.give_back([delivery for delivery in waiting if delivery.entry.id != last])
         for delivery in waiting:
             if delivery.entry.id == last:

@@ -145,6 +145,17 @@ def test_a_peer_that_falls_silent_costs_no_object_an_attempt():
     assert queue.lanes["ws1"].circuit.state is Circuit.OPEN
 
 
+def test_what_was_given_back_and_is_read_from_the_spool_again_is_in_a_batch_once():
+    queue = manager()
+    all_three = [known(n, syntax=EXPLICIT_LE) for n in (1, 2, 3)]
+    batch = only(feed(queue, *all_three), DeliverBatch)
+    feed(queue, events.Unreachable(batch.id, "ws1", "the spool is full"), events.Finished(batch.id))
+    feed(queue, *all_three)  # Redis forgot, or another destination's batch was lost
+    first = trial(queue, 10.0)
+    commands = feed(queue, *delivered(first), events.Finished(first.id), now=11.0)
+    assert [p.instance for p in first.parcels] + parcels(commands) == ["i1", "i2", "i3"]
+
+
 # Kept, sent again, retried, discarded, rerouted
 
 

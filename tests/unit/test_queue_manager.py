@@ -451,6 +451,7 @@ def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
             answer = dict.fromkeys(batch.sop_classes, accepted[batch.destination])
             say(events.Learned(batch.id, batch.destination, answer, probe=True))
         else:
+            assert len({parcel.instance for parcel in batch.parcels}) == len(batch.parcels)
             for parcel in batch.parcels:
                 if batch.destination in spool[parcel.instance].delivered:
                     continue
