@@ -67,7 +67,7 @@ class Delivery:
 class Lane:
     """A destination's queue.
 
-    Queues are pruned lazily: an item counts only while its place says so, and once, however often it is there.
+    Queues are pruned lazily: an item counts while its place says so, and once, however often it is there.
     """
 
     destination: Destination
