@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pynetdicom  # noqa: F401  it adds the newest syntaxes to pydicom's table
@@ -80,8 +81,13 @@ def _frame(kind: Kind, random: np.random.Generator, phase: float) -> np.ndarray:
     return np.clip(cells + low, low, top + low).astype(kind_of_cell)
 
 
-def write(path: Path, kind: Kind, uid: str, frames: Sequence[bytes], photometric: str) -> Path:
-    """Write an object of `kind`: native bytes in Explicit VR Little Endian, else a codestream a frame."""
+def write(
+    path: Path, kind: Kind, uid: str, frames: Sequence[bytes], photometric: str, **elements: Any
+) -> Path:
+    """Write an object of `kind`: native bytes in Explicit VR Little Endian, else a codestream a frame.
+
+    `elements` are set last, by keyword.
+    """
     made = Dataset()
     made.SOPClassUID = _SECONDARY_CAPTURE
     made.SOPInstanceUID = generate_uid()
@@ -102,6 +108,8 @@ def write(path: Path, kind: Kind, uid: str, frames: Sequence[bytes], photometric
     else:
         made.add_new("PixelData", "OB", encapsulate(list(frames)))
         made["PixelData"].is_undefined_length = True
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
     made.ensure_file_meta()
     made.file_meta.TransferSyntaxUID = uid
     made.save_as(path, enforce_file_format=True)

@@ -1,0 +1,114 @@
+"""dicomferry's own parts, started as operators start them: all by `up`, or one by one."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from machine import Programs, Sessions, children, free_port, wait_until
+
+from dicomferry import private_redis
+from dicomferry.errors import FerryError
+from dicomferry.health import check
+from dicomferry.settings import load
+from dicomferry.spool import SHARDS
+
+_CONFIGURATION = """\
+spool = "spool"
+
+[ingest]
+port = {port}
+
+[worker]
+concurrency = {workers}
+
+[flower]
+port = {flower}
+
+[[ae]]
+title = "FERRY"
+
+[[destination]]
+name = "sink"
+title = "SINK"
+host = "127.0.0.1"
+port = {sink}
+transfer_syntaxes = {shown}
+
+[[route]]
+to = ["sink"]
+"""
+
+
+class Site:
+    """A configuration with one destination, and its spool."""
+
+    def __init__(self, folder: Path, sink: int, shown: list[str], workers: int = 1) -> None:
+        """`sink` is the destination's port, `shown` the transfer syntaxes that it shows."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self._folder = folder
+        self._config = folder / "dicomferry.toml"
+        self._config.write_text(
+            _CONFIGURATION.format(
+                port=self.port,
+                workers=workers,
+                flower=free_port(),
+                sink=sink,
+                shown=str(shown).replace("'", '"'),
+            )
+        )
+
+    def is_empty(self) -> bool:
+        """Whether nothing is on the spool any more."""
+        instances = self._folder / "spool" / "instances"
+        return not any(os.listdir(instances / shard) for shard in SHARDS)
+
+    @contextmanager
+    def up(self, programs: Programs) -> Iterator[Sessions]:
+        """`dicomferry up`, from ``ready`` on."""
+        log = self._folder / "up.log"
+        with programs.running(self._command("up"), log) as program:
+            ready = lambda: "ready" in log.read_text().splitlines() or program.poll() is not None  # noqa: E731
+            wait_until(ready, "`up` to say ready")
+            sessions = {"up": program.pid}
+            for pid, words in children(program.pid).items():
+                name = words[words.index("dicomferry.cli") + 1] if "dicomferry.cli" in words else "redis"
+                if "dicomferry.warden" not in words:
+                    sessions[name] = pid
+            yield sessions
+
+    @contextmanager
+    def redis(self, programs: Programs) -> Iterator[str]:
+        """A private Redis; its address."""
+        private = private_redis.prepare()
+        try:
+            with programs.running(private.command, self._folder / "redis.log"):
+                yield private.url
+        finally:
+            shutil.rmtree(private.folder)
+
+    @contextmanager
+    def part(self, programs: Programs, name: str, broker: str) -> Iterator[int]:
+        """One part, from the moment that it is started; its session."""
+        environment = {"DICOMFERRY_BROKER": broker}
+        with programs.running(self._command(name), self._folder / f"{name}.log", environment) as program:
+            yield program.pid
+
+    def wait_for(self, name: str, broker: str) -> None:
+        """Wait until a part answers. Raises Failure."""
+        settings = load(self._config).model_copy(update={"broker": broker})
+
+        def answers() -> bool:
+            try:
+                check(name, settings, 1.0)
+            except FerryError:
+                return False
+            return True
+
+        wait_until(answers, f"{name} to answer")
+
+    def _command(self, name: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "dicomferry.cli", name, "--config", str(self._config)]

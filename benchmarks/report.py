@@ -1,0 +1,150 @@
+"""Tables and a plot of what the pipeline's benchmark has found."""
+
+from pathlib import Path
+
+from contenders import everyone, ferry_name, worker_counts
+from results import BARE, FERRY, Results, figures
+from rich.console import Console
+from rich.table import Table
+from work import JOBS, Job
+
+_BLUES = ("#a9cfe0", "#6aaac6", "#3886a8", "#1f6f8b", "#12526b")
+_COLOURS = {
+    BARE: "#b5bcc4",
+    "Orthanc": "#f0b27a",
+    "Orthanc, TCP_NODELAY": "#dc7633",
+    "script": "#c9b458",
+} | {ferry_name(count): _BLUES[min(n, 4)] for n, count in enumerate(worker_counts())}
+
+
+def _names() -> list[str]:
+    return [BARE, *(contender.name for contender in everyone())]
+
+
+def show(results: Results) -> None:
+    """Print everything."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+    jobs = [job.name for job in JOBS if job.name in results.runs]
+    names = _names()
+    table = Table("objects/s, medians", *names)
+    for job in jobs:
+        cells = []
+        for name in names:
+            rate = results.rate(job, name)
+            why = results.cannots.get(job, {}).get(name)
+            cells.append(f"{rate:.1f}" if rate else "cannot" if why else "")
+        table.add_row(job, *cells)
+    console.print(table)
+    for job, found in results.cannots.items():
+        for name, why in found.items():
+            console.print(f"{job}: {name} cannot: {why}", highlight=False)
+    console.print(_parts(results, jobs))
+    console.print(_latency(results))
+    console.print(_alone(results))
+    console.print(_figures(results))
+    for what, why in results.failures.items():
+        console.print(f"Failed: {what}: {why}", highlight=False)
+    machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
+    console.print(machine, highlight=False)
+
+
+def _parts(results: Results, jobs: list[str]) -> Table:
+    parts = ("ingest", "dispatcher", "worker", "forwarder", "redis", "flower", "up")
+    table = Table(f"{FERRY}: CPU ms an object / peak MiB", *parts, "sum", "other contenders, CPU ms")
+    for job in jobs:
+        runs = results.runs[job].get(FERRY)
+        if not runs:
+            continue
+        cells, total = [], 0.0
+        for part in parts:
+            cpu = results.median(job, FERRY, lambda run, part=part: run["cpu_ms"].get(part, 0.0)) or 0.0
+            total += cpu
+            cells.append(f"{cpu:.2f} / {max(run['peak_mib'].get(part, 0) for run in runs):.0f}")
+        others = [
+            f"{name}: {sum(results.runs[job][name][-1]['cpu_ms'].values()):.1f}"
+            for name in _names()
+            if name in results.runs[job] and not name.startswith(("dicomferry", BARE))
+        ]
+        table.add_row(job, *cells, f"{total:.2f}", "; ".join(others))
+    return table
+
+
+def _latency(results: Results) -> Table:
+    table = Table("idle latency beyond the codec, ms", "job", "p50", "p95")
+    for job, found in results.latency.items():
+        for name in found:
+            halves = [results.beyond_codec(job, name, share) or 0.0 for share in (0.5, 0.95)]
+            table.add_row(name, job, *(f"{ms:.0f}" for ms in halves))
+    return table
+
+
+def _alone(results: Results) -> Table:
+    table = Table("by itself", "objects/s", "CPU ms an object", "")
+    for job, runs in results.alone.get("ingest_then_forward", {}).items():
+        ingest, forward = runs[-1]["ingest"], runs[-1]["forward"]
+        table.add_row(f"ingest, {job}", f"{ingest['rate']:.0f}", f"{ingest['cpu_ms']:.2f}", "")
+        words = f"{forward['until_first']:.2f} s until the first, then {forward['rate_from_first']:.0f}/s"
+        table.add_row(f"forward, {job}", f"{forward['rate']:.0f}", f"{forward['cpu_ms']:.2f}", words)
+    for job, runs in results.alone.get("associations", {}).items():
+        for row in runs[-1]:
+            what = f"ingest, {job}, {row['associations']} at once"
+            if "failed" in row:
+                table.add_row(what, "", "", f"failed: {row['failed']}")
+            else:
+                table.add_row(
+                    what, f"{row['rate']:.0f}", f"{row['cpu_ms']:.2f}", f"{row['peak_mib']:.0f} MiB"
+                )
+    return table
+
+
+def _figures(results: Results) -> Table:
+    table = Table("figure", "measured", "to reach", "aim", "", "")
+    for figure in figures(results):
+        value = "" if figure.value is None else f"{figure.value:.2f} {figure.unit}"
+        aim = "" if figure.aim is None else f"{figure.aim:g} {figure.unit}"
+        table.add_row(figure.what, value, f"{figure.reach:g} {figure.unit}", aim, figure.verdict, figure.note)
+    return table
+
+
+def plot(results: Results, path: Path) -> None:
+    """Bars of every job and contender, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415  of the extra `benchmarks`
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    jobs = [job for job in JOBS if job.name in results.runs]
+    names = _names()
+    columns = min(3, len(jobs))
+    rows = -(-len(jobs) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False)
+    for axis in axes.flat[len(jobs) :]:
+        axis.set_axis_off()
+    for place, (axis, job) in enumerate(zip(axes.flat, jobs, strict=False)):
+        rates = [results.rate(job.name, name) or 0.0 for name in names]
+        axis.barh(names, rates, color=[_COLOURS[name] for name in names])
+        for at, (name, rate) in enumerate(zip(names, rates, strict=True)):
+            words = f"{rate:.0f}" if rate else _missing(results, job, name)
+            axis.text(rate, at, f" {words}", va="center", fontsize=8)
+        axis.set_title(f"{job.name}", fontsize=10)
+        axis.set_xlim(0, max(rates, default=1) * 1.15 or 1)
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=8, left=False, labelleft=place % columns == 0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    machine = results.machine
+    figure.suptitle(
+        f"Objects a second from dcmsend to storescp; {machine['cores']} cores of {machine['processor']}",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def _missing(results: Results, job: Job, name: str) -> str:
+    """Why there is no bar."""
+    if name in results.cannots.get(job.name, {}):
+        return "cannot"
+    if f"{job.name}: {name}" in results.failures:
+        return "failed"
+    return ""

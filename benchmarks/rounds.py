@@ -1,0 +1,149 @@
+"""One contender does one job once; and what that took."""
+
+import multiprocessing
+import os
+import random
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from contenders import Contender, Running
+from machine import Failure, cores, usage
+from peers import OwnSender, Sink, send
+from work import Objects
+
+STALL = 0.038  # seconds between two arrivals from which on Nagle's algorithm and delayed ACK are suspected
+
+
+@dataclass(frozen=True)
+class Run:
+    """From the sender's start to the last file complete at the sink; parts of the contender by name."""
+
+    objects: int
+    seconds: float
+    first: float = 0.0  # seconds until the first file was complete
+    stalls: int = 0  # gaps between two arrivals that are as long as one of Nagle's
+    more: int = 0  # files that came twice
+    arrived_bytes: int = 0  # of a file at the sink, on average
+    cpu_ms: dict[str, float] | None = None  # of processor time an object
+    peers_cpu_ms: float = 0.0  # of dcmsend and storescp, an object
+    written_bytes: dict[str, float] | None = None  # an object
+    peak_mib: dict[str, float] | None = None  # resident, since the contender's start
+
+    @property
+    def rate(self) -> float:
+        """Objects a second."""
+        return self.objects / self.seconds
+
+
+def measure(contender: Contender, running: Running, sink: Sink, objects: Objects) -> Run:
+    """Send everything, and wait for it at the sink.
+
+    Raises:
+        Failure: something did not arrive, or not as it should.
+    """
+    count = len(objects.paths)
+    before, peers = usage(running.sessions), _peers(sink)
+    began = time.monotonic()
+    sender = send(running.port, objects.paths, contender.peers)
+    times = sink.wait(count, sender)
+    sender.finish()
+    running.settle()
+    used = {name: found.since(before[name]) for name, found in usage(running.sessions).items()}
+    files = list(sink.folder.iterdir())
+    size = sum(path.stat().st_size for path in files) // len(files)
+    if words := objects.wrong(sink.files()):
+        raise Failure(words)
+    clean(sink)
+    return Run(
+        objects=count,
+        seconds=times[-1] - began,
+        first=times[0] - began,
+        stalls=sum(later - earlier > STALL for earlier, later in pairwise(times)),
+        more=len(files) - count,
+        arrived_bytes=size,
+        cpu_ms={name: 1000 * found.cpu / count for name, found in used.items()},
+        peers_cpu_ms=1000 * (_peers(sink) - peers) / count,
+        written_bytes={name: found.written / count for name, found in used.items()},
+        peak_mib={name: found.peak / (1 << 20) for name, found in used.items()},
+    )
+
+
+def _peers(sink: Sink) -> float:
+    """Seconds of processor time of the sink, and of all senders that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage({"sink": sink.session})["sink"].cpu + ended.ru_utime + ended.ru_stime
+
+
+def clean(sink: Sink) -> None:
+    """Leave nothing that the next one would have to write to the disk or to wait for."""
+    sink.clear()
+    os.sync()
+
+
+def ceiling(objects: Objects) -> Run:
+    """The bare codec on the same objects, in memory, in as many processes as there are cores."""
+    fork = multiprocessing.get_context("fork")
+    work, count = objects.bare(), len(objects.paths)
+    start, taken = fork.Barrier(cores() + 1), fork.Value("i", 0)
+    ends = fork.Array("d", cores())
+
+    def run(place: int) -> None:
+        work(0)
+        start.wait()
+        while True:
+            with taken.get_lock():
+                number, taken.value = taken.value, taken.value + 1
+            if number >= count:
+                break
+            work(number)
+        ends[place] = time.monotonic()
+
+    processes = [fork.Process(target=run, args=[place]) for place in range(cores())]
+    for process in processes:
+        process.start()
+    start.wait()
+    began = time.monotonic()
+    for process in processes:
+        process.join()
+    return Run(count, max(ends) - began)
+
+
+def latencies(running: Running, sink: Sink, objects: Objects, samples: int) -> list[float]:
+    """Seconds from connecting to the file at the sink, one object at a time through an idle contender."""
+    chance = random.Random(7)  # noqa: S311  no secret
+    found = []
+    for number in range(samples):
+        path = objects.paths[number % len(objects.paths)]
+        time.sleep(chance.uniform(0.05, 0.35))  # lest it keeps step with whoever polls
+        began = time.monotonic()
+        sender = OwnSender(running.port, [path])
+        found.append(sink.wait(1, sender)[0] - began)
+        sender.finish()
+        running.settle()
+        clean(sink)
+    return found
+
+
+def codec_seconds(objects: Objects, samples: int) -> list[float]:
+    """Seconds of the bare codec for one object."""
+    work, found = objects.bare(), []
+    for number in range(samples):
+        began = time.monotonic()
+        work(number)
+        found.append(time.monotonic() - began)
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of them lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def plain(run: Run) -> dict[str, Any]:
+    """For JSON."""
+    return {"rate": run.rate} | {name: getattr(run, name) for name in Run.__dataclass_fields__}
