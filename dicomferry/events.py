@@ -8,6 +8,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -172,11 +173,14 @@ def parse(text: str | bytes) -> Event | None:
 
 
 class EventSender:
-    """Sends events from any thread without ever waiting for Redis or failing."""
+    """Sends events from any thread without ever waiting for Redis or failing.
 
-    def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
-        self._redis = redis
-        self._waiting: queue.Queue[Event | None] = queue.Queue(limit)
+    `pause` is the time in seconds from one command to the next: what comes meanwhile goes together.
+    """
+
+    def __init__(self, redis: Redis, *, limit: int = 100_000, pause: float = 0.0) -> None:
+        self._redis, self._limit, self._pause = redis, limit, pause
+        self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -184,10 +188,9 @@ class EventSender:
         """Hand over events; they leave in order, those of a short while in one command."""
         self._start()
         for event in events:
-            try:
-                self._waiting.put_nowait(event)
-            except queue.Full:
+            if self._waiting.qsize() >= self._limit:
                 return  # The dispatcher finds the facts on the spool.
+            self._waiting.put(event)
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what waits, then stop."""
@@ -210,6 +213,8 @@ class EventSender:
                 batch.append(self._waiting.get())
             ended = None in batch
             push(self._redis, (event for event in batch if event is not None))
+            if not ended:
+                time.sleep(self._pause)
 
 
 def push(redis: Redis, events: Iterable[Event]) -> None:

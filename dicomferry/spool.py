@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ class Instance:
     digest: str  # of the data set's bytes, see `digest_of`
     route: str  # in words: which rule took it
     destinations: tuple[str, ...]
+
+
+_FIELDS = tuple(known.name for known in fields(Instance))
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,7 +417,8 @@ class Spool:
 
 
 def _dump(instance: Instance) -> bytes:
-    return json.dumps({"schema": SCHEMA} | asdict(instance)).encode()
+    # Not asdict, which copies deeply.
+    return json.dumps({"schema": SCHEMA} | {name: getattr(instance, name) for name in _FIELDS}).encode()
 
 
 def _middle(name: str, prefix: str, suffix: str) -> str:

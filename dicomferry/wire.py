@@ -2,7 +2,7 @@
 
 Nagle's algorithm and delayed acknowledgement, together, cost 40 ms a message against a peer that writes in
 several small pieces, as stock DCMTK and Orthanc do. TCP_NODELAY cures our writes. TCP_QUICKACK cures the
-peer's; it is Linux only and the kernel resets it, so it is set again around every read.
+peer's; it is Linux only and the kernel resets it, so it is set again before waiting.
 """
 
 import socket
@@ -41,7 +41,7 @@ def no_delay(sock: socket.socket) -> None:
 
 
 def quick_ack(sock: socket.socket) -> None:
-    """Acknowledge what arrives next at once."""
+    """Acknowledge at once what has arrived and what arrives next."""
     if _QUICKACK is not None:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)

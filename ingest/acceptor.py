@@ -25,6 +25,8 @@ from ingest.scp import Scp
 
 log = logging.getLogger(__name__)
 
+_TOGETHER = 0.01  # seconds: waking a thread for each event costs an object more than reading it
+
 
 def run(settings: Settings) -> None:
     """Receive until SIGINT or SIGTERM; then let associations finish for a few seconds.
@@ -56,7 +58,7 @@ def serving(settings: Settings) -> Iterator[Listener]:
     """
     spool = Spool(settings.spool)
     spool.prepare()
-    events = EventSender(redis_client(settings)) if settings.broker else None
+    events = EventSender(redis_client(settings), pause=_TOGETHER) if settings.broker else None
     with _alone_on(spool):
         listener = _listener(settings, spool, events)
         _sweep(spool)

@@ -14,6 +14,8 @@ from pathlib import Path
 from dicomferry.part10 import frame
 from dicomferry.spool import Spool, digest_of
 
+_BUFFER = 1 << 16  # bytes that short fragments are gathered in; longer ones are written as they come
+
 
 class Room:
     """Whether the spool has room: `statvfs`, asked once a second, and where our own writes use it up."""
@@ -70,7 +72,7 @@ class Arrival:
         try:
             head = frame(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
             self.staging.mkdir()
-            self._file = self.path.open("xb")
+            self._file = self.path.open("xb", _BUFFER)
             self._file.write(head)
             self.offset = len(head)
         except OSError as error:

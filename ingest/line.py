@@ -16,6 +16,7 @@ from dicomferry.wire import PDU_HEADER, Pdu, no_delay, quick_ack
 MAXIMUM_PDU = 1 << 18  # bytes that a peer may put in one P-DATA-TF; DCMTK never puts more than 128 KiB
 _LONGEST_PDU = 1 << 20  # bytes: what is read of peers that heed no maximum, and of association requests
 _FIRST_BUFFER = 1 << 14  # bytes: a connection that says nothing shall cost no more
+_AHEAD = 1 << 16  # bytes that are taken in one call where PDUs are shorter
 _SLOWEST = 1024  # bytes a second below which patience runs out, however long a message is
 
 
@@ -56,13 +57,13 @@ class Line:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._buffer = bytearray(_FIRST_BUFFER)
+        self._start = self._end = 0  # in it: what has arrived and is not read yet
         self._stopped = False
         # ARTIM is one timer for the whole request (PS3.8 9.1.5): nothing gives time back.
         self._most = self._patience = artim_timeout
         self._back = 0.0  # seconds that a byte gives back
         sock.setblocking(False)
         no_delay(sock)
-        quick_ack(sock)
 
     def establish(self, network_timeout: float) -> None:
         """From now on the peer may take its time, as long as it goes on."""
@@ -81,16 +82,18 @@ class Line:
             Silent: it did not come, or not fast enough.
             Closed: nothing more comes.
         """
-        self._fill(0, PDU_HEADER.size)
-        kind, length = PDU_HEADER.unpack_from(self._buffer)
+        self._fill(PDU_HEADER.size)
+        kind, length = PDU_HEADER.unpack_from(self._buffer, self._start)
         if not Pdu.ASSOCIATE_RQ <= kind <= Pdu.ABORT:
             raise Violation(Reason.UNRECOGNISED_PDU, f"PDU type 0x{kind:02X}")
         if length > _LONGEST_PDU:
             raise Violation(
                 Reason.INVALID_PARAMETER, f"a PDU of {length} bytes announced, {MAXIMUM_PDU} are allowed"
             )
-        self._fill(0, length)
-        return Pdu(kind), memoryview(self._buffer)[:length]
+        self._fill(PDU_HEADER.size + length)
+        content = memoryview(self._buffer)[self._start + PDU_HEADER.size :][:length]
+        self._start += PDU_HEADER.size + length
+        return Pdu(kind), content
 
     def send(self, content: bytes | bytearray) -> None:
         """Send all of `content`.
@@ -108,7 +111,6 @@ class Line:
                 patience = self._wait(select.POLLOUT, patience)
             except OSError as error:
                 raise Closed("is gone") from error
-        quick_ack(self._socket)
 
     def drain(self, seconds: float) -> None:
         """Let the peer close, as it should (PS3.8 9.2.3, Sta13), and read what it still sends, for so long.
@@ -139,14 +141,22 @@ class Line:
         with suppress(OSError):
             self._socket.shutdown(how)
 
-    def _fill(self, at: int, length: int) -> None:
-        """Read exactly `length` bytes; the buffer grows with what came, not with what was announced."""
-        while at < length:
-            if at == len(self._buffer):
+    def _fill(self, length: int) -> None:
+        """Have `length` bytes to read; the buffer grows with what came, not with what was announced.
+
+        With a long PDU the header of the next one is taken, of short ones as many as come: that is a call
+        for each PDU at most, and hardly anything to move.
+        """
+        while (there := self._end - self._start) < length:
+            if self._start + length > len(self._buffer) or not there:
+                self._buffer[:there] = self._buffer[self._start : self._end]
+                self._start, self._end = 0, there
+            if there == len(self._buffer):
                 # A new one: PDUs that were read may still be looked at.
-                self._buffer = self._buffer + bytearray(min(3 * at, _LONGEST_PDU - at))
+                self._buffer = self._buffer + bytearray(min(3 * there, _LONGEST_PDU))
+            most = self._start + max(length + PDU_HEADER.size, _AHEAD)
             with memoryview(self._buffer) as view:
-                at += self._receive(view[at : min(length, len(self._buffer))])
+                self._end += self._receive(view[self._end : most])
 
     def _receive(self, into: memoryview) -> int:
         while not self._stopped:
@@ -159,13 +169,13 @@ class Line:
                 raise Closed("is gone") from error
             if received == 0:
                 break
-            quick_ack(self._socket)
             self._patience = min(self._patience + received * self._back, self._most)
             return received
         raise Closed("was ended, since ingest stops" if self._stopped else "is gone")
 
     def _wait(self, event: int, patience: float) -> float:
         """Wait until the socket is ready; what is left of `patience` seconds."""
+        quick_ack(self._socket)
         self._poll.modify(self._socket, event)
         began = time.monotonic()
         if patience <= 0 or not self._poll.poll(1000 * patience):
