@@ -8,8 +8,8 @@ import os
 import shutil
 import time
 import uuid
-from io import BufferedWriter
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomferry.part10 import frame
 from dicomferry.spool import Spool, digest_of
@@ -52,7 +52,7 @@ class Arrival:
         self.started_at = time.monotonic()
         self._room = room
         self._digest = digest_of()
-        self._file: BufferedWriter | None = None
+        self._file: BinaryIO | None = None
 
     @property
     def path(self) -> Path:
