@@ -25,6 +25,7 @@ from ingest.scp import Scp
 
 log = logging.getLogger(__name__)
 
+_LOOK = 0.5  # seconds between looks whether we are to stop
 _TOGETHER = 0.01  # seconds: waking a thread for each event costs an object more than reading it
 
 
@@ -46,7 +47,9 @@ def run(settings: Settings) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with serving(settings):
-        stop.wait()
+        # Where another thread is given the signal this one is not woken, and it alone runs Python's handler.
+        while not stop.wait(_LOOK):
+            pass
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Who gets an association with ingest, in which contexts, and what slow peers cost the others."""
 
+import ctypes
 import os
 import re
 import signal
@@ -224,6 +225,17 @@ def test_sigterm_ends_ingest_though_associations_stand(tmp_path: Path) -> None:
         assert association.is_established
         assert part.stop() == 0
     assert "Stopped" in part.log.read_text()
+
+
+def test_ingest_stops_whichever_of_its_threads_is_given_the_signal(tmp_path: Path) -> None:
+    part = Part(tmp_path)
+    try:
+        main, *others = sorted(int(task.name) for task in Path(f"/proc/{part.process.pid}/task").iterdir())
+        assert main == part.process.pid
+        assert ctypes.CDLL(None).tgkill(main, others[0], signal.SIGTERM) == 0
+        assert part.process.wait(20) == 0
+    finally:
+        part.process.kill()
 
 
 def peak_kb(pid: int) -> int:
