@@ -94,7 +94,6 @@ class Line:
             raise PeerFailure("no answer (timeout while sending)") from error
         except OSError as error:
             raise self._why_closed(error) from error
-        quick_ack(self.connection)
 
     def read(self) -> tuple[Pdu, bytearray]:
         """Read one PDU: its type and its content.
@@ -129,6 +128,7 @@ class Line:
 
     def _fill(self, wanted: int, deadline: float) -> None:
         while len(self._received) < wanted:
+            quick_ack(self.connection)
             try:
                 self.connection.settimeout(max(deadline - time.monotonic(), 0.001))
                 part = self.connection.recv(_CHUNK)
@@ -138,7 +138,6 @@ class Line:
                 raise PeerClosed("connection closed by the destination") from error
             if not part:
                 raise PeerClosed("connection closed by the destination")
-            quick_ack(self.connection)
             self._received += part
 
     def _why_closed(self, error: OSError) -> PeerFailure:

@@ -116,15 +116,15 @@ class Association:
             left = os.fstat(file.fileno()).st_size - meta.offset
             file.seek(meta.offset)
             command = self._command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
-            block = bytearray().join(self._fragments(context_id, command, COMMAND))
+            head = b"".join(self._fragments(context_id, command, COMMAND))
+            at_once = max(_BLOCK // self._fragment, 1) * self._fragment
             while True:
-                size = min(self._fragment, left)
-                left -= size
-                block += _PDV.pack(Pdu.P_DATA_TF, size + 6, size + 2, context_id, 0 if left else LAST)
-                block += _read_exactly(file, size)
-                if len(block) >= _BLOCK or not left:
-                    self._line.send(block)
-                    block.clear()
+                content = _read_exactly(file, min(at_once, left))
+                left -= len(content)
+                self._line.send(
+                    b"".join((head, *self._fragments(context_id, content, 0, 0 if left else LAST)))
+                )
+                head = b""
                 if not left:
                     break
         reach("delivery.sent")
@@ -163,11 +163,16 @@ class Association:
             elements += _us(0x0700, priority_medium) + _us(0x0800, 1) + _uid(0x1000, sop_instance)
         return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
 
-    def _fragments(self, context_id: int, content: bytes, kind: int) -> Iterator[bytes]:
-        for start in range(0, len(content), self._fragment):
-            part = content[start : start + self._fragment]
-            last = LAST if start + len(part) == len(content) else 0
-            yield _PDV.pack(Pdu.P_DATA_TF, len(part) + 6, len(part) + 2, context_id, kind | last) + part
+    def _fragments(
+        self, context_id: int, content: bytes, kind: int, end: int = LAST
+    ) -> Iterator[bytes | memoryview]:
+        """P-DATA-TF PDUs with one PDV each, header and fragment by turns; the last has the bit `end`."""
+        view = memoryview(content)
+        for start in range(0, max(len(content), 1), self._fragment):
+            part = view[start : start + self._fragment]
+            last = end if start + len(part) == len(content) else 0
+            yield _PDV.pack(Pdu.P_DATA_TF, len(part) + 6, len(part) + 2, context_id, kind | last)
+            yield part
 
     def _status(self, request: int) -> int:
         """The status in the response to the request just sent."""
