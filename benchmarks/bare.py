@@ -1,23 +1,20 @@
 """The bare call of the library that the engine uses too: one frame, nothing read, checked or written."""
 
-import struct
 import zlib
 from collections.abc import Callable
-from itertools import pairwise
 
 import imagecodecs
 import jpeg_ls
 import numpy as np
 import openjpeg
+from rle import rle
 
 from workers.codecs import Image
 
 
-def _packbits(codestream: bytes, _image: Image) -> None:
-    count, *offsets = struct.unpack_from("<16I", codestream)
-    bounds = [*offsets[:count], len(codestream)]
-    for start, stop in pairwise(bounds):
-        imagecodecs.packbits_decode(codestream[start:stop])
+def _rle(codestream: bytes, image: Image) -> None:
+    # A whole frame: PackBits alone leaves the planes of its bytes apart.
+    rle.decode_frame(codestream, image.rows * image.columns, image.bits_allocated, "<")
 
 
 def _jpeg(codestream: bytes, image: Image) -> None:
@@ -35,7 +32,7 @@ def _openjpeg(codestream: bytes, _image: Image) -> None:
 
 
 DECODE: dict[str, Callable[[bytes, Image], object]] = {
-    "RLELossless": _packbits,
+    "RLELossless": _rle,
     "JPEGBaseline8Bit": _jpeg,
     "JPEGExtended12Bit": _jpeg,
     "JPEGLosslessSV1": _jpeg_lossless,
