@@ -171,9 +171,9 @@ def main() -> None:
         report.plot(results, asked.plot)
         return
     extent = Extent(
-        scale=asked.scale * (0.25 if asked.quick else 1.0),
+        scale=asked.scale * (0.2 if asked.quick else 1.0),
         rounds=asked.rounds or (1 if asked.quick else 3),
-        samples=8 if asked.quick or asked.scale < 0.5 else 30,
+        samples=6 if asked.quick or asked.scale < 0.5 else 30,
     )
     jobs = [job for job in JOBS if not asked.only or job.name.startswith(tuple(asked.only))]
     folder = Path(tempfile.mkdtemp(prefix="dicomferry-benchmark-", dir=asked.folder))
@@ -205,7 +205,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--quick", action="store_true", help="one round of a quarter of the objects")
+    parser.add_argument("--quick", action="store_true", help="one round of a fifth of the objects")
     parser.add_argument("--show", action="store_true", help="measure nothing: show what --json holds")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of objects")
     parser.add_argument("--rounds", type=int)
