@@ -26,6 +26,7 @@ SCHEMA = 1
 TRANSCODING = "_transcode"  # what a worker's attempts are counted as: no destination can have that name
 _REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
 _UID_BYTES = 8  # of an id: the SOP Instance UID's hash
+_MOST_READ = 1 << 14  # bytes at once of a record; the longest that we write have a few hundred
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -225,7 +226,7 @@ class Spool:
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
         try:
-            content: dict[str, Any] = json.loads((self.folder(instance) / "instance.json").read_bytes())
+            content: dict[str, Any] = json.loads(_content(self.folder(instance) / "instance.json"))
         except FileNotFoundError:
             return None
         if content.pop("schema") != SCHEMA:
@@ -292,7 +293,7 @@ class Spool:
         """What a marker (`kind` "delivered" or "dead") says, or None where there is none."""
         try:
             content: dict[str, Any] = json.loads(
-                (self.folder(instance) / f"{kind}-{destination}.json").read_bytes()
+                _content(self.folder(instance) / f"{kind}-{destination}.json")
             )
         except FileNotFoundError:
             return None
@@ -419,6 +420,16 @@ class Spool:
 def _dump(instance: Instance) -> bytes:
     # Not asdict, which copies deeply.
     return json.dumps({"schema": SCHEMA} | {name: getattr(instance, name) for name in _FIELDS}).encode()
+
+
+def _content(path: Path) -> bytes:
+    """The content of a small file in three system calls, where `Path.read_bytes` takes nine."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(descriptor, _MOST_READ)
+    finally:
+        os.close(descriptor)
+    return content if len(content) < _MOST_READ else path.read_bytes()
 
 
 def _middle(name: str, prefix: str, suffix: str) -> str:
