@@ -13,7 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ class State:
         return tuple(n for n in self.destinations if n not in self.delivered and n not in self.dead)
 
 
+@cache
 def boot_id() -> str:
     """Names this boot of the machine: what was written unsynced under another one may be damaged."""
     try:
