@@ -220,7 +220,7 @@ def test_a_delivery_costs_the_dispatcher_no_more_than_it_did(tmp_path: Path, bro
 # Asked for by the second, or when a program begins; not for an instance.
 _OF_NO_INSTANCE = re.compile(
     r"(BLPOP|BRPOP|LPOP|PING|HELLO|AUTH|CLIENT|SELECT|INFO|LLEN|LRANGE|SADD|SMEMBERS|TIME|SCRIPT|EVALSHA"
-    r"|SET dicomferry:canary|PUBLISH /0.celeryev/worker|PUBLISH \S*pidbox"
+    r"|SET dicomferry:canary|PUBLISH /0.celeryev/worker|\w+ \S*pidbox"
     r"|\w+ (unacked_mutex|_kombu)|ZREVRANGEBYSCORE unacked_index)"
 )
 
