@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -139,10 +139,10 @@ def _script(job: Job, sink: Sink, folder: Path, programs: Programs) -> Iterator[
         )
 
 
-def everyone(*, codec: bool = True) -> list[Contender]:
-    """All of them; the number of workers is no matter where there is no codec to run."""
+def everyone(workers: Sequence[int]) -> list[Contender]:
+    """All of them; dicomferry once for each of these numbers of workers."""
     return [
-        *map(ferry, worker_counts() if codec else [cores()]),
+        *map(ferry, workers),
         Contender("Orthanc", lambda *given: _orthanc({}, *given), share=0.25),
         Contender("Orthanc, TCP_NODELAY", lambda *given: _orthanc(TUNED, *given), peers=TUNED),
         Contender("script", _script, share=0.25),

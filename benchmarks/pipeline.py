@@ -27,8 +27,8 @@ from typing import Any
 
 import alone
 import report
-from contenders import Contender, Running, everyone
-from machine import Failure, Programs, described
+from contenders import Contender, Running, everyone, worker_counts
+from machine import Failure, Programs, cores, described
 from peers import Sink, sink
 from results import BARE, Results
 from rounds import Run, ceiling, codec_seconds, latencies, measure, plain
@@ -52,10 +52,17 @@ class Extent:
     scale: float
     rounds: int
     samples: int  # of the latency
+    quick: bool
 
     def count(self, job: Job, share: float = 1.0) -> int:
         """Objects of a job for one who gets a share of them."""
         return max(round(job.count * self.scale * share), _LEAST)
+
+    def workers(self, job: Job) -> list[int]:
+        """With how many workers dicomferry does a job; no matter where there is no codec to run."""
+        if job.passes or (self.quick and job.name != J2K_CT):
+            return [cores()]
+        return worker_counts()
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Bench:
     def _stands(self, objects: Objects, place: Path, stack: ExitStack) -> list[Stand]:
         """Everyone who can do the job, warm."""
         job, found = objects.job, []
-        for number, contender in enumerate(everyone(codec=not job.passes)):
+        for number, contender in enumerate(everyone(self.extent.workers(job))):
             folder = place / str(number)
             folder.mkdir()
             try:
@@ -173,7 +180,8 @@ def main() -> None:
     extent = Extent(
         scale=asked.scale * (0.2 if asked.quick else 1.0),
         rounds=asked.rounds or (1 if asked.quick else 3),
-        samples=6 if asked.quick or asked.scale < 0.5 else 30,
+        samples=6 if asked.quick or asked.scale < 0.5 else 20,
+        quick=asked.quick,
     )
     jobs = [job for job in JOBS if not asked.only or job.name.startswith(tuple(asked.only))]
     folder = Path(tempfile.mkdtemp(prefix="dicomferry-benchmark-", dir=asked.folder))

@@ -18,7 +18,7 @@ _COLOURS = {
 
 
 def _names() -> list[str]:
-    return [BARE, *(contender.name for contender in everyone())]
+    return [BARE, *(contender.name for contender in everyone(worker_counts()))]
 
 
 def show(results: Results) -> None:
