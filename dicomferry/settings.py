@@ -111,6 +111,7 @@ class Ingest(_Strict):
 
     host: Host = "127.0.0.1"
     port: Port = 11112
+    shared_port: bool = False  # whether several ingests of this machine listen there
     min_free_mb: Annotated[int, Field(ge=0)] = 512  # the spool's low-water mark: below, nothing is taken
     max_associations: Annotated[int, Field(ge=1)] = 100
     artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)

@@ -25,6 +25,7 @@ from dicomferry.leases import Leases
 SCHEMA = 1
 TRANSCODING = "_transcode"  # what a worker's attempts are counted as: no destination can have that name
 _REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
+RECEIVER_BYTES = 8  # of the name of a process that receives, in hexadecimal digits
 _UID_BYTES = 8  # of an id: the SOP Instance UID's hash
 _MOST_READ = 1 << 14  # bytes at once of a record; the longest that we write have a few hundred
 SHARDS = tuple(f"{number:02x}" for number in range(256))
@@ -139,6 +140,7 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.incoming = root / "incoming"
+        self.receivers = Leases(root / "receivers")
         self.instances = root / "instances"
         self.renditions = root / "renditions"
         self.leases = Leases(root / "leases")
@@ -157,8 +159,9 @@ class Spool:
         """
         try:
             for folder in (
-                self.incoming, self.renditions, self.leases.folder, self.trash, self.quarantine,
-                self.destinations, self.orders, *(self.instances / shard for shard in SHARDS),
+                self.incoming, self.receivers.folder, self.renditions, self.leases.folder,
+                self.trash, self.quarantine, self.destinations, self.orders,
+                *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
             version = self.root / "schema.json"

@@ -1,13 +1,14 @@
 """Ingest: listens, admits, receives, until it is told to stop.
 
-One process, one port, any number of called AE titles; a thread a connection.
+One process, one port, any number of called AE titles; a thread a connection. Any number of such processes
+receive into one spool; each holds a lease, by which the others know what in ``incoming`` is its own.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import resource
+import secrets
 import shutil
 import signal
 import threading
@@ -19,7 +20,7 @@ from dicomferry.broker import redis_client
 from dicomferry.errors import Misconfigured
 from dicomferry.events import EventSender
 from dicomferry.settings import Settings
-from dicomferry.spool import Spool
+from dicomferry.spool import RECEIVER_BYTES, Spool
 from ingest.listener import Listener
 from ingest.scp import Scp
 
@@ -62,8 +63,8 @@ def serving(settings: Settings) -> Iterator[Listener]:
     spool = Spool(settings.spool)
     spool.prepare()
     events = EventSender(redis_client(settings), pause=_TOGETHER) if settings.broker else None
-    with _alone_on(spool):
-        listener = _listener(settings, spool, events)
+    with _receiving(spool) as receiver:
+        listener = _listener(settings, Scp(settings, spool, receiver, events))
         _sweep(spool)
         listener.start()
         titles = ", ".join(ae.title for ae in settings.ae)
@@ -77,10 +78,10 @@ def serving(settings: Settings) -> Iterator[Listener]:
             log.info("Stopped")
 
 
-def _listener(settings: Settings, spool: Spool, events: EventSender | None) -> Listener:
+def _listener(settings: Settings, scp: Scp) -> Listener:
     host, port = settings.ingest.host, settings.ingest.port
     try:
-        return Listener(host, port, Scp(settings, spool, events))
+        return Listener(host, port, scp)
     except OSError as error:
         raise Misconfigured(f"ingest.port: {_why_not(error, host, port)}") from error
 
@@ -97,25 +98,27 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 
 
 @contextmanager
-def _alone_on(spool: Spool) -> Iterator[None]:
-    """Be the one ingest of a spool: another one's unfinished files must not be swept.
-
-    Raises:
-        Misconfigured: there is another one.
-    """
-    with (spool.root / "ingest.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Misconfigured(
-                f"spool {spool.root}: another ingest receives into it; stop that one"
-            ) from None
-        yield
+def _receiving(spool: Spool) -> Iterator[str]:
+    """Hold a lease among the receivers; with its name begins that of all that we put into ``incoming``."""
+    while True:
+        receiver = secrets.token_hex(RECEIVER_BYTES)
+        spool.receivers.make(receiver)
+        with spool.receivers.hold(receiver) as held:
+            if held:  # else another one has swept it in the instant in which nobody held it
+                yield receiver
+                return
 
 
 def _sweep(spool: Spool) -> None:
-    left = os.listdir(spool.incoming)
+    """Remove what receivers that are no more have left."""
+    left = [
+        name
+        for name in os.listdir(spool.incoming)
+        if spool.receivers.state(name[: 2 * RECEIVER_BYTES]) != "running"
+    ]
     for name in left:
         shutil.rmtree(spool.incoming / name, ignore_errors=True)
+    for receiver in spool.receivers.batches():
+        spool.receivers.take_back(receiver)
     if left:
         log.info("Swept %d unfinished objects of a former run", len(left))

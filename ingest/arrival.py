@@ -42,10 +42,10 @@ class Room:
 
 
 class Arrival:
-    """One data set that arrives, in a folder of its own in ``incoming``."""
+    """One data set that arrives, in a folder of its own in ``incoming``, whose name tells the receiver."""
 
-    def __init__(self, spool: Spool, room: Room) -> None:
-        self.staging = spool.incoming / uuid.uuid4().hex
+    def __init__(self, spool: Spool, receiver: str, room: Room) -> None:
+        self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
         self.failure: str | None = None  # why the spool has not taken it

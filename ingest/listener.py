@@ -32,7 +32,13 @@ class Listener:
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         # An IPv6 address takes IPv4 peers too, where it can.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-        self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        self._socket = socket.create_server(
+            address[:2],
+            family=family,
+            backlog=_BACKLOG,
+            dualstack_ipv6=both,
+            reuse_port=scp.settings.ingest.shared_port,
+        )
         self._scp = scp
         self._stopped = threading.Event()
         self._connections: dict[Association, None] = {}  # the oldest first

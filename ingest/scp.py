@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 class Scp:
     """Admits associations up to a limit, and answers what they store."""
 
-    def __init__(self, settings: Settings, spool: Spool, events: EventSender | None) -> None:
+    def __init__(self, settings: Settings, spool: Spool, receiver: str, events: EventSender | None) -> None:
         self.settings = settings
+        self._receiver = receiver
         self._spool = spool
         self._room = Room(spool, settings.ingest.min_free_mb)
         self._events = events
@@ -57,7 +58,7 @@ class Scp:
         """Make room for a data set; None where it is refused already, so that it is read and dropped."""
         if refusal(admitted, request) is not None:
             return None
-        arrival = Arrival(self._spool, self._room)
+        arrival = Arrival(self._spool, self._receiver, self._room)
         arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         return arrival
 

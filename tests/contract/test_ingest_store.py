@@ -265,6 +265,23 @@ def test_a_start_sweeps_what_a_killed_ingest_left(tmp_path: Path) -> None:
         assert ingest.leftovers() == []
 
 
+def test_a_start_sweeps_nothing_that_another_ingest_receives(tmp_path: Path) -> None:
+    content, uid = ct_bytes()
+    fragments = fragments_of(content, uid, size=4096)
+    with an_ingest(tmp_path) as first, associated(first.port, (CT, [EXPLICIT_LE])) as association:
+        for fragment in fragments[:4]:
+            association.dul.send_pdu(fragment)
+        wait_until(first.leftovers, "the object to begin to arrive")
+        (first.spool.incoming / f"{'0' * 48}").mkdir()  # of one that was killed
+        with an_ingest(tmp_path) as second:
+            assert len(second.leftovers()) == 1
+            assert send(second.port, [shipped("MR_small.dcm")]).returncode == 0
+            for fragment in fragments[4:]:
+                association.dul.send_pdu(fragment)
+            wait_until(lambda: len(first.instances()) == 2, "both objects")
+        assert first.leftovers() == []
+
+
 def test_the_dispatcher_is_told_of_what_stands_on_the_spool(tmp_path: Path) -> None:
     with private_redis() as broker, an_ingest(tmp_path, broker=broker) as ingest:
         assert send(ingest.port, [shipped("CT_small.dcm")]).returncode == 0

@@ -50,7 +50,7 @@ J2K = "1.2.840.10008.1.2.4.90"
 PATIENCE = {"artim_timeout": 0.5, "network_timeout": 1.0}
 SPOOL = {
     "incoming", "instances", "renditions", "leases", "trash", "quarantine", "destinations", "schema.json",
-    "ingest.lock", "orders",
+    "receivers", "orders",
 }  # fmt: skip
 
 
