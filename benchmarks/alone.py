@@ -1,17 +1,31 @@
-"""The ends of the pipeline by themselves: ingest without the rest, and a dispatcher with a forwarder."""
+"""Parts of the pipeline by themselves: ingest, a dispatcher with a forwarder, the workers."""
 
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from contenders import worker_counts
+from images import EXPLICIT_LE
 from machine import Failure, Programs, usage
 from parts import Site
 from peers import OwnSender, send, sink
-from work import Objects
+from redis import Redis
+from rounds import ceiling
+from work import UIDS, Objects
+
+from dicomferry import events
+from dicomferry.batches import TranscodeBatch, new_batch_id
+from dicomferry.broker import celery_app, client_for
+from dicomferry.spool import RenditionSpec, boot_id
+from dispatcher.manager import TRANSCODE_MOST
+from dispatcher.publisher import Publisher
 
 _WARM = 8  # objects
 _ASSOCIATIONS = (1, 4, 16, 64)
+_PATIENCE = 4.0  # seconds without an event; the client's own is 5
 
 
 def ingest_then_forward(objects: Objects, folder: Path, programs: Programs) -> dict[str, Any]:
@@ -88,3 +102,90 @@ def associations(objects: Objects, folder: Path, programs: Programs) -> list[dic
         shutil.rmtree(place)
         found.append(row)
     return found
+
+
+def transcoding(objects: Objects, folder: Path, programs: Programs) -> list[dict[str, Any]]:
+    """How many objects a second so many workers transcode, with nobody else at work; beside the bare codec.
+
+    They are fed through Celery as the dispatcher feeds them, from a spool that ingest has filled.
+    """
+    site = Site(folder, 9, [objects.job.shown or "uncompressed"])
+    with site.redis(programs) as broker:
+        with site.part(programs, "ingest", broker):
+            site.wait_for("ingest", broker)
+            send(site.port, objects.paths, {}).finish()
+        return [
+            {"workers": workers, "bare": ceiling(objects, workers).rate}
+            | _transcode(objects, site, broker, workers, programs)
+            for workers in worker_counts()
+        ]
+
+
+def _transcode(
+    objects: Objects, site: Site, broker: str, workers: int, programs: Programs
+) -> dict[str, float]:
+    """Empty the queue once; then as if nothing had been done."""
+    spec = RenditionSpec(UIDS[objects.job.shown] if objects.job.shown else EXPLICIT_LE)
+    instances, redis = site.instances(), client_for(broker)
+    if len(instances) != len(objects.paths):
+        raise Failure(f"{len(instances)} of {len(objects.paths)} objects are on the spool")
+    redis.delete(events.EVENTS_KEY)
+    with site.part(programs, "worker", broker, "--concurrency", str(workers)) as session:
+        site.wait_for("worker", broker)
+        _feed(site, broker, spec, instances[: 2 * _WARM * workers], _WARM)
+        for instance in instances:
+            site.spool.drop_renditions(instance)
+        os.sync()
+        before, redis_before = usage({"worker": session})["worker"], _used_by(redis)
+        seconds = _feed(site, broker, spec, instances, TRANSCODE_MOST)
+        used = usage({"worker": session})["worker"].since(before)
+        cpu, commands = (now - then for now, then in zip(_used_by(redis), redis_before, strict=True))
+    made = [site.spool.rendition(boot_id(), instance, spec.key).exists() for instance in instances]
+    if not all(made):
+        raise Failure(f"{sum(made)} of {len(made)} renditions were made")
+    for instance in instances:
+        site.spool.drop_renditions(instance)
+    count = len(instances)
+    return {
+        "rate": count / seconds,
+        "cpu_ms": 1000 * used.cpu / count,
+        "peak_mib": used.peak / (1 << 20),
+        "redis_cpu_ms": 1000 * cpu / count,
+        "redis_commands": commands / count,  # ours too, one for each event
+    }
+
+
+def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str], most: int) -> float:
+    """Have renditions made, in batches of `most` that get smaller in the end, as the dispatcher's do.
+
+    Returns the seconds from the first one's start to the last one's end.
+    """
+    app, redis = celery_app(site.settings(broker)), client_for(broker)
+    publisher, ids, left = Publisher(app, redis), set(), list(instances)
+    while left:
+        size = min(most, -(-len(left) // 4))
+        batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(left[:size]))
+        del left[:size]
+        site.spool.leases.make(batch.id, batch.instances)
+        publisher.publish(batch, f"{len(batch.instances)} objects")
+        ids.add(batch.id)
+    app.close()
+    began = None
+    while ids:
+        told = redis.blpop([events.EVENTS_KEY], timeout=_PATIENCE)
+        if told is None:
+            raise Failure(f"the workers said nothing for {_PATIENCE:g} s")
+        event = events.parse(told[1])
+        if isinstance(event, events.Started):
+            began = began or time.monotonic()
+        elif isinstance(event, events.Finished):
+            ids.discard(event.batch)
+        elif isinstance(event, events.Failed | events.Unsuitable):
+            raise Failure(event.reason)
+    return time.monotonic() - (began or 0.0)
+
+
+def _used_by(redis: Redis) -> tuple[float, int]:
+    """Seconds of processor time, and commands."""
+    found: dict[str, Any] = redis.info("cpu") | redis.info("stats")
+    return found["used_cpu_sys"] + found["used_cpu_user"], found["total_commands_processed"]

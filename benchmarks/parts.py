@@ -1,6 +1,5 @@
 """dicomferry's own parts, started as operators start them: all by `up`, or one by one."""
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from machine import Programs, Sessions, children, free_port, wait_until
 from dicomferry import private_redis
 from dicomferry.errors import FerryError
 from dicomferry.health import check
-from dicomferry.settings import load
-from dicomferry.spool import SHARDS
+from dicomferry.settings import Settings, load
+from dicomferry.spool import SHARDS, Spool
 
 _CONFIGURATION = """\
 spool = "spool"
@@ -63,8 +62,20 @@ class Site:
 
     def is_empty(self) -> bool:
         """Whether nothing is on the spool any more."""
-        instances = self._folder / "spool" / "instances"
-        return not any(os.listdir(instances / shard) for shard in SHARDS)
+        return not self.instances()
+
+    @property
+    def spool(self) -> Spool:
+        """Where everything is."""
+        return Spool(self._folder / "spool")
+
+    def instances(self) -> list[str]:
+        """Ids of all that is on the spool."""
+        return [instance for shard in SHARDS for instance in self.spool.ids(shard)]
+
+    def settings(self, broker: str) -> Settings:
+        """What its parts are told."""
+        return load(self._config).model_copy(update={"broker": broker})
 
     @contextmanager
     def up(self, programs: Programs) -> Iterator[Sessions]:
@@ -91,15 +102,15 @@ class Site:
             shutil.rmtree(private.folder)
 
     @contextmanager
-    def part(self, programs: Programs, name: str, broker: str) -> Iterator[int]:
+    def part(self, programs: Programs, name: str, broker: str, *options: str) -> Iterator[int]:
         """One part, from the moment that it is started; its session."""
-        environment = {"DICOMFERRY_BROKER": broker}
-        with programs.running(self._command(name), self._folder / f"{name}.log", environment) as program:
+        command, environment = [*self._command(name), *options], {"DICOMFERRY_BROKER": broker}
+        with programs.running(command, self._folder / f"{name}.log", environment) as program:
             yield program.pid
 
     def wait_for(self, name: str, broker: str) -> None:
         """Wait until a part answers. Raises Failure."""
-        settings = load(self._config).model_copy(update={"broker": broker})
+        settings = self.settings(broker)
 
         def answers() -> bool:
             try:

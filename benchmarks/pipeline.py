@@ -32,7 +32,7 @@ from machine import Failure, Programs, cores, described
 from peers import Sink, sink
 from results import BARE, Results
 from rounds import Run, ceiling, codec_seconds, latencies, measure, plain
-from work import J2K_CT, JOBS, PASSED_CT, SMALL_MR, Job, Objects, make
+from work import J2K_CT, JOBS, PASSED_CT, RLE_CT, SMALL_MR, Job, Objects, make
 
 _WARM = 16  # objects
 _LEAST = 8
@@ -42,6 +42,8 @@ End = Callable[[Objects, Path, Programs], Any]
 _ENDS: dict[str, tuple[End, ...]] = {
     PASSED_CT: (alone.ingest_then_forward, alone.associations),
     SMALL_MR: (alone.ingest_then_forward,),
+    J2K_CT: (alone.transcoding,),
+    RLE_CT: (alone.transcoding,),
 }
 
 
@@ -95,7 +97,7 @@ class Bench:
                 stands = self._stands(objects, place, stack)
                 for number in range(self.extent.rounds):
                     if not job.passes:
-                        self._note(job.name, BARE, ceiling(objects))
+                        self._note(job.name, BARE, ceiling(objects, cores()))
                     turn = number % max(len(stands), 1)
                     for stand in [*stands[turn:], *stands[:turn]]:
                         if not self._take_turn(stand):
@@ -157,7 +159,7 @@ class Bench:
         _say(f"{job}: {name}: {1000 * statistics.median(found):.0f} ms for one alone")
 
     def end(self, work: End, job: Job) -> None:
-        """What is measured of ingest and of the forwarder alone."""
+        """What is measured of a part alone."""
         place = self.folder / "alone"
         try:
             objects = make(job, self.extent.count(job), place / "sent")

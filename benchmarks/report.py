@@ -95,6 +95,14 @@ def _alone(results: Results) -> Table:
                 table.add_row(
                     what, f"{row['rate']:.0f}", f"{row['cpu_ms']:.2f}", f"{row['peak_mib']:.0f} MiB"
                 )
+    for job, rounds in results.alone.get("transcoding", {}).items():
+        for row in rounds[-1]:
+            what = f"{ferry_name(row['workers']).partition(', ')[2]}, {job}"
+            words = (
+                f"bare codec {row['bare']:.0f}/s; Redis {row['redis_cpu_ms']:.2f} ms, "
+                f"{row['redis_commands']:.1f} commands"
+            )
+            table.add_row(what, f"{row['rate']:.0f}", f"{row['cpu_ms']:.2f}", words)
     return table
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from contenders import Contender, Running
-from machine import Failure, cores, usage
+from machine import Failure, usage
 from peers import OwnSender, Sink, send
 from work import Objects
 
@@ -84,12 +84,12 @@ def clean(sink: Sink) -> None:
     os.sync()
 
 
-def ceiling(objects: Objects) -> Run:
-    """The bare codec on the same objects, in memory, in as many processes as there are cores."""
+def ceiling(objects: Objects, number_of_processes: int) -> Run:
+    """The bare codec on the same objects, in memory, in so many processes."""
     fork = multiprocessing.get_context("fork")
     work, count = objects.bare(), len(objects.paths)
-    start, taken = fork.Barrier(cores() + 1), fork.Value("i", 0)
-    ends = fork.Array("d", cores())
+    start, taken = fork.Barrier(number_of_processes + 1), fork.Value("i", 0)
+    ends = fork.Array("d", number_of_processes)
 
     def run(place: int) -> None:
         work(0)
@@ -102,7 +102,7 @@ def ceiling(objects: Objects) -> Run:
             work(number)
         ends[place] = time.monotonic()
 
-    processes = [fork.Process(target=run, args=[place]) for place in range(cores())]
+    processes = [fork.Process(target=run, args=[place]) for place in range(number_of_processes)]
     for process in processes:
         process.start()
     start.wait()

@@ -58,7 +58,7 @@ JOBS: tuple[Job, ...] = (
     Job("JPEG US 640 x 10 frames", _COLOUR, "US", _STORAGE + "3.1", "JPEGBaseline8Bit", 20),
     Job("J2K to JPEG-LS CT 512", _CT, *_CTS, "JPEG2000Lossless", 100, shown="JPEGLSLossless"),
 )
-J2K_CT, PASSED_CT, SMALL_MR = JOBS[0].name, JOBS[1].name, JOBS[2].name
+J2K_CT, PASSED_CT, SMALL_MR, RLE_CT = (JOBS[n].name for n in (0, 1, 2, 5))
 
 
 @dataclass(frozen=True)
