@@ -1,6 +1,6 @@
 """How the queue manager scales: simulated hospitals of growing size, in virtual time.
 
-    python -m benchmarks.dispatcher [--deliveries 10000 1000000] [--lanes 1000] [--off 300] [--json FILE]
+    python -m benchmarks.queue_manager [--deliveries 10000 1000000] [--lanes 1000] [--off 300] [--json FILE]
 
 Each size runs in a process of its own, so that its memory is its own.
 """
