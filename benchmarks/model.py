@@ -31,7 +31,8 @@ from dispatcher.manager import TRANSCODE_MOST
 
 _FOLDER = Path("/var/tmp")  # noqa: S108  a disk, where /tmp may be memory; our own folder is made in it
 _PARTS = ("ingest", "dispatcher", "worker", "forwarder")  # that write to the spool
-_SECONDS = 2.0  # of syncing
+_ROUNDS = 5  # of which the slowest counts: others write to the same hardware
+_SECONDS = 1.0  # of syncing
 _AT_ONCE = 16  # threads that sync
 _WRITTEN, _PIECE = 1 << 28, 1 << 23  # bytes
 
@@ -55,7 +56,7 @@ def syncs_a_second(folder: Path) -> float:
 
     def replace(number: int) -> None:
         place = folder / str(number)
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         while time.monotonic() < ends:
             durable.replace(place / "small", bytes(300))
             done[number] += 1
@@ -83,6 +84,10 @@ def syncs_an_object(folder: Path) -> int:
         spool.mark_delivered(one.id, "ws", {})
 
     return _syncs_of(pass_through)
+
+
+def _slowest(measure: Callable[[Path], float], folder: Path) -> float:
+    return min(measure(folder) for _ in range(_ROUNDS))
 
 
 def _syncs_of(work: Callable[[], object]) -> int:
@@ -137,8 +142,8 @@ def main() -> None:
     try:
         syncs = syncs_an_object(folder)
         site = scaling.Site(
-            disk=asked.disk_mb_s * 1e6 if asked.disk_mb_s else disk_bytes_a_second(folder),
-            syncs=asked.syncs_s or syncs_a_second(folder),
+            disk=asked.disk_mb_s * 1e6 if asked.disk_mb_s else _slowest(disk_bytes_a_second, folder),
+            syncs=asked.syncs_s or _slowest(syncs_a_second, folder),
             link=asked.link_gbit_s * 1e9,
             # Of objects that go out as large as those of the jobs below.
             association=results.of_alone(

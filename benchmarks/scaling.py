@@ -107,7 +107,7 @@ def parts(costs: Costs, site: Site) -> list[Part]:
             "a disk with a safe write cache, or a second spool",
         ),
         Part(
-            "lane", f"one of {site.workers_ahead} workers", site.workers_ahead * worker,
+            "lane", f"at most {site.workers_ahead} workers at once", site.workers_ahead * worker,
             "nothing: other destinations use the other workers", "peer",
         ),
     ]  # fmt: skip
