@@ -50,6 +50,28 @@ def test_a_ceiling_that_is_lower_already_stays():
     assert child(confine) == 0
 
 
+def faults_of(work: Callable[[], object], times: int) -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_what_a_codec_has_freed_it_gets_again_without_asking_the_kernel():
+    def frame() -> None:
+        buffers = [bytearray(b"x") * (4 << 20) for _ in range(4)]
+        del buffers
+
+    def confine() -> None:
+        usual = faults_of(frame, 10)
+        limits.confine()
+        frame()
+        assert faults_of(frame, 10) < usual / 10
+
+    assert child(confine) == 0
+
+
 def test_a_crash_leaves_no_core_file_with_somebodys_pixels():
     def confine() -> None:
         limits.confine()
