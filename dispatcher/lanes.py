@@ -81,6 +81,7 @@ class Lane:
     counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
     sending: set[str] = field(default_factory=set)  # deliver batches
     probe: str | None = None  # the probe batch that is under way
+    gathers_until: float = 0.0  # in seconds since the epoch; 0 where nothing that is ready waits for others
     delivered: int = 0
     dead: int = 0
 

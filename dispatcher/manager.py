@@ -28,7 +28,10 @@ from dispatcher.timers import Timers
 
 UNSTARTED = 4  # transcode batches in Celery that no worker has begun, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
+TRANSCODE_WORTH = 1 << 20  # bytes received that are not divided among workers: some hundredths of a second
 DELIVER_MOST, DELIVER_BYTES = 64, 256 << 20
+GATHER_MOST = 32  # what is ready waits for what is being rendered until they are so many,
+GATHER_FOR = 0.25  # or for that long, in seconds: a batch costs its messages whatever it holds
 FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 LOOK_AGAIN = 10.0  # seconds until a delivery that is too old, but being sent, is looked at again
@@ -102,6 +105,11 @@ class QueueManager:
         commands, self._commands = self._commands, []
         return commands
 
+    @property
+    def next_timer(self) -> float:
+        """When `schedule` is to be called though nothing happens, in seconds since the epoch."""
+        return self._timers.next
+
     def schedule(self, now: float) -> list[Command]:
         """What events so far ask for, and the batches that can run now."""
         self._run_timers(now)
@@ -110,7 +118,7 @@ class QueueManager:
         for name in touched:
             lane = self.lanes[name]
             self._probe(lane, now)
-            while lane.sends:
+            while lane.sends and not self._gathers(lane, now):
                 self._send(lane)
             if lane.renders:
                 self._hungry[name] = None
@@ -339,7 +347,8 @@ class QueueManager:
             self._hungry[name] = None  # to the end: lanes take turns
 
     def _ask_for_renditions(self, lane: Lane) -> None:
-        most = min(TRANSCODE_MOST, -(-lane.counts[Place.TO_RENDER] // 4))
+        share = max(-(-lane.counts[Place.TO_RENDER] // 4), TRANSCODE_WORTH // lane.to_render[0].entry.size)
+        most = min(TRANSCODE_MOST, share)
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
         for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):
@@ -413,6 +422,16 @@ class QueueManager:
         self._touched[delivery.destination] = None
 
     # Delivering
+
+    def _gathers(self, lane: Lane, now: float) -> bool:
+        enough = lane.counts[Place.READY] >= min(GATHER_MOST, lane.counts[Place.RENDERING])
+        if not enough and not lane.gathers_until:
+            lane.gathers_until = now + GATHER_FOR
+            self._timers.at(lane.gathers_until, lane.destination.name)
+        if not enough and now < lane.gathers_until:
+            return True
+        lane.gathers_until = 0.0
+        return False
 
     def _send(self, lane: Lane) -> None:
         most = 1 if lane.circuit.state is Circuit.TRIAL else DELIVER_MOST

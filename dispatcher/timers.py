@@ -1,6 +1,7 @@
 """What is to be looked at later: a heap of times."""
 
 import heapq
+import math
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -18,6 +19,11 @@ class Timers(Generic[T]):
         """Set a timer."""
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, what))
+
+    @property
+    def next(self) -> float:
+        """When something is due; infinite where nothing is."""
+        return self._heap[0][0] if self._heap else math.inf
 
     def due(self, now: float) -> Iterator[T]:
         """Take what is due."""

@@ -11,7 +11,7 @@ from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.lanes import LOOKAHEAD
-from dispatcher.manager import DELIVER_MOST, TRANSCODE_MOST, UNSTARTED
+from dispatcher.manager import DELIVER_MOST, GATHER_FOR, TRANSCODE_MOST, UNSTARTED
 from tests.support.queue import (
     CT,
     J2K,
@@ -404,6 +404,46 @@ def test_a_deliver_batch_is_bounded_and_one_a_lane():
     deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
     assert len(deliver.parcels) == DELIVER_MOST
     assert deliver.more
+
+
+def in_one_batch(queue, count):
+    """The transcode batch, begun, of so many instances."""
+    batch = only(feed(queue, *(known(n, size=50_000) for n in range(count))), TranscodeBatch)
+    feed(queue, events.Started(batch.id))
+    return batch
+
+
+def test_what_is_ready_waits_a_moment_for_the_rest_of_its_batch_and_goes_with_it():
+    queue = manager()
+    first, *others = rendered(in_one_batch(queue, 8))
+    assert not of(feed(queue, first), DeliverBatch)
+    deliver = only(feed(queue, *others, now=GATHER_FOR / 2), DeliverBatch)
+    assert len(deliver.parcels) == 8
+
+
+def test_what_is_ready_waits_no_longer_than_a_moment_for_slow_images():
+    queue = manager()
+    first, second, *_ = rendered(in_one_batch(queue, 8))
+    assert not of(feed(queue, first), DeliverBatch)
+    assert queue.next_timer == GATHER_FOR
+    deliver = only(queue.schedule(GATHER_FOR), DeliverBatch)
+    assert len(deliver.parcels) == 1
+    commands = feed(queue, *delivered(deliver), events.Finished(deliver.id), second, now=1.0)
+    assert not of(commands, DeliverBatch)  # each has its own moment
+    assert only(queue.schedule(1.0 + GATHER_FOR), DeliverBatch)
+
+
+def test_one_image_alone_waits_for_nobody():
+    queue = manager()
+    batch = in_one_batch(queue, 1)
+    assert only(feed(queue, *rendered(batch), events.Finished(batch.id)), DeliverBatch)
+
+
+def test_a_few_small_images_are_no_work_for_several_workers_and_a_few_large_ones_are():
+    small = of(feed(manager(), *(known(n, size=50_000) for n in range(8))), TranscodeBatch)
+    large = of(feed(manager(), *(known(n, size=5_000_000) for n in range(8))), TranscodeBatch)
+    assert [len(batch.instances) for batch in small] == [8]
+    assert [len(batch.instances) for batch in large] == [2, 2, 1, 1]
 
 
 def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
