@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 0.02  # seconds: what happens within is told in one go, since each command wakes somebody
 EVENTS_KEY = "dicomferry:events"
 CANARY_KEY = "dicomferry:canary"  # gone when Redis has forgotten
 
@@ -178,7 +179,7 @@ class EventSender:
     `pause` is the time in seconds from one command to the next: what comes meanwhile goes together.
     """
 
-    def __init__(self, redis: Redis, *, limit: int = 100_000, pause: float = 0.0) -> None:
+    def __init__(self, redis: Redis, *, limit: int = 100_000, pause: float = TOGETHER) -> None:
         self._redis, self._limit, self._pause = redis, limit, pause
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -215,6 +216,32 @@ class EventSender:
             push(self._redis, (event for event in batch if event is not None))
             if not ended:
                 time.sleep(self._pause)
+
+
+class Bundle:
+    """Events of one who does one thing after the other: those of a short while leave in one command.
+
+    `wait` is how long the oldest may wait for the next, in seconds. There is no thread: who adds no more, or
+    not soon, sends.
+    """
+
+    def __init__(self, redis: Redis, *, wait: float = 0.2) -> None:
+        self._redis, self._wait = redis, wait
+        self._events: list[Event] = []
+        self._since = 0.0
+
+    def add(self, event: Event) -> None:
+        """One more event."""
+        if not self._events:
+            self._since = time.monotonic()
+        self._events.append(event)
+        if time.monotonic() - self._since >= self._wait:
+            self.send()
+
+    def send(self) -> None:
+        """Send what waits."""
+        events, self._events = self._events, []
+        push(self._redis, events)
 
 
 def push(redis: Redis, events: Iterable[Event]) -> None:

@@ -27,7 +27,6 @@ from ingest.scp import Scp
 log = logging.getLogger(__name__)
 
 _LOOK = 0.5  # seconds between looks whether we are to stop
-_TOGETHER = 0.01  # seconds: waking a thread for each event costs an object more than reading it
 
 
 def run(settings: Settings) -> None:
@@ -62,7 +61,7 @@ def serving(settings: Settings) -> Iterator[Listener]:
     """
     spool = Spool(settings.spool)
     spool.prepare()
-    events = EventSender(redis_client(settings), pause=_TOGETHER) if settings.broker else None
+    events = EventSender(redis_client(settings)) if settings.broker else None
     with _receiving(spool) as receiver:
         listener = _listener(settings, Scp(settings, spool, receiver, events))
         _sweep(spool)

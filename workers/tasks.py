@@ -25,7 +25,7 @@ from dicomferry.broker import celery_app, redis_client
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
-from dicomferry.events import Event, Failed, Finished, Rendered, Started, Unsuitable, push
+from dicomferry.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
 from dicomferry.settings import Settings
 from dicomferry.spool import TRANSCODING, Spool
 from workers import limits, transcode
@@ -33,6 +33,7 @@ from workers import limits, transcode
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+QUICK = 1 << 20  # bytes received: what is no longer takes a fraction of a second
 # What ends a child, in words: signals as billiard spells them.
 _ENDS = {
     "SIGALRM": "it was still at work when its time was over",
@@ -56,7 +57,7 @@ def register(app: Celery, settings: Settings) -> None:
 
 
 def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
-    """Make the renditions of a batch, each reported as soon as it stands.
+    """Make the renditions of a batch, each reported when it stands or a moment later.
 
     Nothing is done where the batch's lease is gone or held.
     """
@@ -66,13 +67,24 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
             return
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
+        bundle = Bundle(redis)
         for instance in batch.instances:
+            if _size(spool, instance) > QUICK:
+                bundle.send()  # what is made already does not wait for it
             outcome = _run_instance(spool, batch, instance, ceilings)
             if outcome is not None:
-                push(redis, [outcome])
+                bundle.add(outcome)
                 reach("transcoding.told")
     reach("transcoding.finished")
-    push(redis, [Finished(batch.id)])
+    bundle.add(Finished(batch.id))
+    bundle.send()
+
+
+def _size(spool: Spool, instance: str) -> int:
+    try:
+        return spool.received(instance).stat().st_size
+    except OSError:
+        return 0
 
 
 def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Ceilings) -> Event | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.support.processes import alive, wait_until
 from tests.support.redis import private_redis
 from tests.support.spools import a_spool, put
 from tests.support.synthetic import dataset, encapsulated
-from workers import encoders, transcode
+from workers import encoders, tasks, transcode
 from workers.codecs import Image
 from workers.encoders import Encoded, Quality
 from workers.tasks import MAX_ATTEMPTS, run_batch
@@ -93,6 +94,36 @@ def test_each_instance_is_reported_between_the_start_and_the_end(spool: Spool, r
         assert native_pixels(made) == native_pixels(shipped("MR_small.dcm"))
         assert dcmread(made).SOPInstanceUID == instance.sop_instance_uid
     assert spool.leases.state(batch.id) == "gone"
+
+
+def told_in(redis: Redis) -> int:
+    """How many commands have told something."""
+    return int(redis.info("commandstats").get("cmdstat_rpush", {"calls": 0})["calls"])
+
+
+def test_what_is_made_in_a_moment_is_told_in_one_go(spool: Spool, redis: Redis) -> None:
+    batch = a_batch(spool, *(put(spool, shipped("MR_small_RLE.dcm"), "ws") for _ in range(8)))
+    before = told_in(redis)
+    run_batch(spool, redis, batch)
+    assert told_in(redis) - before < 5
+    assert len(events(redis)) == 10
+
+
+def test_what_is_made_does_not_wait_for_something_large(
+    spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    run = tasks._run_instance
+
+    def look(spool: Spool, batch: TranscodeBatch, instance: str, *rest: Any) -> Event | None:
+        seen.append((instance, redis.llen(EVENTS_KEY)))
+        return run(spool, batch, instance, *rest)
+
+    monkeypatch.setattr(tasks, "_run_instance", look)
+    monkeypatch.setattr(tasks, "QUICK", 10_000)  # bytes, between the two
+    small, large = put(spool, shipped("MR_small_RLE.dcm"), "ws"), put(spool, shipped("693_J2KR.dcm"), "ws")
+    run_batch(spool, redis, a_batch(spool, small, large))
+    assert seen == [(small.id, 1), (large.id, 2)]
 
 
 def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
@@ -197,7 +228,7 @@ def test_a_spool_that_cannot_be_written_is_nobodys_fault_and_asked_for_again(
 ) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     folder = spool.rendition(boot_id(), instance.id, SPEC.key).parent
-    folder.parent.mkdir()
+    folder.parent.mkdir(exist_ok=True)
     folder.touch()  # a file in the folder's place
     batch = a_batch(spool, instance)
     run_batch(spool, redis, batch)
