@@ -42,6 +42,7 @@ OBEY_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
+CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -116,6 +117,9 @@ class Dispatcher:
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
         self._rows: list[Row] = []
+        self._retired: list[str] = []  # instances to remove
+        self._busy = False
+        self._round_at = self._conclude_at = 0.0  # of the monotonic clock: when the next is due
         self._canary = uuid.uuid4().hex
         self._redis_answers = True
         self._read_at = 0.0
@@ -139,6 +143,7 @@ class Dispatcher:
                 self._look_around()
                 look_at = time.monotonic() + LOOK_EVERY
             self._act()
+        self._conclude()
         self._history.close()
         log.info("Stopped")
 
@@ -152,7 +157,11 @@ class Dispatcher:
 
     def _hear(self) -> None:
         try:
-            first = self._redis.blpop([events.EVENTS_KEY], timeout=HEAR_FOR)
+            wait = min(max(self._manager.next_timer - _now(), events.TOGETHER), HEAR_FOR)
+            first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
+            self._busy = first is not None
+            time.sleep(max(0.0, self._round_at - time.monotonic()))
+            self._round_at = time.monotonic() + events.TOGETHER
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
             self._redis_is(answering=True)
         except RedisError as error:
@@ -193,6 +202,7 @@ class Dispatcher:
             self._manager.handle(Known(state), _now())
             if count % READ_AT_ONCE == 0:  # what a million instances lead to must not pile up
                 self._execute(self._manager.take_commands())
+                self._conclude()
 
     def _look_around(self) -> None:
         if self._reader.ended():
@@ -277,19 +287,25 @@ class Dispatcher:
     def _act(self) -> None:
         manager = self._manager
         self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
+        if not self._busy or time.monotonic() >= self._conclude_at:
+            self._conclude()
 
     def _execute(self, commands: list[Command]) -> None:
         # Commands may lead to events and these to commands, but each round leaves less to do.
         while commands:
-            retired = self._carry_out(commands)
-            self._write_history()
-            for instance in retired:
-                if not self._spool.retire(instance):
-                    self._reread(instance)
+            self._carry_out(commands)
             commands = self._manager.take_commands()
 
-    def _carry_out(self, commands: list[Command]) -> list[str]:
-        retired = []
+    def _conclude(self) -> None:
+        """Write the history of what has ended, and only then remove it."""
+        self._write_history()
+        retired, self._retired = self._retired, []
+        for instance in retired:
+            if not self._spool.retire(instance):
+                self._reread(instance)
+        self._conclude_at = time.monotonic() + CONCLUDE_EVERY
+
+    def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
                 case Publish():
@@ -304,8 +320,7 @@ class Dispatcher:
                 case Keep():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
-                    retired.append(command.instance)
-        return retired
+                    self._retired.append(command.instance)
 
     def _publish(self, command: Publish) -> None:
         batch = command.batch
