@@ -142,6 +142,7 @@ class Spool:
         self.incoming = root / "incoming"
         self.receivers = Leases(root / "receivers")
         self.instances = root / "instances"
+        self._instances = str(self.instances)
         self.renditions = root / "renditions"
         self.leases = Leases(root / "leases")
         self.trash = root / "trash"
@@ -164,6 +165,9 @@ class Spool:
                 *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
+            (self.renditions / boot_id()).mkdir(exist_ok=True)
+            durable.spread(self.renditions / boot_id())
+            durable.spread(self.incoming)
             version = self.root / "schema.json"
             if not version.exists():
                 durable.replace(version, json.dumps({"schema": SCHEMA}).encode())
@@ -181,11 +185,11 @@ class Spool:
 
     def folder(self, instance: str) -> Path:
         """The folder of the instance with that id."""
-        return self.instances / instance[:2] / instance
+        return Path(f"{self._instances}/{instance[:2]}/{instance}")
 
     def received(self, instance: str) -> Path:
         """The file as received: Part 10, data set bytes exactly as the peer sent them."""
-        return self.folder(instance) / "received.dcm"
+        return Path(f"{self._instances}/{instance[:2]}/{instance}/received.dcm")
 
     def commit(self, staging: Path, instance: Instance) -> bool:
         """Make the instance exist: `staging` holds received.dcm, whose content this puts on disk.
@@ -209,7 +213,7 @@ class Spool:
         except OSError:
             if not (final / "instance.json").exists():
                 raise
-            shutil.rmtree(staging, ignore_errors=True)
+            durable.remove(staging)
             # Whoever renamed it may not have synced the shard yet, and we are about to answer success too.
             durable.sync_folder(final.parent)
             return False
@@ -240,6 +244,14 @@ class Spool:
 
     def state(self, instance: str) -> State | None:
         """The instance and its markers, or None where it is not (or no longer) there."""
+        state = self._marked(instance)
+        if state and state.delivered and not (state.dead or state.pending):
+            times = [(self.marker(instance, "delivered", n) or {}).get("at", 0.0) for n in state.delivered]
+            state = replace(state, delivered_at=max(times))
+        return state
+
+    def _marked(self, instance: str) -> State | None:
+        """What `state` says, but for the content of delivered markers."""
         found = self.read(instance)
         if found is None:
             return None
@@ -256,11 +268,7 @@ class Spool:
         attempts = {
             what: self.attempts(instance, what) for name in names if (what := _middle(name, "attempts-", ""))
         }
-        state = State(found, delivered, dead, attempts, redirected, renewed_at=max(redirected_at, renewed_at))
-        if delivered and not dead and not state.pending:
-            times = [(self.marker(instance, "delivered", name) or {}).get("at", 0.0) for name in delivered]
-            state = replace(state, delivered_at=max(times))
-        return state
+        return State(found, delivered, dead, attempts, redirected, renewed_at=max(redirected_at, renewed_at))
 
     def redirect(self, instance: str, destinations: tuple[str, ...], why: str) -> None:
         """Give an instance other destinations, durably, in place of those that it was received for."""
@@ -336,7 +344,7 @@ class Spool:
 
     def retire(self, instance: str) -> bool:
         """Remove an instance whose every delivery is delivered; False, and nothing done, otherwise."""
-        state = self.state(instance)
+        state = self._marked(instance)
         if state is None or set(state.destinations) - state.delivered:
             return False
         grave = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
@@ -344,19 +352,19 @@ class Spool:
             reach("retirement.begun")
             self.folder(instance).rename(grave)
             reach("retirement.renamed")
-            shutil.rmtree(grave, ignore_errors=True)
+            durable.remove(grave)
         self.drop_renditions(instance)
         return True
 
     def drop_renditions(self, instance: str) -> None:
         """Delete the renditions of an instance that nobody waits for; they can be made again."""
-        shutil.rmtree(self.renditions / boot_id() / instance, ignore_errors=True)
+        durable.remove(self.renditions / boot_id() / instance)
 
     # Renditions
 
     def rendition(self, boot: str, instance: str, key: str) -> Path:
         """Where the rendition `key` (a `RenditionSpec.key`) of an instance stands, if it was made."""
-        return self.renditions / boot / instance / f"{key}.dcm"
+        return Path(f"{self.renditions}/{boot}/{instance}/{key}.dcm")
 
     def rendition_record(self, boot: str, instance: str, key: str) -> Path:
         """Where it stands what was seen of a rendition's pixels; written before the rendition appears."""
@@ -380,7 +388,7 @@ class Spool:
             if boot.name != boot_id():
                 shutil.rmtree(boot, ignore_errors=True)
         for grave in self.trash.iterdir():
-            shutil.rmtree(grave, ignore_errors=True)
+            durable.remove(grave)
         for left in durable.left_unpublished(self._status):
             left.unlink(missing_ok=True)
 

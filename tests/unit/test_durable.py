@@ -34,3 +34,34 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path: 
     durable.replace(path, b"all")
     assert path.read_bytes() == b"all"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def flags_of(folder: Path) -> str:
+    found = subprocess.run(["lsattr", "-d", str(folder)], capture_output=True, text=True, check=False)
+    return found.stdout.partition(" ")[0]
+
+
+def test_a_busy_folder_is_spread_where_that_is_known_and_left_alone_elsewhere(tmp_path: Path) -> None:
+    before = flags_of(tmp_path)
+    durable.spread(tmp_path)
+    file_system = subprocess.run(
+        ["findmnt", "-no", "FSTYPE", "-T", str(tmp_path)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    journals = Path("/proc/fs/jbd2")
+    if file_system == "ext4" and before and journals.exists() and not any(journals.iterdir()):
+        assert "T" in flags_of(tmp_path)
+    elif file_system != "ext4":
+        assert flags_of(tmp_path) == before
+    (tmp_path / "folder").mkdir()
+    durable.spread(tmp_path / "nowhere")  # no reason to fail
+
+
+def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    for name in ("plain", "deep"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "deep" / "deeper").mkdir()
+    (tmp_path / "deep" / "deeper" / "file").touch()
+    for name in ("plain", "deep", "missing"):
+        durable.remove(tmp_path / name)
+    assert not list(tmp_path.iterdir())
