@@ -57,7 +57,7 @@ class Leases:
     def state(self, batch: str) -> str:
         """Tell who has a batch: "running" (locked), "idle" (nobody) or "gone" (finished or taken back)."""
         try:
-            descriptor = os.open(self.folder / batch, os.O_RDONLY)
+            descriptor = os.open(self.folder / batch, os.O_RDWR)
         except FileNotFoundError:
             return "gone"
         try:
@@ -87,7 +87,7 @@ class Leases:
 def _lock_linked(path: Path) -> int | None:
     """Lock a lease without making it; None where it is gone, held, or unlinked while we waited for it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
