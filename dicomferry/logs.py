@@ -8,6 +8,8 @@ def configure(part: str, level: str = "INFO") -> None:
     """Send this process's log to standard error, each line with the name of its part."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {part} %(message)s"))
+    # What no line of ours shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [stream]
     root.setLevel(level)

@@ -20,6 +20,7 @@ from dicomferry.warden import GATE, Warden
 log = logging.getLogger(__name__)
 
 Ended = Callable[[str, int], None]
+_TOGETHER = 0.05  # seconds: lines of so long are copied in one go
 _LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
 
 
@@ -135,11 +136,12 @@ async def _forward(name: str, descriptor: int) -> None:
             if len(rest) > _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             _say(name, lines)
+            await asyncio.sleep(_TOGETHER)
         _say(name, [rest] if rest else [])
 
 
 def _say(name: str, lines: list[bytes]) -> None:
     with suppress(OSError):  # Whoever read our standard error has gone; the parts go on.
-        for line in lines:
-            sys.stderr.write(f"{name:<10} | {line.decode(errors='replace').rstrip()}\n")
+        told = [f"{name:<10} | {line.decode(errors='replace').rstrip()}\n" for line in lines]
+        sys.stderr.write("".join(told))
         sys.stderr.flush()
