@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,9 @@ from dicomferry.warden import GATE, Warden
 log = logging.getLogger(__name__)
 
 Ended = Callable[[str, int], None]
-_TOGETHER = 0.05  # seconds: lines of so long are copied in one go
+_TOGETHER = 0.1  # seconds: lines of so long are copied in one go
+_saying = threading.Lock()
+_LAST_WORDS = 1.0  # seconds that those who copy lines have in the end
 _LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
 
 
@@ -54,7 +57,7 @@ class Supervisor:
     ) -> None:
         self._patience, self._ended = patience, ended
         self._keepers: dict[str, asyncio.Task[None]] = {}
-        self._forwarders: set[asyncio.Task[None]] = set()
+        self._forwarders: set[threading.Thread] = set()
         self._warden = Warden(folders, locks)
 
     def start(self, part: Part) -> None:
@@ -71,8 +74,9 @@ class Supervisor:
     async def close(self) -> None:
         """Stop what still runs, and the warden."""
         await self.stop(*self._keepers)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*self._forwarders), 1)
+        deadline = time.monotonic() + _LAST_WORDS
+        for forwarder in self._forwarders:
+            await asyncio.to_thread(forwarder.join, max(0.0, deadline - time.monotonic()))
         await asyncio.to_thread(self._warden.close)
 
     async def _keep(self, part: Part) -> None:
@@ -109,8 +113,10 @@ class Supervisor:
             os.close(writing)
             os.close(waiting)
         self._warden.admit(child.pid, gate)
-        self._forwarders.add(forwarder := asyncio.create_task(_forward(part.name, reading)))
-        forwarder.add_done_callback(self._forwarders.discard)
+        self._forwarders = {forwarder for forwarder in self._forwarders if forwarder.is_alive()}
+        forwarder = threading.Thread(target=_forward, args=(part.name, reading), daemon=True)
+        self._forwarders.add(forwarder)
+        forwarder.start()
         try:
             return await child.wait()
         except asyncio.CancelledError:
@@ -125,23 +131,25 @@ class Supervisor:
             self._warden.forget(child.pid)
 
 
-async def _forward(name: str, descriptor: int) -> None:
-    """Copy lines to our standard error, each with the part's name in front."""
-    reader = asyncio.StreamReader()
+def _forward(name: str, descriptor: int) -> None:
+    """Copy lines to our standard error, each with the part's name in front.
+
+    In a thread, which sleeps while more lines gather: an event loop wakes for each.
+    """
     with os.fdopen(descriptor, "rb", 0) as pipe:
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         rest = b""
-        while piece := await reader.read(_LONGEST_LINE):
+        while piece := pipe.read(_LONGEST_LINE):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             _say(name, lines)
-            await asyncio.sleep(_TOGETHER)
+            if len(piece) < _LONGEST_LINE:
+                time.sleep(_TOGETHER)
         _say(name, [rest] if rest else [])
 
 
 def _say(name: str, lines: list[bytes]) -> None:
-    with suppress(OSError):  # Whoever read our standard error has gone; the parts go on.
+    with suppress(OSError), _saying:  # Whoever read our standard error has gone; the parts go on.
         told = [f"{name:<10} | {line.decode(errors='replace').rstrip()}\n" for line in lines]
         sys.stderr.write("".join(told))
         sys.stderr.flush()
