@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
+from dicomferry import durable
 from dicomferry.part10 import frame
 from dicomferry.spool import Spool, digest_of
 
@@ -97,6 +98,8 @@ class Arrival:
         """End the file; every byte is with the kernel then."""
         if self._file is not None:
             try:
+                self._file.flush()
+                durable.begin_sync(self._file.fileno())
                 self._file.close()
             except OSError as error:
                 self._fail(error)
