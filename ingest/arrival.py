@@ -98,9 +98,9 @@ class Arrival:
         """End the file; every byte is with the kernel then."""
         if self._file is not None:
             try:
-                self._file.flush()
-                durable.begin_sync(self._file.fileno())
-                self._file.close()
+                with self._file as file:
+                    file.flush()
+                    durable.begin_sync(file.fileno())
             except OSError as error:
                 self._fail(error)
             self._file = None
