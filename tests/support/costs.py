@@ -107,7 +107,7 @@ def cost_of(calls: Sequence[Call], folder: Path) -> Cost:
     return Cost(
         Counter(call.name for call in counted),
         sum(call.is_of_socket for call in counted),
-        sum(call.name in {"fsync", "fdatasync", "sync_file_range", "syncfs", "msync"} for call in counted),
+        sum(call.name in {"fsync", "fdatasync", "syncfs", "msync"} for call in counted),
         sum(call.result for call in files if re.fullmatch(r"p?write(v|64|v2)?", call.name)),
         sum(call.result for call in files if re.fullmatch(r"p?read(v|64|v2)?", call.name)),
     )
