@@ -347,8 +347,8 @@ class QueueManager:
             self._hungry[name] = None  # to the end: lanes take turns
 
     def _ask_for_renditions(self, lane: Lane) -> None:
-        share = max(-(-lane.counts[Place.TO_RENDER] // 4), TRANSCODE_WORTH // lane.to_render[0].entry.size)
-        most = min(TRANSCODE_MOST, share)
+        worth = TRANSCODE_WORTH // max(lane.to_render[0].entry.size, 1)
+        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // 4), worth))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
         for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):
