@@ -4,26 +4,23 @@ What has not been synced may be gone after a power cut, and a rename that was no
 ingest keeps to that is in contract/test_ingest_association.py.
 """
 
-import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from dicomferry.batches import DELIVER, DELIVER_QUEUE, DeliverBatch, Parcel, new_batch_id
 from dicomferry.broker import celery_app
 from dicomferry.settings import load
 from dicomferry.syntaxes import EXPLICIT_LE
+from tests.support.costs import traced
 from tests.support.images import shipped
 from tests.support.peers import pynetdicom_scp
-from tests.support.processes import alive, wait_until
+from tests.support.processes import wait_until
 from tests.support.redis import private_redis
-from tests.support.services import program
 from tests.support.spools import a_spool, put
 
 COUNT = 3
+SHOWN = ("-yy", "-s", "4096", "-e", "trace=fsync,rename,sendto,recvfrom,openat")
 CONFIGURATION = """
 broker = "{broker}"
 spool = "spool"
@@ -40,7 +37,6 @@ to = ["ws"]
 
 
 def test_a_delivery_is_noted_for_good_after_its_answer_and_before_anybody_is_told(tmp_path: Path) -> None:
-    strace = program("strace")
     spool = a_spool(tmp_path / "spool")
     trace, config = tmp_path / "trace", tmp_path / "dicomferry.toml"
     with private_redis() as broker, pynetdicom_scp([EXPLICIT_LE]) as seen:
@@ -53,7 +49,8 @@ def test_a_delivery_is_noted_for_good_after_its_answer_and_before_anybody_is_tol
         app = celery_app(load(config))
         app.send_task(DELIVER, kwargs=batch.to_message(), task_id=batch.id, queue=DELIVER_QUEUE)
         app.close()
-        _trace_forwarder(strace, config, trace, until=lambda: spool.leases.state(batch.id) == "gone")
+        with traced(trace, "forwarder", config, SHOWN):
+            wait_until(lambda: spool.leases.state(batch.id) == "gone", "the batch to be finished", 60)
         assert len(seen.datasets) == COUNT
     calls = list(_calls(trace))
     for instance in instances:
@@ -93,27 +90,3 @@ def _calls(trace: Path) -> Iterator[str]:
             yield begun.pop(pid, "") + call.partition("resumed>")[2]
         else:
             yield call
-
-
-def _trace_forwarder(strace: str, config: Path, trace: Path, until: Callable[[], bool]) -> None:
-    command = [
-        strace, "-f", "-yy", "-s", "4096", "-e", "trace=fsync,rename,sendto,recvfrom,openat",
-        "-o", str(trace),
-        sys.executable, "-P", "-m", "dicomferry.cli", "forwarder", "--config", str(config),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    children: list[int] = []
-    try:
-        wait_until(until, "the batch to be finished", 60)
-        # strace passes no signal on: its child is the one to stop.
-        task = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        children = [int(pid) for pid in task.read_text().split()]
-        for child in children:
-            os.kill(child, signal.SIGTERM)
-        process.wait(30)
-    finally:
-        for child in children:
-            if alive(child):
-                os.kill(child, signal.SIGKILL)
-        process.kill()
-        process.wait()

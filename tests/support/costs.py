@@ -127,11 +127,13 @@ def running(part: str, config: Path, log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def traced(trace: Path, part: str, config: Path, *options: str) -> Iterator[None]:
-    """Run a part under strace; what it asked the kernel for stands in `trace` afterwards."""
+def traced(
+    trace: Path, part: str, config: Path, shown: Sequence[str] = ("-y", "-s", "0", "-e", "signal=none")
+) -> Iterator[None]:
+    """Run a part under strace; what it asked the kernel for stands in `trace` afterwards, as `shown`."""
     command = [
-        program("strace"), "-f", "-y", "-s", "0", "-e", "signal=none", "-o", str(trace),
-        sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(config), *options,
+        program("strace"), "-f", *shown, "-o", str(trace),
+        sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(config),
     ]  # fmt: skip
     with trace.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
