@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from redis import Redis
 
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch, new_batch_id
 from dicomferry.broker import celery_app, client_for
-from dicomferry.events import EVENTS_KEY, Event, Failed, Finished, Rendered, Started, Unsuitable, parse
+from dicomferry.events import (
+    EVENTS_KEY,
+    Bundle,
+    Event,
+    Failed,
+    Finished,
+    Rendered,
+    Started,
+    Unsuitable,
+    parse,
+)
 from dicomferry.settings import Settings
 from dicomferry.spool import TRANSCODING, Instance, RenditionSpec, Spool, boot_id
 from dicomferry.syntaxes import EXPLICIT_LE
@@ -101,11 +112,15 @@ def told_in(redis: Redis) -> int:
     return int(redis.info("commandstats").get("cmdstat_rpush", {"calls": 0})["calls"])
 
 
-def test_what_is_made_in_a_moment_is_told_in_one_go(spool: Spool, redis: Redis) -> None:
+@pytest.mark.parametrize(("moment", "commands"), [(60.0, 2), (0.0, 10)])
+def test_what_is_made_in_a_moment_is_told_in_one_go(
+    moment: float, commands: int, spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "Bundle", partial(Bundle, wait=moment))
     batch = a_batch(spool, *(put(spool, shipped("MR_small_RLE.dcm"), "ws") for _ in range(8)))
     before = told_in(redis)
     run_batch(spool, redis, batch)
-    assert told_in(redis) - before < 5
+    assert told_in(redis) - before == commands
     assert len(events(redis)) == 10
 
 
@@ -120,6 +135,7 @@ def test_what_is_made_does_not_wait_for_something_large(
         return run(spool, batch, instance, *rest)
 
     monkeypatch.setattr(tasks, "_run_instance", look)
+    monkeypatch.setattr(tasks, "Bundle", partial(Bundle, wait=60.0))
     monkeypatch.setattr(tasks, "QUICK", 10_000)  # bytes, between the two
     small, large = put(spool, shipped("MR_small_RLE.dcm"), "ws"), put(spool, shipped("693_J2KR.dcm"), "ws")
     run_batch(spool, redis, a_batch(spool, small, large))
