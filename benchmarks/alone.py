@@ -156,7 +156,7 @@ def _transcode(
 
 
 def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str], most: int) -> float:
-    """Have renditions made, in batches of `most` that get smaller in the end, as the dispatcher's do.
+    """Have renditions made, in batches of `most` that get smaller in the end.
 
     Returns the seconds from the first one's start to the last one's end.
     """

@@ -174,13 +174,10 @@ def parse(text: str | bytes) -> Event | None:
 
 
 class EventSender:
-    """Sends events from any thread without ever waiting for Redis or failing.
+    """Sends events from any thread without ever waiting for Redis or failing."""
 
-    `pause` is the time in seconds from one command to the next: what comes meanwhile goes together.
-    """
-
-    def __init__(self, redis: Redis, *, limit: int = 100_000, pause: float = TOGETHER) -> None:
-        self._redis, self._limit, self._pause = redis, limit, pause
+    def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
+        self._redis, self._limit = redis, limit
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -215,7 +212,7 @@ class EventSender:
             ended = None in batch
             push(self._redis, (event for event in batch if event is not None))
             if not ended:
-                time.sleep(self._pause)
+                time.sleep(TOGETHER)
 
 
 class Bundle:

@@ -142,7 +142,6 @@ class Spool:
         self.incoming = root / "incoming"
         self.receivers = Leases(root / "receivers")
         self.instances = root / "instances"
-        self._instances = str(self.instances)
         self.renditions = root / "renditions"
         self.leases = Leases(root / "leases")
         self.trash = root / "trash"
@@ -185,11 +184,11 @@ class Spool:
 
     def folder(self, instance: str) -> Path:
         """The folder of the instance with that id."""
-        return Path(f"{self._instances}/{instance[:2]}/{instance}")
+        return Path(f"{self.instances}/{instance[:2]}/{instance}")
 
     def received(self, instance: str) -> Path:
         """The file as received: Part 10, data set bytes exactly as the peer sent them."""
-        return Path(f"{self._instances}/{instance[:2]}/{instance}/received.dcm")
+        return Path(f"{self.instances}/{instance[:2]}/{instance}/received.dcm")
 
     def commit(self, staging: Path, instance: Instance) -> bool:
         """Make the instance exist: `staging` holds received.dcm, whose content this puts on disk.

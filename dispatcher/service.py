@@ -160,7 +160,7 @@ class Dispatcher:
             wait = min(max(self._manager.next_timer - _now(), events.TOGETHER), HEAR_FOR)
             first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
             self._busy = first is not None
-            time.sleep(max(0.0, self._round_at - time.monotonic()))
+            time.sleep(max(0.0, self._round_at - time.monotonic()))  # what comes meanwhile goes together
             self._round_at = time.monotonic() + events.TOGETHER
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
             self._redis_is(answering=True)
