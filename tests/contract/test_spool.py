@@ -4,6 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -120,16 +121,12 @@ def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
 def test_a_lease_is_open_for_writing_without_which_nfs_locks_nothing_exclusively(spool):
     spool.leases.make("b")
     with spool.leases.hold("b"):
-        links = {
-            int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if open_(fd)
-        }
-        (held,) = [fd for fd, path in links.items() if path == str(spool.leases.folder / "b")]
-        assert fcntl.fcntl(held, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-
-
-def open_(descriptor):
-    """Whether it still is: the one that listed the folder is not."""
-    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+        held = [
+            int(link.name)
+            for link in Path("/proc/self/fd").iterdir()
+            if link.is_symlink() and link.readlink() == spool.leases.folder / "b"
+        ]
+        assert [fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE for descriptor in held] == [os.O_RDWR]
 
 
 def test_threads_of_one_process_do_not_share_a_lease(spool):
