@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from redis import Redis
@@ -156,11 +156,15 @@ Event = (
     | Learned
 )
 _BY_NAME: dict[str, type[Any]] = {kind.__name__: kind for kind in Event.__args__}
+_FIELDS = {kind: tuple(known.name for known in fields(kind)) for kind in Event.__args__}
 
 
 def dump(event: Event) -> str:
     """An event as it travels."""
-    return json.dumps({"event": type(event).__name__} | asdict(event), separators=(",", ":"))
+    kind = type(event)
+    # Not asdict, which copies deeply.
+    values = {name: getattr(event, name) for name in _FIELDS[kind]}
+    return json.dumps({"event": kind.__name__} | values, separators=(",", ":"))
 
 
 def parse(text: str | bytes) -> Event | None:
@@ -179,6 +183,7 @@ class EventSender:
     def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
         self._redis, self._limit = redis, limit
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # something waits that is not to wait for more
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -189,11 +194,14 @@ class EventSender:
             if self._waiting.qsize() >= self._limit:
                 return  # The dispatcher finds the facts on the spool.
             self._waiting.put(event)
+            if isinstance(event, Finished):  # upon it a lane is given more to do
+                self._hurry.set()
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what waits, then stop."""
         if self._thread is not None:
             self._waiting.put(None)
+            self._hurry.set()
             self._thread.join(timeout)
 
     def _start(self) -> None:
@@ -212,7 +220,8 @@ class EventSender:
             ended = None in batch
             push(self._redis, (event for event in batch if event is not None))
             if not ended:
-                time.sleep(TOGETHER)
+                self._hurry.wait(TOGETHER)
+                self._hurry.clear()
 
 
 class Bundle:

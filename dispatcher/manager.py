@@ -29,7 +29,7 @@ from dispatcher.timers import Timers
 UNSTARTED = 4  # transcode batches in Celery that no worker has begun, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
 TRANSCODE_WORTH = 1 << 20  # bytes received that are not divided among workers: some hundredths of a second
-DELIVER_MOST, DELIVER_BYTES = 64, 256 << 20
+DELIVER_MOST, DELIVER_BYTES = 256, 256 << 20
 GATHER_MOST = 32  # what is ready waits for what is being rendered until they are so many,
 GATHER_FOR = 0.25  # or for that long, in seconds: a batch costs its messages whatever it holds
 FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more

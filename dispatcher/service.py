@@ -6,10 +6,12 @@ whoever is killed, it finds again on the spool.
 
 import fcntl
 import logging
+import math
 import os
 import signal
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -43,6 +45,7 @@ EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
 CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
+REMOVE_FOR = 0.03  # seconds of a round that what has ended is removed, while there is something to do
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -117,7 +120,8 @@ class Dispatcher:
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
         self._rows: list[Row] = []
-        self._retired: list[str] = []  # instances to remove
+        self._retired: list[str] = []  # instances that have ended since history was written
+        self._removed: deque[str] = deque()  # those before it, to be removed
         self._busy = False
         self._round_at = self._conclude_at = 0.0  # of the monotonic clock: when the next is due
         self._canary = uuid.uuid4().hex
@@ -144,6 +148,7 @@ class Dispatcher:
                 look_at = time.monotonic() + LOOK_EVERY
             self._act()
         self._conclude()
+        self._remove()
         self._history.close()
         log.info("Stopped")
 
@@ -159,7 +164,8 @@ class Dispatcher:
         try:
             wait = min(max(self._manager.next_timer - _now(), events.TOGETHER), HEAR_FOR)
             first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
-            self._busy = first is not None
+            # A wait that a timer cut short says nothing of what is to come.
+            self._busy = first is not None or wait < HEAR_FOR
             time.sleep(max(0.0, self._round_at - time.monotonic()))  # what comes meanwhile goes together
             self._round_at = time.monotonic() + events.TOGETHER
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
@@ -203,6 +209,7 @@ class Dispatcher:
             if count % READ_AT_ONCE == 0:  # what a million instances lead to must not pile up
                 self._execute(self._manager.take_commands())
                 self._conclude()
+                self._remove()
 
     def _look_around(self) -> None:
         if self._reader.ended():
@@ -289,6 +296,7 @@ class Dispatcher:
         self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
         if not self._busy or time.monotonic() >= self._conclude_at:
             self._conclude()
+        self._remove(time.monotonic() + REMOVE_FOR if self._busy else math.inf)
 
     def _execute(self, commands: list[Command]) -> None:
         # Commands may lead to events and these to commands, but each round leaves less to do.
@@ -297,13 +305,18 @@ class Dispatcher:
             commands = self._manager.take_commands()
 
     def _conclude(self) -> None:
-        """Write the history of what has ended, and only then remove it."""
+        """Write the history of what has ended, which only then may be removed."""
         self._write_history()
-        retired, self._retired = self._retired, []
-        for instance in retired:
+        self._removed += self._retired
+        self._retired = []
+        self._conclude_at = time.monotonic() + CONCLUDE_EVERY
+
+    def _remove(self, until: float = math.inf) -> None:
+        """Remove what has ended, until then (of the monotonic clock): no lane is to wait for it."""
+        while self._removed and time.monotonic() < until:
+            instance = self._removed.popleft()
             if not self._spool.retire(instance):
                 self._reread(instance)
-        self._conclude_at = time.monotonic() + CONCLUDE_EVERY
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
