@@ -113,12 +113,15 @@ class Usage:
     """What the processes of one part have used since they began."""
 
     cpu: float = 0.0  # seconds, of children that have ended too
-    written: int = 0  # bytes of pages that went towards the disk
+    written: int = 0  # bytes of pages that were written to
+    spared: int = 0  # bytes of those that were deleted before they went to the disk, by whoever deleted them
     peak: int = 0  # bytes resident at most, summed over the processes that are there
 
     def since(self, before: "Usage") -> "Usage":
         """What was used after `before`; the peak is that of the whole life."""
-        return Usage(self.cpu - before.cpu, self.written - before.written, self.peak)
+        return Usage(
+            self.cpu - before.cpu, self.written - before.written, self.spared - before.spared, self.peak
+        )
 
 
 def usage(sessions: Sessions) -> dict[str, Usage]:
@@ -129,8 +132,11 @@ def usage(sessions: Sessions) -> dict[str, Usage]:
         name = parts.get(session)
         if name is not None:
             before = found[name]
-            written, peak = _number(pid, "io", "write_bytes:"), _number(pid, "status", "VmHWM:") * 1024
-            found[name] = Usage(before.cpu + cpu, before.written + written, before.peak + peak)
+            written, spared = _number(pid, "io", "write_bytes:"), _number(pid, "io", "cancelled_write_bytes:")
+            peak = _number(pid, "status", "VmHWM:") * 1024
+            found[name] = Usage(
+                before.cpu + cpu, before.written + written, before.spared + spared, before.peak + peak
+            )
     return found
 
 

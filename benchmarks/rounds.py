@@ -30,7 +30,8 @@ class Run:
     arrived_bytes: int = 0  # of a file at the sink, on average
     cpu_ms: dict[str, float] | None = None  # of processor time an object
     peers_cpu_ms: float = 0.0  # of dcmsend and storescp, an object
-    written_bytes: dict[str, float] | None = None  # an object
+    written_bytes: dict[str, float] | None = None  # an object; of pages, what was deleted soon among them
+    spared_bytes: float = 0.0  # an object: of these, what was deleted before it went to the disk
     peak_mib: dict[str, float] | None = None  # resident, since the contender's start
 
     @property
@@ -68,6 +69,7 @@ def measure(contender: Contender, running: Running, sink: Sink, objects: Objects
         cpu_ms={name: 1000 * found.cpu / count for name, found in used.items()},
         peers_cpu_ms=1000 * (_peers(sink) - peers) / count,
         written_bytes={name: found.written / count for name, found in used.items()},
+        spared_bytes=sum(found.spared for found in used.values()) / count,
         peak_mib={name: found.peak / (1 << 20) for name, found in used.items()},
     )
 
