@@ -83,6 +83,32 @@ def test_the_bytes_of_the_data_set_arrive_as_they_are_in_the_file(tmp_path: Path
     assert len(odd) == sum(len(encoded(path)) % 2 for path in files) == 1
 
 
+def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
+    path = synthetic(tmp_path, 3_000_000)
+    with pynetdicom_scp(resolve(["all"])) as peer:
+        association = Association.request(to(peer.port), "FERRY", [context_of(path)])
+        meta = read_meta(path)
+        association.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sent = association.connection.sendall
+
+        class Cutting:
+            """Its socket, which sees the file cut when the first block has left."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(association_socket, name)
+
+            def sendall(self, content: bytes) -> None:
+                sent(content)
+                os.truncate(path, 1_000_000)
+
+        association_socket = association.connection
+        association._line.connection = Cutting()  # type: ignore[assignment]
+        with pytest.raises(OSError, match="became shorter"):
+            association.store(path, meta)
+        association.abort()
+    assert peer.datasets == []
+
+
 def test_storescp_gets_exactly_what_was_sent(tmp_path: Path) -> None:
     files = fresh_copies("CT_small.dcm", 3, tmp_path / "ct")
     with Workstation(tmp_path / "ws", free_port(), "+B") as peer:
