@@ -31,6 +31,8 @@ SHORT_VRS = frozenset(
     )
 )  # fmt: skip
 
+_DELIMITERS = 0xFFFE  # group of items and delimiters
+_HEADERS = {big: struct.Struct(">HH2sH" if big else "<HH2sH") for big in (False, True)}
 # Deeper nesting than any SR document has; a hostile one must not exhaust the stack.
 _DEEPEST = 100
 _STRETCH = 25  # bits of an offset: 32 MiB
@@ -88,7 +90,16 @@ def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: 
         Permanent: what stands there is damaged.
     """
     at = start
+    unpack = _HEADERS[encoding.big].unpack_from
     while at < end:
+        # Most elements are of this form: the walk over a data set costs what they cost.
+        if encoding.explicit and end - at >= 8:
+            group, number, vr, length = unpack(source, at)
+            value = at + 8
+            if vr in SHORT_VRS and length <= end - value and group != _DELIMITERS:
+                at, stop = value + length, value + length
+                yield Element(group << 16 | number, vr, value - 8, value, stop, stop, False)
+                continue
         element = _element(source, at, end, encoding, depth)
         if element.tag in (ITEM, SEQUENCE_END):
             raise Permanent(f"stray {name(element.tag)} at offset {at}: the data set is damaged")
@@ -136,9 +147,9 @@ def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, 
     if end - at < 8:
         raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
     order = encoding.order
-    group, number, vr, length = struct.unpack_from(order + "HH2sH", source, at)
+    group, number, vr, length = _HEADERS[encoding.big].unpack_from(source, at)
     tag = group << 16 | number
-    if not encoding.explicit or group == 0xFFFE:
+    if not encoding.explicit or group == _DELIMITERS:
         return tag, None, at + 8, struct.unpack_from(order + "I", source, at + 4)[0]
     if vr in SHORT_VRS:
         return tag, vr, at + 8, length
