@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from dicomferry import durable
+from dicomferry import durable, records
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.leases import Leases
@@ -47,7 +47,7 @@ class Instance:
     peer: str  # address of the requestor
     received_at: float  # seconds since the epoch
     size: int  # bytes of the data set
-    digest: str  # of the data set's bytes, see `digest_of`
+    digest: str  # of the data set's bytes, see `digests`
     route: str  # in words: which rule took it
     destinations: tuple[str, ...]
 
@@ -113,14 +113,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "unknown-boot"
-
-
-def digest_of(*parts: bytes) -> "hashlib.blake2b":
-    """The digest of a data set's bytes so far: `update` takes what follows, `hexdigest` is what is stored."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return digest
 
 
 def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
@@ -365,16 +357,13 @@ class Spool:
         """Where the rendition `key` (a `RenditionSpec.key`) of an instance stands, if it was made."""
         return Path(f"{self.renditions}/{boot}/{instance}/{key}.dcm")
 
-    def rendition_record(self, boot: str, instance: str, key: str) -> Path:
-        """Where it stands what was seen of a rendition's pixels; written before the rendition appears."""
-        return self.rendition(boot, instance, key).with_suffix(".json")
-
     def rendition_records(self, instance: str) -> list[dict[str, Any]]:
         """The records of the renditions that stand, each with its "key", in the order of their keys."""
         found = []
         for path in sorted((self.renditions / boot_id() / instance).glob("*.dcm")):
-            with suppress(OSError, ValueError):
-                found.append({"key": path.stem} | json.loads(path.with_suffix(".json").read_bytes()))
+            with suppress(OSError):
+                if kept := records.read(path):
+                    found.append({"key": path.stem} | kept)
         return found
 
     def sweep(self) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dicomferry import durable
+from dicomferry.digests import Digest
 from dicomferry.part10 import frame
-from dicomferry.spool import Spool, digest_of
+from dicomferry.spool import Spool
 
 _BUFFER = 1 << 16  # bytes that short fragments are gathered in; longer ones are written as they come
 
@@ -52,7 +53,7 @@ class Arrival:
         self.failure: str | None = None  # why the spool has not taken it
         self.started_at = time.monotonic()
         self._room = room
-        self._digest = digest_of()
+        self._digest = Digest()
         self._file: BinaryIO | None = None
 
     @property
@@ -63,7 +64,7 @@ class Arrival:
     @property
     def digest(self) -> str:
         """Of the data set's bytes."""
-        return self._digest.hexdigest()
+        return str(self._digest)
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Begin the file with its frame (PS3.10 7.1)."""

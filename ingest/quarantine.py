@@ -10,10 +10,11 @@ import uuid
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from dicomferry.digests import Digest
 from dicomferry.errors import Permanent
 from dicomferry.part10 import read_meta
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, Spool, digest_of
+from dicomferry.spool import Instance, Spool
 from ingest.admission import Rejected, admit
 from ingest.header import Malformed, read_header
 from ingest.reception import Request, instance_of, mismatch, refusal
@@ -113,9 +114,9 @@ def _understand(spool: Spool, settings: Settings, kept: Quarantined, path: Path)
 
 
 def _digest(path: Path, offset: int) -> str:
-    digest = digest_of()
+    digest = Digest()
     with path.open("rb") as file:
         file.seek(offset)
         while block := file.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()
+    return str(digest)

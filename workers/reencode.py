@@ -97,7 +97,7 @@ class Replacement:
 
     vr: bytes = b""
     length: int = 0  # UNDEFINED for fragments
-    content: Iterable[bytes] | None = None
+    content: Iterable[bytes | memoryview] | None = None
     changes: Mapping[int, tuple[bytes, bytes | Stored]] = field(default_factory=dict)  # VR and value by tag
     removed: frozenset[int] = frozenset()
     appended: Mapping[int, bytes] = field(default_factory=dict)

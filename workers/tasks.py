@@ -6,7 +6,6 @@ eats memory takes its child process alone (see `limits`): the lease then says th
 """
 
 import errno
-import json
 import logging
 import re
 import secrets
@@ -19,7 +18,7 @@ from celery import Celery, signals
 from celery.exceptions import WorkerLostError
 from redis import Redis
 
-from dicomferry import durable
+from dicomferry import durable, records
 from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.broker import celery_app, redis_client
 from dicomferry.ceilings import Ceilings
@@ -69,9 +68,10 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
         reach("transcoding.leased")
         bundle = Bundle(redis)
         for instance in batch.instances:
-            if _size(spool, instance) > QUICK:
+            size = _size(spool, instance)
+            if size is not None and size > QUICK:
                 bundle.send()  # what is made already does not wait for it
-            outcome = _run_instance(spool, batch, instance, ceilings)
+            outcome = _run_instance(spool, batch, instance, size, ceilings)
             if outcome is not None:
                 bundle.add(outcome)
                 reach("transcoding.told")
@@ -80,27 +80,32 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
     bundle.send()
 
 
-def _size(spool: Spool, instance: str) -> int:
+def _size(spool: Spool, instance: str) -> int | None:
+    """Bytes received; None where the instance is gone."""
     try:
         return spool.received(instance).stat().st_size
+    except FileNotFoundError:
+        return None
     except OSError:
-        return 0
+        return 0  # whoever opens it finds out why
 
 
-def _run_instance(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Ceilings) -> Event | None:
+def _run_instance(
+    spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, ceilings: Ceilings
+) -> Event | None:
     """Make one rendition; None where there is nothing to report, and the dispatcher asks again or knows."""
     key = batch.spec.key
     try:
         if spool.rendition(batch.boot, instance, key).exists():
             return _rendered(spool, batch, instance)
-        if not spool.received(instance).exists():
+        if size is None:
             log.info("Gone instance=%s", instance)
             return None
         if batch.alone and spool.add_attempt(instance, TRANSCODING) > MAX_ATTEMPTS:
             reason = "it killed its worker three times" + _last_end(spool, batch, instance)
             log.error("Failed instance=%s key=%s: %s", instance, key, reason)
             return Failed(batch.id, instance, key, reason)
-        outcome = _transcode(spool, batch, instance, ceilings)
+        outcome = _transcode(spool, batch, instance, size, ceilings)
         if batch.alone:
             spool.clear_attempts(instance, TRANSCODING)
     except MemoryError:
@@ -123,7 +128,9 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
     return None
 
 
-def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Ceilings) -> Event | None:
+def _transcode(
+    spool: Spool, batch: TranscodeBatch, instance: str, size: int, ceilings: Ceilings
+) -> Event | None:
     """Run the codec once.
 
     Raises:
@@ -133,13 +140,13 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Cei
     try:
         source = spool.received(instance)
         target = spool.rendition(batch.boot, instance, key)
-        with limits.deadline(limits.seconds_for(source.stat().st_size)):
+        with limits.deadline(limits.seconds_for(size)):
             report = transcode.transcode(
                 source,
                 target,
                 batch.spec,
                 verify=batch.verify,
-                record=spool.rendition_record(batch.boot, instance, key),
+                recorded=True,
                 ceilings=ceilings,
             )
     except transcode.Unsuitable as error:
@@ -166,10 +173,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, ceilings: Cei
 def _rendered(spool: Spool, batch: TranscodeBatch, instance: str) -> Rendered:
     """A rendition that stood already, with what its record says."""
     key = batch.spec.key
-    try:
-        record = json.loads(spool.rendition_record(batch.boot, instance, key).read_bytes())
-    except (OSError, ValueError):
-        return Rendered(batch.id, instance, key)
+    record = records.read(spool.rendition(batch.boot, instance, key)) or {}
     told = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
     return Rendered(batch.id, instance, key, *told)
 

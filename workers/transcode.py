@@ -14,7 +14,7 @@ from typing import IO, BinaryIO, cast
 
 import numpy as np
 
-from dicomferry import durable, syntaxes
+from dicomferry import durable, records, syntaxes
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent
@@ -30,12 +30,12 @@ from workers.encoders import Quality
 from workers.overlays import Bits, Cells
 from workers.received import Received, deflate, encoding_of, opened
 from workers.reencode import Around, Reencoder, Replace, Replacement
-from workers.verify import Proof, check_file, is_chosen, write_record
+from workers.verify import Proof, check_file, is_chosen
 
 __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
 
 LONGEST_NATIVE = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
-_CHUNK = 1 << 20
+_BUFFER = 1 << 16  # bytes that small pieces are gathered in; frames are written as they come
 _NEAR = "1.2.840.10008.1.2.4.81"
 
 
@@ -54,14 +54,14 @@ def transcode(
     spec: RenditionSpec,
     *,
     verify: str = "never",
-    record: Path | None = None,
+    recorded: bool = False,
     ceilings: Ceilings = Ceilings(),
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
     `verify` says whether it is proved: "always", "sampled" or "never". An encapsulated one is decoded back
-    and compared, of a native one the file is read back. What was found then is written to `record`, before
-    the rendition appears.
+    and compared, of a native one the file is read back. `recorded` says whether what was found then stands in
+    the rendition's own File Meta Information (see `records`).
 
     Raises:
         Unsuitable: the transfer syntax asked for cannot hold this instance.
@@ -77,14 +77,16 @@ def transcode(
     try:
         with opened(source, target.parent, ceilings) as received, ExitStack() as stored:
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
+            room = records.ROOM if recorded and chosen else b""
             made = _Rendition(received, wanted, spec, target.parent, stored, ceilings, chosen)
-            with temporary.open("wb", buffering=_CHUNK) as out:
-                made.write(out)
-            report = made.report()
-            if made.proof is not None:
-                check_file(temporary, made.proof)
-                if record is not None:
-                    write_record(record, made.proof.record() | {"notes": report.notes})
+            with temporary.open("w+b", buffering=_BUFFER) as out:
+                begin = made.write(out, room)
+                report = made.report()
+                if made.proof is not None:
+                    out.flush()
+                    check_file(out, made.proof)
+                    if room:
+                        records.fill(out, begin, made.proof.record() | {"notes": report.notes})
         reach("transcoding.written")
         temporary.rename(target)
         reach("transcoding.renamed")
@@ -154,22 +156,23 @@ class _Rendition:
         notes = (*self.received.notes, *self.notes)
         return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "")
 
-    def write(self, out: BinaryIO) -> None:
-        """Write the whole file."""
+    def write(self, out: BinaryIO, room: bytes) -> int:
+        """Write the whole file, with that room for its record; where its data set begins."""
         received, uid = self.received, self.wanted.uid
         icons = not (self.found.native or self.same)
         instance = received.meta.sop_instance_uid
         if self.loses:
             instance = lossy.derived_uid(instance, uid, self.quality)
-        out.write(frame(received.meta.sop_class_uid, instance, uid))
+        begin = out.write(frame(received.meta.sop_class_uid, instance, uid, room))
         target, ceilings = encoding_of(uid), self.ceilings
         reencoder = Reencoder(received.source, target, self.replace, icons=icons, ceilings=ceilings)
         if uid != syntaxes.DEFLATED_LE:
             reencoder.write(out, received.start, received.end, received.encoding)
-            return
+            return begin
         with tempfile.TemporaryFile(dir=self.scratch) as plain:
             reencoder.write(cast(BinaryIO, plain), received.start, received.end, received.encoding)
             deflate(cast(IO[bytes], plain), out)
+        return begin
 
     def replace(self, around: Around) -> Replacement | None:
         """What takes the place of the pixel data in a data set, if it does not stay as it is."""
@@ -258,12 +261,12 @@ class _Rendition:
 
     def _native_content(
         self, first: Decoded, frames: Iterator[Decoded], image: Image, colour: str, proof: Proof | None
-    ) -> Iterator[bytes]:
+    ) -> Iterator[bytes | memoryview]:
         if pixels.frame_bits(image) % 8:
-            for content in self._bit_packed(first, frames, image, proof):
+            for packed in self._bit_packed(first, frames, image, proof):
                 if proof is not None:
-                    proof.wrote(content)
-                yield content
+                    proof.wrote(packed)
+                yield packed
             return
         decoded: Decoded | None = first
         swapped = self.wanted.uid == syntaxes.EXPLICIT_BE and image.bits_allocated > 8
@@ -271,9 +274,9 @@ class _Rendition:
             samples = decoded.samples
             if colour != decoded.colour and image.samples == 3:
                 samples = codecs.to_rgb(samples, image.bits_stored)
-            content = np.ascontiguousarray(samples).tobytes()
+            content = np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data
             if swapped:  # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
-                content = np.frombuffer(content, "<u2").astype(">u2").tobytes()
+                content = np.frombuffer(content, "<u2").byteswap().view(np.uint8).data
             if proof is not None:
                 proof.decoded(samples, image)
                 proof.wrote(content)

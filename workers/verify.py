@@ -6,22 +6,20 @@ the pixels were or are in.
 """
 
 import hashlib
-import json
 import math
 import mmap
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from imagecodecs import deflate_crc32  # libdeflate's: a tenth of the time that zlib takes
 
-from dicomferry import durable
 from dicomferry.ceilings import Ceilings
+from dicomferry.digests import Digest, digest_of
 from dicomferry.errors import Permanent
-from dicomferry.part10 import read_meta
+from dicomferry.part10 import meta_of
 from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
 from workers import limits
 from workers.codecs import Image
@@ -64,8 +62,8 @@ class Proof:
     frames: int = 0
     written: list[tuple[int, int]] = field(default_factory=list)  # length and CRC of what was written
     worst: int = 0  # largest error of a sample; of lossy targets alone
-    _before: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
-    _after: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    _before: Digest = field(default_factory=Digest)
+    _after: Digest = field(default_factory=Digest)
     _squares: float = 0.0
     _samples: int = 0
     _range: int = 0
@@ -73,7 +71,7 @@ class Proof:
     @property
     def digest(self) -> str:
         """Of the pixels that went in."""
-        return self._before.hexdigest()
+        return str(self._before)
 
     @property
     def lossless(self) -> bool:
@@ -106,20 +104,20 @@ class Proof:
     def decoded(self, cells: np.ndarray, image: Image) -> None:
         """Take note of a frame that stays native; `image` describes its `cells`."""
         self.frames += 1
-        self._before.update(_canonical(cells, image).data)
+        self._before.update(_bytes(_canonical(cells, image)))
 
-    def wrote(self, content: bytes) -> None:
+    def wrote(self, content: bytes | memoryview) -> None:
         """Take note of bytes that are written: a codestream, or some of native pixel data."""
-        self.written.append((len(content), zlib.crc32(content)))
+        self.written.append((len(content), deflate_crc32(content)))  # type: ignore[arg-type]  # any buffer
 
     def _compare(self, cells: np.ndarray, found: np.ndarray, image: Image) -> None:
         wrong, worst = 0, 0
         squares, total, total_squares = 0.0, 0.0, 0.0
         for before, after in _blocks(cells, found, image):
-            self._before.update(before.data)
+            self._before.update(_bytes(before))
             if self.lossless and np.array_equal(before, after):
                 continue
-            self._after.update(after.data)
+            self._after.update(_bytes(after))
             numbers = _numbers(before, image)
             error = np.abs(numbers - _numbers(after, image))
             wrong += int(np.count_nonzero(error))
@@ -171,7 +169,7 @@ class Proof:
             "frames": self.frames,
             "digest_before": self.digest,
             # Of what is lossless, anything else has ended the rendition.
-            "digest_after": self.digest if self.lossless else self._after.hexdigest(),
+            "digest_after": self.digest if self.lossless else str(self._after),
             "encoder": getattr(row, "encoder", ""),
             "decoder": "" if row.native else reader_of(self.uid).library,
             "max_error": self.worst,
@@ -201,6 +199,11 @@ def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
     return plain
 
 
+def _bytes(cells: np.ndarray) -> memoryview:
+    """Contiguous cells as the bytes that they are."""
+    return cells.reshape(-1).view(np.uint8).data
+
+
 def _whole(cells: np.ndarray, image: Image) -> np.ndarray:
     """Little endian unsigned cells, with every bit that stands in them."""
     if image.bits_allocated < 8:
@@ -219,30 +222,31 @@ def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
 
 def digest(cells: np.ndarray, image: Image) -> str:
     """The digest that a proof has of an image of this one frame."""
-    return hashlib.blake2b(_canonical(cells, image).data, digest_size=16).hexdigest()
+    return digest_of(_bytes(_canonical(cells, image)))
 
 
-def check_file(path: Path, proof: Proof) -> None:
+def check_file(file: IO[bytes], proof: Proof) -> None:
     """Read the Pixel Data of the file that was written and hold it against what `proof` saw.
 
-    A deflated data set is not read back.
+    A deflated data set is not read back. Every byte of `file` is with the kernel.
 
     Raises:
         VerificationFailed: the file does not hold those frames.
     """
-    meta = read_meta(path)
+    descriptor = file.fileno()
+    meta = meta_of(descriptor, "the rendition")
     if meta.transfer_syntax_uid == DEFLATED_LE:
         return
     encoding = IMPLICIT if meta.transfer_syntax_uid == IMPLICIT_LE else EXPLICIT
     encoding = EXPLICIT_BIG if meta.transfer_syntax_uid == EXPLICIT_BE else encoding
-    limits.begin_step(path.stat().st_size)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
+        limits.begin_step(len(view))
         view.madvise(mmap.MADV_RANDOM)  # headers alone are read through it, pixels by Source
         try:
             listed = elements(view, meta.offset, len(view), encoding)
             pixel_data = next(element for element in listed if element.tag == PIXEL_DATA)
             read = _fragments if pixel_data.undefined else _native
-            found = list(read(Source(view, file.fileno()), pixel_data, proof))
+            found = list(read(Source(view, descriptor), pixel_data, proof))
         except (StopIteration, Permanent) as error:
             raise VerificationFailed(f"verification failed: the file cannot be read back: {error}") from error
     if found != proof.written:
@@ -257,7 +261,7 @@ def _fragments(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tu
         content = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
         if len(content) == length + length % 2:  # padded to even length (PS3.5 A.4)
             content = content[:length]
-        yield len(content), zlib.crc32(content)
+        yield len(content), deflate_crc32(content)
 
 
 def _native(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple[int, int]]:
@@ -266,13 +270,6 @@ def _native(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple
     for length, _ in proof.written:
         crc = 0
         for chunk in source.chunks(at, min(at + length, pixel_data.stop)):
-            crc = zlib.crc32(chunk, crc)
+            crc = deflate_crc32(chunk, crc)
         yield min(length, pixel_data.stop - at), crc
         at += length
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Put the record of a rendition beside it; before the rendition is renamed, so that it implies it."""
-    temporary = durable.unpublished(path)
-    temporary.write_text(json.dumps(record))
-    temporary.rename(path)

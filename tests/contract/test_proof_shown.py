@@ -37,7 +37,7 @@ def test_explain_says_who_decoded_a_rendition_back_and_the_digest_of_its_pixels(
         spool.rendition(boot_id(), instance.id, JPEG_LS.key),
         JPEG_LS,
         verify="always",
-        record=spool.rendition_record(boot_id(), instance.id, JPEG_LS.key),
+        recorded=True,
     )
     told = explained(settings, instance.sop_instance_uid)
     assert "rendition JPEGLS: verified: decoded back by CharLS" in told

@@ -1,6 +1,5 @@
 """Filling a spool as ingest does: a staging folder, then the commit."""
 
-import hashlib
 import time
 import uuid
 from io import BytesIO
@@ -9,6 +8,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from dicomferry.digests import digest_of
 from dicomferry.part10 import dataset_offset
 from dicomferry.spool import Instance, Spool, instance_id
 
@@ -39,7 +39,7 @@ def put(
     else:
         received.write_bytes(content)
     encoded = received.read_bytes()[dataset_offset(received) :]
-    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    digest = digest_of(encoded)
     instance = Instance(
         id=instance_id(dataset.SOPInstanceUID, digest, destinations),
         sop_class_uid=dataset.SOPClassUID,
