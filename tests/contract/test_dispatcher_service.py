@@ -1,5 +1,6 @@
 """The dispatcher's process on a real Redis and a real spool; the test plays worker and forwarder."""
 
+import threading
 import time
 
 import pytest
@@ -124,6 +125,51 @@ def test_what_an_earlier_dispatcher_published_and_nobody_runs_is_published_anew(
     with bench.spool.leases.hold(old.id) as held:
         assert not held
     assert bench.spool.read(instance.id) == instance
+
+
+def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench, monkeypatch):
+    monkeypatch.setattr(service, "REMOVE_FOR", 0.0)
+    monkeypatch.setattr(service, "CONCLUDE_EVERY", 0.0)
+    bench.start()
+    first = bench.receive()
+    bench.learn()
+    bench.render()
+    busy, done = threading.Event(), threading.Event()
+
+    def chatter():  # of others: the dispatcher always has something to hear
+        while not done.wait(0.005):
+            events.push(bench.redis, [events.Started("nobody's")])
+            busy.set()
+
+    talker = threading.Thread(target=chatter)
+    talker.start()
+    try:
+        assert busy.wait(10)
+        bench.deliver()
+        wait_until(lambda: lines_of(bench.spool.history, first.sop_instance_uid)[-1][3] == "delivered", "it")
+        second = bench.receive()
+        bench.render()
+        bench.fetch(DeliverBatch)
+        assert bench.spool.read(first.id) == first
+    finally:
+        done.set()
+        talker.join()
+    bench.wait_retired(first)
+    assert bench.spool.read(second.id) == second
+
+
+def test_the_end_of_a_batch_waits_for_nothing_more_to_tell(bench, monkeypatch):
+    monkeypatch.setattr(events, "TOGETHER", 3600.0)
+    sender = events.EventSender(bench.redis)
+    sender.send(events.Started("a"))  # the first after a pause leaves at once
+    wait_until(lambda: bench.redis.llen(events.EVENTS_KEY), "the first event")
+    sender.send(events.Delivered("a", "ws1", "i", None, 0))
+    sender.send(events.Finished("a"))
+    wait_until(lambda: bench.redis.llen(events.EVENTS_KEY) == 3, "the end of the batch")
+    sender.send(events.Delivered("b", "ws1", "i", None, 0))
+    sender.close()
+    told = [events.parse(text) for text in bench.redis.lrange(events.EVENTS_KEY, 0, -1)]
+    assert [type(event).__name__ for event in told] == ["Started", "Delivered", "Finished", "Delivered"]
 
 
 def test_a_second_dispatcher_on_the_same_spool_is_refused(bench):
