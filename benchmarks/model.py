@@ -104,9 +104,10 @@ def costs(results: Results, job: str, syncs: int) -> scaling.Costs:
 
     ms = {part: cost("cpu_ms", part) for part in (*_PARTS, "redis")}
     alone = results.of_alone("transcoding", job, lambda rows: rows[0]["cpu_ms"])
+    spared = results.median(job, FERRY, lambda run: run["spared_bytes"]) or 0.0
     return scaling.Costs(
         ms=ms | ({"worker": alone} if alone is not None else {}),
-        written=sum(cost("written_bytes", part) for part in _PARTS),
+        written=sum(cost("written_bytes", part) for part in _PARTS) - spared,
         received=results.sent_bytes[job],
         sent=results.median(job, FERRY, lambda run: run["arrived_bytes"]) or 0.0,
         syncs=syncs,

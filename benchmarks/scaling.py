@@ -18,7 +18,7 @@ class Costs:
     """Of one object on its way through everything."""
 
     ms: dict[str, float]  # of processor time: worker, dispatcher, redis, ingest, forwarder
-    written: float  # bytes, to the spool
+    written: float  # bytes that went to the spool's disk
     received: float  # bytes
     sent: float  # bytes
     syncs: float  # that somebody waits for

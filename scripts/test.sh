@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
 
-install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools ffmpeg strace || {
+install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools ffmpeg strace haproxy || {
   [ "${CI:-}" != true ] || exit 1
   echo "test.sh: going on without them; their tests will be skipped" >&2
 }
