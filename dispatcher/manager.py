@@ -30,6 +30,7 @@ UNSTARTED = 4  # transcode batches in Celery that no worker has begun, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
 TRANSCODE_WORTH = 1 << 20  # bytes received that are not divided among workers: some hundredths of a second
 DELIVER_MOST, DELIVER_BYTES = 256, 256 << 20
+DELIVER_WORTH = 16  # objects that are not divided among the associations of a lane
 GATHER_MOST = 32  # what is ready waits for what is being rendered until they are so many,
 GATHER_FOR = 0.25  # or for that long, in seconds: a batch costs its messages whatever it holds
 FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back undone is asked for once more
@@ -434,7 +435,9 @@ class QueueManager:
         return False
 
     def _send(self, lane: Lane) -> None:
-        most = 1 if lane.circuit.state is Circuit.TRIAL else DELIVER_MOST
+        free = max(lane.limit - len(lane.sending), 1)
+        share = max(-(-lane.counts[Place.READY] // free), DELIVER_WORTH)
+        most = 1 if lane.circuit.state is Circuit.TRIAL else min(share, DELIVER_MOST)
         deliveries = list(lane.take(Place.READY, most, DELIVER_BYTES))
         if not deliveries:
             return

@@ -46,6 +46,7 @@ READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
 CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
 REMOVE_FOR = 0.03  # seconds of a round that what has ended is removed, while there is something to do
+UNREMOVED_MOST = 2000  # instances that may wait for it: where the disk is slow, lanes wait after all
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -313,7 +314,7 @@ class Dispatcher:
 
     def _remove(self, until: float = math.inf) -> None:
         """Remove what has ended, until then (of the monotonic clock): no lane is to wait for it."""
-        while self._removed and time.monotonic() < until:
+        while self._removed and (time.monotonic() < until or len(self._removed) > UNREMOVED_MOST):
             instance = self._removed.popleft()
             if not self._spool.retire(instance):
                 self._reread(instance)

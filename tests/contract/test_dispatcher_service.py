@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -127,6 +128,26 @@ def test_what_an_earlier_dispatcher_published_and_nobody_runs_is_published_anew(
     assert bench.spool.read(instance.id) == instance
 
 
+@contextmanager
+def chatter(bench):
+    """Others' events, so that the dispatcher always has something to hear."""
+    busy, done = threading.Event(), threading.Event()
+
+    def talk():
+        while not done.wait(0.005):
+            events.push(bench.redis, [events.Started("nobody's")])
+            busy.set()
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        assert busy.wait(10)
+        yield
+    finally:
+        done.set()
+        talker.join()
+
+
 def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench, monkeypatch):
     monkeypatch.setattr(service, "REMOVE_FOR", 0.0)
     monkeypatch.setattr(service, "CONCLUDE_EVERY", 0.0)
@@ -134,28 +155,28 @@ def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench, mo
     first = bench.receive()
     bench.learn()
     bench.render()
-    busy, done = threading.Event(), threading.Event()
-
-    def chatter():  # of others: the dispatcher always has something to hear
-        while not done.wait(0.005):
-            events.push(bench.redis, [events.Started("nobody's")])
-            busy.set()
-
-    talker = threading.Thread(target=chatter)
-    talker.start()
-    try:
-        assert busy.wait(10)
+    with chatter(bench):
         bench.deliver()
         wait_until(lambda: lines_of(bench.spool.history, first.sop_instance_uid)[-1][3] == "delivered", "it")
         second = bench.receive()
         bench.render()
         bench.fetch(DeliverBatch)
         assert bench.spool.read(first.id) == first
-    finally:
-        done.set()
-        talker.join()
     bench.wait_retired(first)
     assert bench.spool.read(second.id) == second
+
+
+def test_what_has_ended_does_not_fill_a_disk_that_is_slow_to_remove_it(bench, monkeypatch):
+    monkeypatch.setattr(service, "REMOVE_FOR", 0.0)
+    monkeypatch.setattr(service, "CONCLUDE_EVERY", 0.0)
+    monkeypatch.setattr(service, "UNREMOVED_MOST", 1)
+    bench.start()
+    instances = [bench.receive() for _ in range(3)]
+    bench.learn()
+    bench.render()
+    with chatter(bench):
+        assert len(bench.deliver().parcels) == len(instances)
+        wait_until(lambda: sum(bench.spool.read(i.id) is not None for i in instances) == 1, "room")
 
 
 def test_the_end_of_a_batch_waits_for_nothing_more_to_tell(bench, monkeypatch):

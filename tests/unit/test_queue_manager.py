@@ -356,6 +356,22 @@ def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit()
     assert of(feed(queue, *delivered(first), events.Finished(first.id)), DeliverBatch)
 
 
+@pytest.mark.parametrize(
+    ("ready", "associations", "sizes"),
+    [
+        (100, 4, [25, 25, 25, 25]),
+        (40, 4, [16, 16, 8]),
+        (10, 4, [10]),
+        (100, 1, [100]),
+        (600, 2, [DELIVER_MOST, DELIVER_MOST]),
+    ],
+)
+def test_what_is_ready_is_shared_among_the_associations_of_a_lane(ready, associations, sizes):
+    queue = manager(destination(max_associations=associations))
+    batches = of(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(ready))), DeliverBatch)
+    assert [len(batch.parcels) for batch in batches] == sizes
+
+
 def test_a_probe_that_was_lost_is_asked_again_later():
     queue = manager(learned=False)
     probe = only(feed(queue, known(1)), ProbeBatch)
