@@ -83,7 +83,7 @@ def _calls(trace: Path) -> Iterator[str]:
     for line in trace.read_text().splitlines():
         pid, _, call = line.partition(" ")
         if call.endswith("<unfinished ...>"):
-            begun[pid] = call.removesuffix("<unfinished ...>")
+            begun[pid] = call.removesuffix("<unfinished ...>").rstrip()
             if begun[pid].lstrip().startswith("sendto"):
                 yield begun[pid]
         elif "resumed>" in call:
