@@ -62,13 +62,18 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class DeliverBatch:
-    """Send objects to one destination in one association."""
+    """Send objects to one destination in one association.
+
+    One that follows another is published while that one still runs, so that the wire need not wait for it:
+    it begins when the other's lease is gone.
+    """
 
     id: str
     boot: str
     destination: str
     parcels: tuple[Parcel, ...]
     more: bool = False  # the lane has more: keep the association a moment
+    after: str | None = None  # the batch that it follows
 
     def to_message(self) -> dict[str, Any]:
         """As keyword arguments of the task, made of JSON types."""
@@ -78,7 +83,14 @@ class DeliverBatch:
     def from_message(cls, message: dict[str, Any]) -> "DeliverBatch":
         """The reverse of `to_message`."""
         parcels = tuple(Parcel(**parcel) for parcel in message["parcels"])
-        return cls(message["id"], message["boot"], message["destination"], parcels, message["more"])
+        return cls(
+            message["id"],
+            message["boot"],
+            message["destination"],
+            parcels,
+            message["more"],
+            message.get("after"),  # a batch of an earlier version follows none
+        )
 
 
 @dataclass(frozen=True, slots=True)

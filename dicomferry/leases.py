@@ -69,6 +69,10 @@ class Leases:
         finally:
             os.close(descriptor)
 
+    def stands(self, batch: str) -> bool:
+        """Whether a batch has neither ended nor been taken back."""
+        return (self.folder / batch).exists()
+
     def take_back(self, batch: str) -> bool:
         """Cancel a batch that nobody runs; False where somebody does after all."""
         path = self.folder / batch

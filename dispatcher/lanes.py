@@ -1,7 +1,7 @@
 """A destination's queue: where each of its deliveries stands."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -10,6 +10,7 @@ from dispatcher.circuit import Circuit, CircuitState
 from dispatcher.plan import Choice
 
 UNPLANNED = Choice("", None, "")
+NEARLY_THROUGH = 48  # objects left of a batch: what lasts as long as it takes to bring the next one
 LOOKAHEAD = 256  # renditions of one lane made or being made and not yet delivered: bounds the disk they take
 
 
@@ -79,7 +80,7 @@ class Lane:
     to_render: deque[Delivery] = field(default_factory=deque)
     ready: deque[Delivery] = field(default_factory=deque)
     counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
-    sending: set[str] = field(default_factory=set)  # deliver batches
+    sending: dict[str, str | None] = field(default_factory=dict)  # deliver batches, and what follows each
     probe: str | None = None  # the probe batch that is under way
     gathers_until: float = 0.0  # in seconds since the epoch; 0 where nothing that is ready waits for others
     delivered: int = 0
@@ -98,11 +99,32 @@ class Lane:
             self.counts[Place.TO_RENDER] > 0 and ahead < LOOKAHEAD and self.circuit.state is not Circuit.OPEN
         )
 
-    @property
-    def sends(self) -> bool:
-        """Whether it may be handed a deliver batch now."""
-        limit = {Circuit.CLOSED: self.limit, Circuit.TRIAL: 1, Circuit.OPEN: 0}[self.circuit.state]
-        return self.counts[Place.READY] > 0 and len(self.sending) < limit
+    def openings(self, left: Callable[[str], int]) -> list[str | None]:
+        """For what deliver batches there is room now: None for a free association, else whom to follow.
+
+        `left` tells of how many objects of a batch nothing was heard yet.
+        """
+        if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN:
+            return []
+        if self.circuit.state is Circuit.TRIAL:
+            return [] if self.sending else [None]
+        free: list[str | None] = [None] * (self.limit - len(self.sending))
+        unfollowed = [batch for batch, follower in self.sending.items() if follower is None]
+        return free + [batch for batch in unfollowed if left(batch) <= NEARLY_THROUGH]
+
+    def begin(self, batch: str, after: str | None) -> None:
+        """A deliver batch is to be published: it takes an opening."""
+        if after is None:
+            self.sending[batch] = None
+        else:
+            self.sending[after] = batch
+
+    def end(self, batch: str) -> None:
+        """A deliver batch is over: what follows it has its association now."""
+        follower = self.sending.pop(batch, None)
+        if follower is not None:
+            self.sending[follower] = None
+        self.sending = {first: second if second != batch else None for first, second in self.sending.items()}
 
     def move(self, delivery: Delivery, place: Place) -> None:
         """Put a delivery at a place; it leaves the one where it was."""

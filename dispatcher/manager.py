@@ -119,8 +119,9 @@ class QueueManager:
         for name in touched:
             lane = self.lanes[name]
             self._probe(lane, now)
-            while lane.sends and not self._gathers(lane, now):
-                self._send(lane)
+            openings = lane.openings(self.outstanding.left)
+            while openings and lane.counts[Place.READY] and not self._gathers(lane, now):
+                self._send(lane, openings)
             if lane.renders:
                 self._hungry[name] = None
         self._render()
@@ -434,9 +435,9 @@ class QueueManager:
         lane.gathers_until = 0.0
         return False
 
-    def _send(self, lane: Lane) -> None:
-        free = max(lane.limit - len(lane.sending), 1)
-        share = max(-(-lane.counts[Place.READY] // free), DELIVER_WORTH)
+    def _send(self, lane: Lane, openings: list[str | None]) -> None:
+        share = max(-(-lane.counts[Place.READY] // len(openings)), DELIVER_WORTH)
+        after = openings.pop(0)
         most = 1 if lane.circuit.state is Circuit.TRIAL else min(share, DELIVER_MOST)
         deliveries = list(lane.take(Place.READY, most, DELIVER_BYTES))
         if not deliveries:
@@ -448,10 +449,10 @@ class QueueManager:
             lane.move(delivery, Place.SENDING)
         name = lane.destination.name
         more = lane.pending > len(deliveries)
-        batch = DeliverBatch(self._new_batch_id(), self._boot, name, parcels, more)
+        batch = DeliverBatch(self._new_batch_id(), self._boot, name, parcels, more, after)
         for delivery in deliveries:
             delivery.batch = batch.id
-        lane.sending.add(batch.id)
+        lane.begin(batch.id, after)
         self._publish(batch, deliver_label(lane.destination, deliveries), tuple(p.instance for p in parcels))
 
     def _sent(self, destination: str, instance: str) -> Delivery | None:
@@ -501,7 +502,7 @@ class QueueManager:
 
     def _works(self, destination: str) -> None:
         lane = self.lanes.get(destination)
-        if lane is not None and lane.circuit.state is not Circuit.CLOSED:
+        if lane is not None:
             lane.circuit = circuits.proved(lane.circuit)
             self._touched[destination] = None
 
@@ -517,9 +518,11 @@ class QueueManager:
             job.instances.clear()
             if event.broke_off and event.instance is not None:
                 self._suspect(lane, event.instance, event.reason, now)
-            others = len(lane.sending - {event.batch})
+            others = len(lane.sending.keys() - {event.batch})
             if others and lane.circuit.state is Circuit.CLOSED:
                 lane.limit = others
+                return
+            if lane.circuit.state is Circuit.OPEN:  # by the batch that this one follows
                 return
         self._trip(lane, now, event.reason)
 
@@ -628,7 +631,7 @@ class QueueManager:
                 if died and instance in self.entries:
                     self.entries[instance].alone = True
         elif lane := self.lanes.get(batch.destination):
-            lane.sending.discard(batch_id)
+            lane.end(batch_id)
             self._touched[batch.destination] = None
             if lane.probe == batch_id:  # it ended without an answer that we heard
                 lane.probe = None

@@ -49,6 +49,11 @@ class Outstanding:
             job.started = True
             self._unstarted.discard(batch)
 
+    def left(self, batch: str) -> int:
+        """Of how many of its instances nothing was heard yet."""
+        job = self._jobs.get(batch)
+        return len(job.instances) if job else 0
+
     def account(self, batch: str, instance: str) -> None:
         """It was told what became of the instance."""
         if job := self._jobs.get(batch):

@@ -45,8 +45,9 @@ EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
 CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
-REMOVE_FOR = 0.03  # seconds of a round that what has ended is removed, while there is something to do
+REMOVE_FOR = 0.01  # seconds of a round that what has ended is removed, while there is something to do
 UNREMOVED_MOST = 2000  # instances that may wait for it: where the disk is slow, lanes wait after all
+ROUND = 0.02  # seconds at least between two looks at events: what comes meanwhile goes together
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -163,12 +164,13 @@ class Dispatcher:
 
     def _hear(self) -> None:
         try:
-            wait = min(max(self._manager.next_timer - _now(), events.TOGETHER), HEAR_FOR)
+            wait = min(max(self._manager.next_timer - _now(), ROUND), HEAR_FOR)
             first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
             # A wait that a timer cut short says nothing of what is to come.
             self._busy = first is not None or wait < HEAR_FOR
-            time.sleep(max(0.0, self._round_at - time.monotonic()))  # what comes meanwhile goes together
-            self._round_at = time.monotonic() + events.TOGETHER
+            if self._manager.outstanding:  # else nobody is at work, and what came now is waited for
+                time.sleep(max(0.0, self._round_at - time.monotonic()))
+            self._round_at = time.monotonic() + ROUND
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
             self._redis_is(answering=True)
         except RedisError as error:

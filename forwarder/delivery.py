@@ -68,6 +68,7 @@ class Forwarder:
         self._associations = Associations()
         self._learning = threading.Lock()
         self._stopping = threading.Event()
+        self._followed: set[str] = set()  # batches for whose end another one of this process waits
 
     def deliver(self, batch: DeliverBatch) -> None:
         """Send what the batch names, as far as the destination takes it; the rest stays pending."""
@@ -114,12 +115,24 @@ class Forwarder:
     def _send_batch(self, batch: DeliverBatch, destination: Destination) -> None:
         shipments = self._shipments(batch, destination)
         loads = list(_loads(shipments, lambda instance: calling_title(self._settings, destination, instance)))
+        self._follow(batch)
         for calling, load in loads:
             keep = batch.more and load is loads[-1][1]
             words = self._send_load(batch, destination, calling, load, keep=keep)
             if words is not None:
                 self._unreachable(batch, words)
                 return
+
+    def _follow(self, batch: DeliverBatch) -> None:
+        """Wait for the end of the batch that this one follows."""
+        if batch.after is None:
+            return
+        self._followed.add(batch.after)
+        began = time.monotonic()
+        while self._spool.leases.stands(batch.after) and not self._stopping.is_set():
+            # The longer it lasts, the less it matters to be there at once.
+            time.sleep(min(0.002 + (time.monotonic() - began) / 20, 0.1))
+        self._followed.discard(batch.after)
 
     def _shipments(self, batch: DeliverBatch, destination: Destination) -> Iterator[Shipment]:
         for parcel in batch.parcels:
@@ -168,6 +181,7 @@ class Forwarder:
             except BaseException:
                 self._associations.drop(loan)
                 raise
+            keep = keep or batch.id in self._followed
             self._associations.give_back(loan, keep=keep and words is None)
             return words
         return None

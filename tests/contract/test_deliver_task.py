@@ -84,9 +84,11 @@ class Post:
     def put(self, name: str = "CT_small.dcm", **keys: Any) -> Instance:
         return put(self.spool, shipped(name), *(d.name for d in self.settings.destination), **keys)
 
-    def batch(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> DeliverBatch:
+    def batch(
+        self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False, after: str | None = None
+    ) -> DeliverBatch:
         made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
-        batch = DeliverBatch(new_batch_id(), BOOT, to, made, more)
+        batch = DeliverBatch(new_batch_id(), BOOT, to, made, more, after)
         self.spool.leases.make(batch.id)
         return batch
 
@@ -308,6 +310,51 @@ def test_batches_with_more_to_come_share_an_association(tmp_path: Path, broker: 
             post.deliver(post.put(), more=more)
         wait_until(lambda: peer.released == 1, "the release")
         assert len(peer.callers) == 1
+
+
+def test_a_batch_that_follows_waits_for_the_other_and_takes_over_its_association(
+    tmp_path: Path, broker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        first = post.batch(post.put())
+        second = post.batch(instance := post.put(), after=first.id)
+        follower = threading.Thread(target=post.forwarder.deliver, args=[second])
+        follower.start()
+        wait_until(lambda: post.spool.leases.state(second.id) == "running", "the second batch to wait")
+        with pytest.raises(AssertionError):
+            wait_until(lambda: post.spool.marker(instance.id, "delivered", "ws"), "nothing", 0.3)
+        post.forwarder.deliver(first)
+        follower.join()
+        told = [type(event).__name__ for event in post.inner(second.id)]
+        assert len(peer.files()) == 2
+    assert told.count("Delivered") == 2
+    assert caplog.text.count("Associated") == 1
+
+
+def test_a_batch_that_follows_one_that_is_over_or_was_taken_back_does_not_wait(
+    tmp_path: Path, broker: str
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        batch = post.batch(post.put(), after="gone")
+        post.forwarder.deliver(batch)
+        assert only(Delivered, post.inner(batch.id))
+
+
+def test_a_batch_that_waits_for_another_ends_when_the_forwarder_stops(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instance = post.put()
+        waiting = post.batch(instance, after=post.batch(instance).id)
+        follower = threading.Thread(target=post.forwarder.deliver, args=[waiting])
+        follower.start()
+        wait_until(lambda: post.spool.leases.state(waiting.id) == "running", "it to wait")
+        post.forwarder.stop(1.0, 1.0)
+        follower.join(10.0)
+        assert not follower.is_alive()
+        assert not peer.files()
 
 
 def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Path, broker: str) -> None:

@@ -10,7 +10,7 @@ from dicomferry.spool import State
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
-from dispatcher.lanes import LOOKAHEAD
+from dispatcher.lanes import LOOKAHEAD, NEARLY_THROUGH, Place
 from dispatcher.manager import DELIVER_MOST, GATHER_FOR, TRANSCODE_MOST, UNSTARTED
 from tests.support.queue import (
     CT,
@@ -352,12 +352,82 @@ def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit()
     first, second = of(feed(queue, *many), DeliverBatch)
     commands = unreachable(queue, second)
     assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
-    assert not of(commands, DeliverBatch)
+    assert [batch.after for batch in of(commands, DeliverBatch)] == [first.id]
     assert of(feed(queue, *delivered(first), events.Finished(first.id)), DeliverBatch)
 
 
+def ready(*numbers):
+    return [known(n, syntax=EXPLICIT_LE) for n in numbers]
+
+
+def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
+    queue = manager()
+    first = only(feed(queue, *ready(*range(100))), DeliverBatch)
+    assert first.after is None
+    assert not of(feed(queue, *ready(100, 101)), DeliverBatch)
+    told = delivered(first)
+    assert not of(feed(queue, *told[: -NEARLY_THROUGH - 1]), DeliverBatch)
+    second = only(feed(queue, told[-NEARLY_THROUGH - 1]), DeliverBatch)
+    assert (second.after, len(second.parcels)) == (first.id, 2)
+    # One at a time: the second is followed when its turn has come.
+    assert not of(feed(queue, *told[-NEARLY_THROUGH:], *ready(102)), DeliverBatch)
+    third = only(feed(queue, events.Finished(first.id)), DeliverBatch)
+    assert third.after == second.id
+
+
+def test_each_association_of_a_lane_has_one_batch_that_follows():
+    queue = manager(destination(max_associations=2))
+    heads = of(feed(queue, *ready(*range(40))), DeliverBatch)
+    followers = of(feed(queue, *ready(*range(40, 80))), DeliverBatch)
+    assert [batch.after for batch in followers] == [batch.id for batch in heads]
+    assert [len(batch.parcels) for batch in followers] == [20, 20]
+    assert not of(feed(queue, *ready(80)), DeliverBatch)
+
+
+def test_what_follows_a_batch_that_failed_opens_the_circuit_no_further():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    assert not of(unreachable(queue, first), DeliverBatch)
+    circuit = queue.lanes["ws1"].circuit
+    assert not of(unreachable(queue, second, now=1.0), DeliverBatch)
+    assert queue.lanes["ws1"].circuit == circuit
+    assert queue.lanes["ws1"].counts[Place.READY] == 2
+
+
+def test_what_follows_closes_the_circuit_again_where_it_is_delivered():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    unreachable(queue, first)
+    again = only(feed(queue, *delivered(second), events.Finished(second.id)), DeliverBatch)
+    assert [parcel.instance for parcel in again.parcels] == ["i1"]
+
+
+def test_nothing_follows_the_one_object_that_tries_whether_its_peer_works_again():
+    queue = manager()
+    first = only(feed(queue, *ready(1, 2, 3)), DeliverBatch)
+    unreachable(queue, first)
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    answer = events.Learned(probe.id, "ws1", {}, probe=True)
+    assert only(feed(queue, answer, events.Finished(probe.id), now=7.1), DeliverBatch)
+
+
+def test_what_follows_and_is_lost_is_sent_after_all():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    assert Reread(("i2",)) in feed(queue, Lost(second.id, died=True))
+    again = only(feed(queue, *ready(2)), DeliverBatch)
+    assert again.after == first.id
+    feed(queue, *delivered(first), events.Finished(first.id))
+    feed(queue, *delivered(again), events.Finished(again.id))
+    assert not queue.entries
+    assert only(feed(queue, *ready(3)), DeliverBatch).after is None
+
+
 @pytest.mark.parametrize(
-    ("ready", "associations", "sizes"),
+    ("count", "associations", "sizes"),
     [
         (100, 4, [25, 25, 25, 25]),
         (40, 4, [16, 16, 8]),
@@ -366,9 +436,9 @@ def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit()
         (600, 2, [DELIVER_MOST, DELIVER_MOST]),
     ],
 )
-def test_what_is_ready_is_shared_among_the_associations_of_a_lane(ready, associations, sizes):
+def test_what_is_ready_is_shared_among_the_associations_of_a_lane(count, associations, sizes):
     queue = manager(destination(max_associations=associations))
-    batches = of(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(ready))), DeliverBatch)
+    batches = of(feed(queue, *ready(*range(count))), DeliverBatch)
     assert [len(batch.parcels) for batch in batches] == sizes
 
 
