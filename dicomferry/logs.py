@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 
 
 def configure(part: str, level: str = "INFO") -> None:
@@ -15,4 +16,6 @@ def configure(part: str, level: str = "INFO") -> None:
     root.setLevel(level)
     # pynetdicom logs AE titles and association dumps at INFO and, worse, data sets at DEBUG.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    # pydicom quotes values of data sets, in its log and as warnings; its level it sets anew when it is loaded.
+    logging.getLogger("pydicom").disabled = True
+    warnings.filterwarnings("ignore", module="pydicom")

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
 PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # DICOM's own (PS3.7 annex A)
 COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)

@@ -24,12 +24,11 @@ from pynetdicom.pdu_primitives import (
 from dicomferry.crashpoints import reach
 from dicomferry.part10 import Meta
 from dicomferry.settings import Destination
-from dicomferry.wire import COMMAND, LAST, PDV_HEADER, Pdu, pdu
+from dicomferry.wire import APPLICATION_CONTEXT, COMMAND, LAST, PDV_HEADER, Pdu, pdu
 from forwarder.line import Line, PeerClosed, PeerFailure
 from forwarder.outcome import of_rejection
 from forwarder.proposal import VERIFICATION, Context
 
-_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A
 _RELEASE_SECONDS = 2.0  # nothing depends on the answer
 _OUR_MAXIMUM = 1 << 16  # bytes of a P-DATA-TF that we take: responses
 _BLOCK = 1 << 18  # bytes handed to the kernel at once
@@ -208,7 +207,7 @@ def _context_id(index: int) -> int:
 def _request(called: str, calling: str, contexts: Sequence[Context]) -> bytes:
     """An A-ASSOCIATE-RQ (PS3.8 9.3.2): one presentation context for each of `contexts`."""
     primitive = A_ASSOCIATE()
-    primitive.application_context_name = _APPLICATION_CONTEXT
+    primitive.application_context_name = APPLICATION_CONTEXT
     primitive.calling_ae_title = calling
     primitive.called_ae_title = called
     definitions = []

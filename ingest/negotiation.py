@@ -1,4 +1,8 @@
-"""The PDUs that begin an association: A-ASSOCIATE-RQ, -AC and -RJ (PS3.8 9.3.2 to 9.3.4)."""
+"""The PDUs that begin an association: A-ASSOCIATE-RQ, -AC and -RJ (PS3.8 9.3.2 to 9.3.4).
+
+pynetdicom decodes and encodes them. It refuses some of what DCMTK and Orthanc take of old and odd senders;
+that is put right here, before it looks at a request, and before an answer leaves.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -6,15 +10,28 @@ from dataclasses import dataclass
 from functools import cache
 
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_items import (
+    ApplicationContextItem,
+    ImplementationClassUIDSubItem,
+    ImplementationVersionNameSubItem,
+    MaximumLengthSubItem,
+    PresentationContextItemAC,
+    PresentationContextItemRQ,
+    TransferSyntaxSubItem,
+    UserInformationItem,
+)
 
-from dicomferry.wire import Pdu, pdu
+from dicomferry.wire import APPLICATION_CONTEXT, PDU_HEADER, Pdu, pdu
 from ingest.admission import Rejected
 from ingest.contexts import Answered, Proposed
 from ingest.line import MAXIMUM_PDU, Reason, Violation
 
 _FIXED = struct.Struct(">H2x16s16s32x")  # protocol version, called and calling AE title
 _ITEM = struct.Struct(">BxH")  # item type, length of what follows
-_APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"  # PS3.7 annex A
+_CONTEXT, _USER_INFORMATION, _MAXIMUM_LENGTH = 0x20, 0x50, 0x51
+_KNOWN = {0x10, _CONTEXT, _USER_INFORMATION}
+_STAND_IN = b"TITLE".ljust(16)
 _VERSION_1 = 1  # a bit of the protocol version
 
 
@@ -39,29 +56,27 @@ def decode(content: memoryview) -> AssociationRequest:
     if len(content) < _FIXED.size:
         raise _damaged("shorter than its fixed part")
     version, called, calling = _FIXED.unpack_from(content)
-    application = b""
-    contexts: list[Proposed] = []
-    maximum_length = 0
-    for kind, item in _items(content[_FIXED.size :]):
-        if kind == 0x10:
-            application = bytes(item)
-        elif kind == 0x20:
-            contexts.append(_proposed(item))
-        elif kind == 0x50:
-            lengths = [part for sub, part in _items(item) if sub == 0x51 and len(part) == 4]
-            maximum_length = int.from_bytes(lengths[0], "big") if lengths else 0
+    request = A_ASSOCIATE_RQ()
+    usual = _usual(content)
+    try:
+        request.decode(pdu(Pdu.ASSOCIATE_RQ, usual))
+    except Exception as error:
+        # A decoder of what the network sent: any exception means that it is no request.
+        raise _damaged(type(error).__name__) from error
+    contexts = tuple(map(_proposed, request.presentation_context))
     if len({context.id for context in contexts}) != len(contexts):
         raise _damaged("a presentation context ID is used twice")
     unsupported: Rejected | None = None
     if not version & _VERSION_1:
         unsupported = Rejected(1, 2, 2, f"protocol version 0x{version:04X}")
-    elif application.rstrip(b"\0 ") != _APPLICATION_CONTEXT:
+    elif request.application_context_name != APPLICATION_CONTEXT:
         unsupported = Rejected(1, 1, 2, "another application context than DICOM's")
+    information = request.user_information
     return AssociationRequest(
-        called_ae_title=_text(called),
-        calling_ae_title=_text(calling),
-        contexts=tuple(contexts),
-        maximum_length=maximum_length,
+        called_ae_title=_title(called),
+        calling_ae_title=_title(calling),
+        contexts=contexts,
+        maximum_length=(information.maximum_length if information else None) or 0,
         head=bytes(content[: _FIXED.size]),
         unsupported=unsupported,
     )
@@ -69,46 +84,38 @@ def decode(content: memoryview) -> AssociationRequest:
 
 def acceptance(request: AssociationRequest, contexts: tuple[Answered, ...]) -> bytes:
     """The A-ASSOCIATE-AC (PS3.8 9.3.3)."""
-    answers = b"".join(
-        _item(
-            0x21,
-            struct.pack(">BxBx", context.id, context.result)
-            + _item(0x40, context.transfer_syntax.encode("ascii", "replace")),
-        )
-        for context in contexts
-    )
-    version = struct.pack(">H", _VERSION_1)
-    content = (
-        version + request.head[2:] + _item(0x10, _APPLICATION_CONTEXT) + answers + _our_user_information()
-    )
-    return pdu(Pdu.ASSOCIATE_AC, content)
+    application = ApplicationContextItem()
+    application.application_context_name = APPLICATION_CONTEXT
+    answer = A_ASSOCIATE_AC()
+    answer.variable_items = [application, *map(_answered, contexts), _our_user_information()]
+    encoded = answer.encode()
+    # Titles and reserved bytes come back as they were sent (table 9-17), whatever they are.
+    head = PDU_HEADER.size + _FIXED.size
+    version = encoded[PDU_HEADER.size : PDU_HEADER.size + 2]
+    return encoded[: PDU_HEADER.size] + version + request.head[2:] + encoded[head:]
 
 
 def rejection(rejected: Rejected) -> bytes:
     """The A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
-    return pdu(Pdu.ASSOCIATE_RJ, bytes((0, rejected.result, rejected.source, rejected.reason)))
+    answer = A_ASSOCIATE_RJ()
+    answer.result, answer.source, answer.reason_diagnostic = rejected.result, rejected.source, rejected.reason
+    return answer.encode()
 
 
-@cache
-def _our_user_information() -> bytes:
-    """PS3.7 annex D.3.3: Maximum Length, Implementation Class UID, Implementation Version Name."""
-    return _item(
-        0x50,
-        _item(0x51, struct.pack(">I", MAXIMUM_PDU))
-        + _item(0x52, PYNETDICOM_IMPLEMENTATION_UID.encode())
-        + _item(0x55, PYNETDICOM_IMPLEMENTATION_VERSION.encode()),
-    )
+def _usual(content: memoryview) -> bytes:
+    """The request as pynetdicom takes it: titles that are usual ones, and only items that we look at.
 
-
-def _proposed(item: memoryview) -> Proposed:
-    if len(item) < 4:
-        raise _damaged("a presentation context without an ID")
-    parts = [(kind, _text(bytes(part))) for kind, part in _items(item[4:])]
-    return Proposed(
-        id=item[0],
-        abstract_syntax=next((text for kind, text in parts if kind == 0x30), ""),
-        transfer_syntaxes=tuple(text for kind, text in parts if kind == 0x40),
-    )
+    It raises on a title that is blank, padded with NUL or not ASCII, and on an implementation version that
+    is. What kind of item it does not know, is to be skipped (PS3.8 9.3.1); it raises on that too.
+    """
+    items = bytearray()
+    for kind, item in _items(content[_FIXED.size :]):
+        if kind == _USER_INFORMATION:
+            lengths = [part for sub, part in _items(item) if sub == _MAXIMUM_LENGTH and len(part) == 4]
+            items += _item(kind, b"".join(_item(_MAXIMUM_LENGTH, length) for length in lengths[:1]))
+        elif kind in _KNOWN:
+            items += _item(kind, item)
+    return _FIXED.pack(_VERSION_1, _STAND_IN, _STAND_IN) + items
 
 
 def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -125,12 +132,45 @@ def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += length
 
 
-def _item(kind: int, content: bytes) -> bytes:
+def _item(kind: int, content: bytes | memoryview) -> bytes:
     return _ITEM.pack(kind, len(content)) + content
 
 
-def _text(value: bytes) -> str:
-    """An AE title or a UID, without its padding; nothing in it can forge a line of a log."""
+def _proposed(item: PresentationContextItemRQ) -> Proposed:
+    return Proposed(
+        id=item.presentation_context_id or 0,
+        abstract_syntax=str(item.abstract_syntax or ""),
+        transfer_syntaxes=tuple(str(syntax) for syntax in item.transfer_syntax if syntax),
+    )
+
+
+def _answered(context: Answered) -> PresentationContextItemAC:
+    syntax = TransferSyntaxSubItem()
+    syntax.transfer_syntax_name = context.transfer_syntax
+    item = PresentationContextItemAC()
+    item.presentation_context_id, item.result_reason = context.id, context.result
+    item.transfer_syntax_sub_item = [syntax]
+    return item
+
+
+@cache
+def _our_user_information() -> UserInformationItem:
+    """PS3.7 annex D.3.3: Maximum Length, Implementation Class UID, Implementation Version Name."""
+    length, implementation, version = (
+        MaximumLengthSubItem(),
+        ImplementationClassUIDSubItem(),
+        ImplementationVersionNameSubItem(),
+    )
+    length.maximum_length_received = MAXIMUM_PDU
+    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
+    version.implementation_version_name = PYNETDICOM_IMPLEMENTATION_VERSION
+    item = UserInformationItem()
+    item.user_data = [length, implementation, version]
+    return item
+
+
+def _title(value: bytes) -> str:
+    """An AE title without its padding; nothing in it can forge a line of a log."""
     text = value.decode("ascii", "replace").strip("\0 ")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 

@@ -316,6 +316,33 @@ def test_what_we_do_not_speak_or_are_not_is_rejected(
         assert peer.read() == (RJ, bytes((0, *answer)))
 
 
+ODD = {
+    "a title padded with NUL": association_request(calling=b"PACS" + bytes(12)),
+    "a blank title": association_request(calling=b""),
+    "a title that is not ASCII": association_request(calling="MODALIT\u00c4T".encode("latin-1")),
+    "an item that nobody knows": association_request(extra=item(0x60, b"of tomorrow")),
+    "user information that nobody knows": association_request(extra=item(0x50, item(0x7F, b"of tomorrow"))),
+    "a version that is not ASCII": association_request(extra=item(0x50, item(0x55, b"V\xc4"))),
+    "a version that is too long": association_request(extra=item(0x50, item(0x55, b"V" * 40))),
+    "a role that there is not": association_request(extra=item(0x50, item(0x54, b"\0\31.2\7\7"))),
+    "a context of no class": association_request([(1, CT, EXPLICIT_LE), (3, "", EXPLICIT_LE)]),
+    "a context of no syntax": association_request([(1, CT, EXPLICIT_LE), (3, CT, "")]),
+    "a class that is no UID": association_request([(1, CT, EXPLICIT_LE), (3, "hello\nyou", EXPLICIT_LE)]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_old_and_odd_senders_ask_for_is_granted_as_others_grant_it(ingest: Ingest, name: str) -> None:
+    """A study would not be seen for it. storescp accepts all of them but the blank title."""
+    with withstood(ingest), Raw(ingest.port) as peer:
+        peer.send(pdu(RQ, ODD[name]))
+        kind, content = peer.read()
+        assert kind == AC
+        assert content[2:68] == ODD[name][2:68]  # titles and reserved bytes come back (PS3.8 table 9-17)
+        peer.send(p_data(1, 3, store_request()), p_data(1, 2, DATA))
+        assert peer.status() == 0x0000
+
+
 def test_an_ae_title_forges_no_line_of_the_log(ingest: Ingest, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with withstood(ingest), Raw(ingest.port) as peer:
