@@ -9,13 +9,14 @@ def configure(part: str, level: str = "INFO") -> None:
     """Send this process's log to standard error, each line with the name of its part."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {part} %(message)s"))
-    # What no line of ours shows need not be found out for each.
+    # What no line of ours shows need not be found out for each: who, and where in the source (Logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001
     root = logging.getLogger()
     root.handlers[:] = [stream]
     root.setLevel(level)
     # pynetdicom logs AE titles and association dumps at INFO and, worse, data sets at DEBUG.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    # pydicom quotes values of data sets, in its log and as warnings; its level it sets anew when it is loaded.
+    # pydicom quotes values of data sets, in its log and in warnings; its level is set anew when it is loaded.
     logging.getLogger("pydicom").disabled = True
     warnings.filterwarnings("ignore", module="pydicom")

@@ -350,7 +350,8 @@ class QueueManager:
 
     def _ask_for_renditions(self, lane: Lane) -> None:
         worth = TRANSCODE_WORTH // max(lane.to_render[0].entry.size, 1)
-        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // 4), worth))
+        parts = max(4, 2 * self.outstanding.transcodes_running)
+        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), worth))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
         for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):

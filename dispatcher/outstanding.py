@@ -66,6 +66,11 @@ class Outstanding:
         return self._jobs.pop(batch, None)
 
     @property
+    def transcodes(self) -> int:
+        """Transcode batches."""
+        return len(self._transcodes)
+
+    @property
     def transcodes_unstarted(self) -> int:
         """Transcode batches that no worker has begun."""
         return len(self._unstarted)

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -45,9 +45,11 @@ EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
 CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
-REMOVE_FOR = 0.01  # seconds of a round that what has ended is removed, while there is something to do
+REMOVE_FOR = 0.002  # seconds of a round that what has ended is removed though there is something to do
 UNREMOVED_MOST = 2000  # instances that may wait for it: where the disk is slow, lanes wait after all
-ROUND = 0.02  # seconds at least between two looks at events: what comes meanwhile goes together
+ROUND = 0.01  # seconds at least between two looks at events: what comes meanwhile goes together
+RENDERING_ROUND = 0.02  # while something is being rendered, which takes longer,
+CROWDED_ROUND = 0.05  # and while batches wait for a worker: none is idle for want of us
 HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
@@ -122,8 +124,8 @@ class Dispatcher:
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
         self._rows: list[Row] = []
-        self._retired: list[str] = []  # instances that have ended since history was written
-        self._removed: deque[str] = deque()  # those before it, to be removed
+        self._retired: dict[str, None] = {}  # instances that have ended since history was written
+        self._removed: OrderedDict[str, None] = OrderedDict()  # those before it, to be removed
         self._busy = False
         self._round_at = self._conclude_at = 0.0  # of the monotonic clock: when the next is due
         self._canary = uuid.uuid4().hex
@@ -164,13 +166,14 @@ class Dispatcher:
 
     def _hear(self) -> None:
         try:
-            wait = min(max(self._manager.next_timer - _now(), ROUND), HEAR_FOR)
+            wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), HEAR_FOR)
             first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
             # A wait that a timer cut short says nothing of what is to come.
             self._busy = first is not None or wait < HEAR_FOR
             if self._manager.outstanding:  # else nobody is at work, and what came now is waited for
+                self._remove(self._round_at)
                 time.sleep(max(0.0, self._round_at - time.monotonic()))
-            self._round_at = time.monotonic() + ROUND
+            self._round_at = time.monotonic() + self._round()
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
             self._redis_is(answering=True)
         except RedisError as error:
@@ -184,6 +187,12 @@ class Dispatcher:
                 self._received(event.instance)
             elif event is not None:
                 self._manager.handle(event, _now())
+
+    def _round(self) -> float:
+        outstanding = self._manager.outstanding
+        if outstanding.transcodes_unstarted > 1:
+            return CROWDED_ROUND
+        return RENDERING_ROUND if outstanding.transcodes else ROUND
 
     def _redis_is(self, *, answering: bool, reason: str = "") -> None:
         if answering != self._redis_answers:
@@ -204,7 +213,11 @@ class Dispatcher:
         self._manager.handle(Known(state) if state else Vanished(instance), _now())
 
     def _read_everything(self) -> None:
-        self._know(self._reader.everything(self._manager.knows))
+        self._know(self._reader.everything(self._knows))
+
+    def _knows(self, instance: str) -> bool:
+        """Whether the spool need not be read for it."""
+        return self._manager.knows(instance) or instance in self._retired or instance in self._removed
 
     def _know(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
@@ -217,7 +230,7 @@ class Dispatcher:
     def _look_around(self) -> None:
         if self._reader.ended():
             self._read_everything()
-        self._know(self._reader.next_shards(self._manager.knows, READ_FOR))
+        self._know(self._reader.next_shards(self._knows, READ_FOR))
         self._obey(until=time.monotonic() + OBEY_FOR)
         self._look_at_redis()
         self._show()
@@ -310,14 +323,14 @@ class Dispatcher:
     def _conclude(self) -> None:
         """Write the history of what has ended, which only then may be removed."""
         self._write_history()
-        self._removed += self._retired
-        self._retired = []
+        self._removed |= self._retired
+        self._retired = {}
         self._conclude_at = time.monotonic() + CONCLUDE_EVERY
 
     def _remove(self, until: float = math.inf) -> None:
         """Remove what has ended, until then (of the monotonic clock): no lane is to wait for it."""
         while self._removed and (time.monotonic() < until or len(self._removed) > UNREMOVED_MOST):
-            instance = self._removed.popleft()
+            instance, _ = self._removed.popitem(last=False)
             if not self._spool.retire(instance):
                 self._reread(instance)
 
@@ -336,7 +349,7 @@ class Dispatcher:
                 case Keep():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
-                    self._retired.append(command.instance)
+                    self._retired[command.instance] = None
 
     def _publish(self, command: Publish) -> None:
         batch = command.batch

@@ -148,9 +148,15 @@ def chatter(bench):
         talker.join()
 
 
-def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench, monkeypatch):
-    monkeypatch.setattr(service, "REMOVE_FOR", 0.0)
-    monkeypatch.setattr(service, "CONCLUDE_EVERY", 0.0)
+@pytest.fixture
+def no_time_to_remove(monkeypatch):
+    """What has ended is written to the history at once, and not removed while there is something to hear."""
+    for seconds in ("CONCLUDE_EVERY", "REMOVE_FOR", "ROUND", "RENDERING_ROUND", "CROWDED_ROUND"):
+        monkeypatch.setattr(service, seconds, 0.0)
+
+
+@pytest.mark.usefixtures("no_time_to_remove")
+def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench):
     bench.start()
     first = bench.receive()
     bench.learn()
@@ -166,9 +172,30 @@ def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench, mo
     assert bench.spool.read(second.id) == second
 
 
+@pytest.mark.usefixtures("no_time_to_remove")
+def test_what_has_ended_and_waits_to_be_removed_is_not_read_again(bench, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_EVERY", 0.0)
+    read, state = [], Spool.state
+    monkeypatch.setattr(
+        Spool, "state", lambda spool, instance: read.append(instance) or state(spool, instance)
+    )
+    bench.start()
+    instance = bench.receive()
+    bench.learn()
+    bench.render()
+    with chatter(bench):
+        bench.deliver()
+        wait_until(
+            lambda: lines_of(bench.spool.history, instance.sop_instance_uid)[-1][3] == "delivered", "it"
+        )
+        read.clear()
+        time.sleep(0.3)
+        assert read == []
+        assert bench.spool.read(instance.id) == instance
+
+
+@pytest.mark.usefixtures("no_time_to_remove")
 def test_what_has_ended_does_not_fill_a_disk_that_is_slow_to_remove_it(bench, monkeypatch):
-    monkeypatch.setattr(service, "REMOVE_FOR", 0.0)
-    monkeypatch.setattr(service, "CONCLUDE_EVERY", 0.0)
     monkeypatch.setattr(service, "UNREMOVED_MOST", 1)
     bench.start()
     instances = [bench.receive() for _ in range(3)]

@@ -6,7 +6,7 @@ import pytest
 
 from dicomferry import events
 from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
-from dicomferry.spool import State
+from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
@@ -530,6 +530,17 @@ def test_a_few_small_images_are_no_work_for_several_workers_and_a_few_large_ones
     large = of(feed(manager(), *(known(n, size=5_000_000) for n in range(8))), TranscodeBatch)
     assert [len(batch.instances) for batch in small] == [8]
     assert [len(batch.instances) for batch in large] == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("workers", "size"), [(1, TRANSCODE_MOST), (2, TRANSCODE_MOST), (8, 6), (16, 3)])
+def test_what_a_lane_wants_is_shared_among_the_workers_that_there_are(workers, size):
+    """Else the end of a study, in a batch for each of a few, would leave most of many workers idle."""
+    queue = manager()
+    for n in range(workers):
+        queue.outstanding.add(TranscodeBatch(f"other{n}", "boot", RenditionSpec(EXPLICIT_LE), ()), ())
+        queue.outstanding.started(f"other{n}")
+    batches = of(feed(queue, *(known(n, size=1 << 20) for n in range(96))), TranscodeBatch)
+    assert len(batches[0].instances) == size
 
 
 def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
