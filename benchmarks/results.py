@@ -113,7 +113,7 @@ def figures(results: Results) -> Sequence[Figure]:
         Figure("J2K CT: pipeline / Orthanc tuned", results.ratio(J2K_CT, FERRY, tuned), 1.35, 1.7),
         Figure("pass-through CT: pipeline / Orthanc tuned", results.ratio(PASSED_CT, FERRY, tuned), 1.3, 2.0),
         Figure("small MR, pass-through", results.rate(SMALL_MR, FERRY), 250, 600, "/s"),
-        Figure("small MR: gaps of 40 ms at the sink", stalls, 1, None, "%", most=True),
+        Figure("small MR: gaps of 40 ms at the sink, of 1,000", stalls, 0, None, "", most=True),
         Figure(
             "ingest: processor time of a 0.5 MB object",
             results.of_alone("ingest_then_forward", PASSED_CT, lambda found: found["ingest"]["cpu_ms"]),
@@ -148,8 +148,8 @@ def _beside(results: Results) -> str:
 
 
 def _stalls(results: Results) -> float | None:
-    """Per cent of the gaps between arrivals."""
-    return results.median(SMALL_MR, FERRY, lambda run: 100 * run["stalls"] / run["objects"])
+    """Of a thousand gaps between arrivals."""
+    return results.median(SMALL_MR, FERRY, lambda run: 1000 * run["stalls"] / run["objects"])
 
 
 def _written(results: Results, run: dict[str, Any], spared: float) -> float:
