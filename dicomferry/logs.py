@@ -17,6 +17,8 @@ def configure(part: str, level: str = "INFO") -> None:
     root.setLevel(level)
     # pynetdicom logs AE titles and association dumps at INFO and, worse, data sets at DEBUG.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    # pydicom quotes values of data sets, in its log and in warnings; its level is set anew when it is loaded.
-    logging.getLogger("pydicom").disabled = True
-    warnings.filterwarnings("ignore", module="pydicom")
+    # pydicom quotes values of data sets, in warnings and in its log, whose level it sets when it is loaded.
+    pydicom = logging.getLogger("pydicom")
+    pydicom.addHandler(logging.NullHandler())
+    pydicom.propagate = False
+    warnings.simplefilter("ignore", UserWarning)

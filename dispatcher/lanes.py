@@ -102,15 +102,21 @@ class Lane:
     def openings(self, left: Callable[[str], int]) -> list[str | None]:
         """For what deliver batches there is room now: None for a free association, else whom to follow.
 
-        `left` tells of how many objects of a batch nothing was heard yet.
+        `left` tells of how many objects of a batch nothing was heard yet. Where there are several
+        associations none needs one to follow: the others send meanwhile, and who is free first takes what
+        there is.
         """
         if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN:
             return []
-        if self.circuit.state is Circuit.TRIAL:
-            return [] if self.sending else [None]
-        free: list[str | None] = [None] * (self.limit - len(self.sending))
-        unfollowed = [batch for batch, follower in self.sending.items() if follower is None]
-        return free + [batch for batch in unfollowed if left(batch) <= NEARLY_THROUGH]
+        limit = self.limit if self.circuit.state is Circuit.CLOSED else 1
+        free: list[str | None] = [None] * (limit - len(self.sending))
+        if free or self.limit > 1 or self.circuit.state is not Circuit.CLOSED:
+            return free
+        return [
+            batch
+            for batch, follower in self.sending.items()
+            if follower is None and left(batch) <= NEARLY_THROUGH
+        ]
 
     def begin(self, batch: str, after: str | None) -> None:
         """A deliver batch is to be published: it takes an opening."""

@@ -519,7 +519,8 @@ class QueueManager:
             job.instances.clear()
             if event.broke_off and event.instance is not None:
                 self._suspect(lane, event.instance, event.reason, now)
-            others = len(lane.sending.keys() - {event.batch})
+            before = job.batch.after if isinstance(job.batch, DeliverBatch) else None  # that one is over
+            others = len(lane.sending.keys() - {event.batch, before})
             if others and lane.circuit.state is Circuit.CLOSED:
                 lane.limit = others
                 return

@@ -190,7 +190,7 @@ class Dispatcher:
 
     def _round(self) -> float:
         outstanding = self._manager.outstanding
-        if outstanding.transcodes_unstarted > 1:
+        if outstanding.transcodes_unstarted > 1 and outstanding.transcodes_running:
             return CROWDED_ROUND
         return RENDERING_ROUND if outstanding.transcodes else ROUND
 

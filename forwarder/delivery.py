@@ -68,7 +68,8 @@ class Forwarder:
         self._associations = Associations()
         self._learning = threading.Lock()
         self._stopping = threading.Event()
-        self._followed: set[str] = set()  # batches for whose end another one of this process waits
+        # Batches for whose end another one of this process waits, and the words of those that failed.
+        self._followed: dict[str, str] = {}
 
     def deliver(self, batch: DeliverBatch) -> None:
         """Send what the batch names, as far as the destination takes it; the rest stays pending."""
@@ -113,9 +114,14 @@ class Forwarder:
     # Delivering
 
     def _send_batch(self, batch: DeliverBatch, destination: Destination) -> None:
-        shipments = self._shipments(batch, destination)
+        shipments = list(self._shipments(batch, destination))
+        if batch.after is not None:  # and so far the wire was another's
+            failed = self._wait_for(batch.after)
+            if failed:
+                self._unreachable(batch, failed)
+                return
+            shipments = [shipment for shipment in shipments if self._is_due(shipment, destination)]
         loads = list(_loads(shipments, lambda instance: calling_title(self._settings, destination, instance)))
-        self._follow(batch)
         for calling, load in loads:
             keep = batch.more and load is loads[-1][1]
             words = self._send_load(batch, destination, calling, load, keep=keep)
@@ -123,16 +129,24 @@ class Forwarder:
                 self._unreachable(batch, words)
                 return
 
-    def _follow(self, batch: DeliverBatch) -> None:
-        """Wait for the end of the batch that this one follows."""
-        if batch.after is None:
-            return
-        self._followed.add(batch.after)
+    def _wait_for(self, batch: str) -> str:
+        """Wait for the end of the batch that one follows; why that failed, where it was here and did."""
+        self._followed[batch] = ""
         began = time.monotonic()
-        while self._spool.leases.stands(batch.after) and not self._stopping.is_set():
-            # The longer it lasts, the less it matters to be there at once.
-            time.sleep(min(0.002 + (time.monotonic() - began) / 20, 0.1))
-        self._followed.discard(batch.after)
+        try:
+            while self._spool.leases.stands(batch) and not self._stopping.is_set():
+                # The longer it lasts, the less it matters to be there at once.
+                time.sleep(min(0.002 + (time.monotonic() - began) / 20, 0.1))
+        finally:
+            failed = self._followed.pop(batch, "")
+        return failed
+
+    def _is_due(self, shipment: Shipment, destination: Destination) -> bool:
+        """Whether it still is, after a wait in which an operator may have decided otherwise."""
+        instance = shipment.instance.id
+        return self._spool.folder(instance).exists() and not self._spool.is_delivered(
+            instance, destination.name
+        )
 
     def _shipments(self, batch: DeliverBatch, destination: Destination) -> Iterator[Shipment]:
         for parcel in batch.parcels:
@@ -327,6 +341,8 @@ class Forwarder:
         instance: str | None = None,
         broke_off: bool = False,
     ) -> None:
+        if batch.id in self._followed:
+            self._followed[batch.id] = words
         self._sender.send(events.Unreachable(batch.id, batch.destination, words, instance, broke_off))
         log.warning("Unreachable destination=%s batch=%s: %s", batch.destination, batch.id, words)
 

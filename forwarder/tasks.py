@@ -46,10 +46,10 @@ def register(app: Celery, settings: Settings) -> Forwarder:
 def threads_for(settings: Settings) -> int:
     """As many as there can be batches at once, so that no dead peer keeps a thread from a living one.
 
-    A lane has at most `max_associations` deliver batches, one that follows each, and a probe. A thread that
-    waits costs next to nothing, and there is none before it is needed.
+    A lane has at most `max_associations` deliver batches, or one and one that follows it, and a probe. A
+    thread that waits costs next to nothing, and there is none before it is needed.
     """
-    return min(sum(2 * d.max_associations + 1 for d in settings.destination), MOST_THREADS)
+    return min(sum(max(d.max_associations, 2) + 1 for d in settings.destination), MOST_THREADS)
 
 
 def run(settings: Settings) -> None:

@@ -22,15 +22,17 @@ from pynetdicom.pdu_items import (
     UserInformationItem,
 )
 
+from dicomferry.syntaxes import BY_UID
 from dicomferry.wire import APPLICATION_CONTEXT, PDU_HEADER, Pdu, pdu
 from ingest.admission import Rejected
 from ingest.contexts import Answered, Proposed
+from ingest.header import is_uid
 from ingest.line import MAXIMUM_PDU, Reason, Violation
 
 _FIXED = struct.Struct(">H2x16s16s32x")  # protocol version, called and calling AE title
 _ITEM = struct.Struct(">BxH")  # item type, length of what follows
-_CONTEXT, _USER_INFORMATION, _MAXIMUM_LENGTH = 0x20, 0x50, 0x51
-_KNOWN = {0x10, _CONTEXT, _USER_INFORMATION}
+_APPLICATION_CONTEXT, _CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50  # item types
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX, _MAXIMUM_LENGTH = 0x30, 0x40, 0x51  # of sub-items
 _STAND_IN = b"TITLE".ljust(16)
 _VERSION_1 = 1  # a bit of the protocol version
 
@@ -63,9 +65,6 @@ def decode(content: memoryview) -> AssociationRequest:
     except Exception as error:
         # A decoder of what the network sent: any exception means that it is no request.
         raise _damaged(type(error).__name__) from error
-    contexts = tuple(map(_proposed, request.presentation_context))
-    if len({context.id for context in contexts}) != len(contexts):
-        raise _damaged("a presentation context ID is used twice")
     unsupported: Rejected | None = None
     if not version & _VERSION_1:
         unsupported = Rejected(1, 2, 2, f"protocol version 0x{version:04X}")
@@ -75,7 +74,7 @@ def decode(content: memoryview) -> AssociationRequest:
     return AssociationRequest(
         called_ae_title=_title(called),
         calling_ae_title=_title(calling),
-        contexts=contexts,
+        contexts=tuple(map(_proposed, request.presentation_context)),
         maximum_length=(information.maximum_length if information else None) or 0,
         head=bytes(content[: _FIXED.size]),
         unsupported=unsupported,
@@ -103,19 +102,47 @@ def rejection(rejected: Rejected) -> bytes:
 
 
 def _usual(content: memoryview) -> bytes:
-    """The request as pynetdicom takes it: titles that are usual ones, and only items that we look at.
+    """The request as pynetdicom takes it: usual titles, and of the items what we look at, each UID clean.
 
-    It raises on a title that is blank, padded with NUL or not ASCII, and on an implementation version that
-    is. What kind of item it does not know, is to be skipped (PS3.8 9.3.1); it raises on that too.
+    It raises on a title that is blank, padded with NUL or not ASCII, on an implementation version that is,
+    on a UID that is long or not ASCII, and on each kind of item that it does not know, which is to be
+    skipped (PS3.8 9.3.1). And it takes its time with each: what is proposed twice, or that nobody accepts,
+    it need not see.
     """
     items = bytearray()
+    ids = set[int]()
     for kind, item in _items(content[_FIXED.size :]):
-        if kind == _USER_INFORMATION:
+        if kind == _APPLICATION_CONTEXT:
+            items += _item(kind, _uid(item).encode())
+        elif kind == _CONTEXT:
+            if len(item) < 4:
+                raise _damaged("a presentation context without an ID")
+            if item[0] in ids:
+                raise _damaged("a presentation context ID is used twice")
+            ids.add(item[0])
+            items += _item(kind, bytes(item[:4]) + _usual_syntaxes(item[4:]))
+        elif kind == _USER_INFORMATION:
             lengths = [part for sub, part in _items(item) if sub == _MAXIMUM_LENGTH and len(part) == 4]
             items += _item(kind, b"".join(_item(_MAXIMUM_LENGTH, length) for length in lengths[:1]))
-        elif kind in _KNOWN:
-            items += _item(kind, item)
     return _FIXED.pack(_VERSION_1, _STAND_IN, _STAND_IN) + items
+
+
+def _usual_syntaxes(items: memoryview) -> bytes:
+    """Of a presentation context the abstract syntax, and the transfer syntaxes that there are."""
+    names = [(kind, _uid(name)) for kind, name in _items(items)]
+    abstract = [uid for kind, uid in names if kind == _ABSTRACT_SYNTAX][:1]
+    transfer = dict.fromkeys(uid for kind, uid in names if kind == _TRANSFER_SYNTAX and uid in BY_UID)
+    return b"".join(
+        _item(kind, uid.encode())
+        for kind, uids in ((_ABSTRACT_SYNTAX, abstract), (_TRANSFER_SYNTAX, transfer))
+        for uid in uids
+    )
+
+
+def _uid(value: memoryview) -> str:
+    """A UID without its padding; empty where it is none."""
+    text = bytes(value).decode("ascii", "replace").strip("\0 ")
+    return text if is_uid(text) else ""
 
 
 def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -140,7 +167,7 @@ def _proposed(item: PresentationContextItemRQ) -> Proposed:
     return Proposed(
         id=item.presentation_context_id or 0,
         abstract_syntax=str(item.abstract_syntax or ""),
-        transfer_syntaxes=tuple(str(syntax) for syntax in item.transfer_syntax if syntax),
+        transfer_syntaxes=tuple(map(str, item.transfer_syntax)),
     )
 
 

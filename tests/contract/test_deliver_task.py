@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,14 @@ def test_batches_with_more_to_come_share_an_association(tmp_path: Path, broker: 
         assert len(peer.callers) == 1
 
 
+def waiting(post: Post, batch: DeliverBatch) -> threading.Thread:
+    """A thread in which the batch runs, and waits for the one that it follows."""
+    thread = threading.Thread(target=post.forwarder.deliver, args=[batch])
+    thread.start()
+    wait_until(lambda: post.spool.leases.state(batch.id) == "running", "the batch to wait")
+    return thread
+
+
 def test_a_batch_that_follows_waits_for_the_other_and_takes_over_its_association(
     tmp_path: Path, broker: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -320,9 +330,7 @@ def test_a_batch_that_follows_waits_for_the_other_and_takes_over_its_association
         post = Post(tmp_path, broker, ws={"port": peer.port})
         first = post.batch(post.put())
         second = post.batch(instance := post.put(), after=first.id)
-        follower = threading.Thread(target=post.forwarder.deliver, args=[second])
-        follower.start()
-        wait_until(lambda: post.spool.leases.state(second.id) == "running", "the second batch to wait")
+        follower = waiting(post, second)
         with pytest.raises(AssertionError):
             wait_until(lambda: post.spool.marker(instance.id, "delivered", "ws"), "nothing", 0.3)
         post.forwarder.deliver(first)
@@ -343,14 +351,50 @@ def test_a_batch_that_follows_one_that_is_over_or_was_taken_back_does_not_wait(
         assert only(Delivered, post.inner(batch.id))
 
 
+def test_a_batch_that_follows_one_that_failed_does_not_try(tmp_path: Path, broker: str) -> None:
+    calls = []
+
+    def close_at_once() -> None:
+        with suppress(OSError):
+            while True:
+                calls.append(server.accept()[0].close())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=close_at_once, daemon=True).start()
+        post = Post(tmp_path, broker, ws={"port": server.getsockname()[1]})
+        first = post.batch(post.put())
+        second = post.batch(post.put(), after=first.id)
+        follower = waiting(post, second)
+        post.forwarder.deliver(first)
+        follower.join()
+        failures = only(Unreachable, post.inner(second.id))
+    assert [failure.batch for failure in failures] == [first.id, second.id]
+    assert failures[0].reason == failures[1].reason
+    assert len(calls) == 1
+
+
+def test_what_was_delivered_or_discarded_while_its_batch_waited_is_not_sent(
+    tmp_path: Path, broker: str
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        first = post.batch()
+        delivered, discarded, due = post.put(), post.put(), post.put()
+        follower = waiting(post, post.batch(delivered, discarded, due, after=first.id))
+        time.sleep(0.2)  # for it to have read what it reads ahead
+        post.spool.mark_delivered(delivered.id, "ws", {"status": 0})
+        shutil.rmtree(post.spool.folder(discarded.id))
+        post.forwarder.deliver(first)
+        follower.join()
+        assert post.spool.is_delivered(due.id, "ws")
+        assert len(peer.files()) == 1
+
+
 def test_a_batch_that_waits_for_another_ends_when_the_forwarder_stops(tmp_path: Path, broker: str) -> None:
     with Workstation(tmp_path / "ws", free_port()) as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
         instance = post.put()
-        waiting = post.batch(instance, after=post.batch(instance).id)
-        follower = threading.Thread(target=post.forwarder.deliver, args=[waiting])
-        follower.start()
-        wait_until(lambda: post.spool.leases.state(waiting.id) == "running", "it to wait")
+        follower = waiting(post, post.batch(instance, after=post.batch(instance).id))
         post.forwarder.stop(1.0, 1.0)
         follower.join(10.0)
         assert not follower.is_alive()

@@ -325,15 +325,27 @@ ODD = {
     "a version that is not ASCII": association_request(extra=item(0x50, item(0x55, b"V\xc4"))),
     "a version that is too long": association_request(extra=item(0x50, item(0x55, b"V" * 40))),
     "a role that there is not": association_request(extra=item(0x50, item(0x54, b"\0\31.2\7\7"))),
-    "a context of no class": association_request([(1, CT, EXPLICIT_LE), (3, "", EXPLICIT_LE)]),
-    "a context of no syntax": association_request([(1, CT, EXPLICIT_LE), (3, CT, "")]),
-    "a class that is no UID": association_request([(1, CT, EXPLICIT_LE), (3, "hello\nyou", EXPLICIT_LE)]),
+    "an application context padded with NUL": association_request(application=b"1.2.840.10008.3.1.1.1\0\0"),
+    "a class padded with NUL": association_request([(3, CT + "\0\0", EXPLICIT_LE), (1, CT, EXPLICIT_LE)]),
+    "a context with what nobody knows": association_request(
+        extra=item(0x20, b"\5\0\0\0" + item(0x30, CT.encode()) + item(0x7F, b"of tomorrow"))
+    ),
+} | {
+    f"a context of {what}": association_request([(1, CT, EXPLICIT_LE), (3, sop_class, syntax)])
+    for what, sop_class, syntax in (
+        ("no class", "", EXPLICIT_LE),
+        ("no syntax", CT, ""),
+        ("a class that is no UID", "hello\nyou", EXPLICIT_LE),
+        ("a class that is not ASCII", "1.2.\u00c4", EXPLICIT_LE),
+        ("a class that is too long", "1." * 40 + "1", EXPLICIT_LE),
+        ("a syntax that is too long", CT, "1." * 40 + "1"),
+    )
 }
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_old_and_odd_senders_ask_for_is_granted_as_others_grant_it(ingest: Ingest, name: str) -> None:
-    """A study would not be seen for it. storescp accepts all of them but the blank title."""
+    """A study would not be seen for it. storescp grants nearly all of them, too."""
     with withstood(ingest), Raw(ingest.port) as peer:
         peer.send(pdu(RQ, ODD[name]))
         kind, content = peer.read()

@@ -8,6 +8,10 @@ from dicomferry.logs import configure
 configure("worker")
 from pydicom.dataset import Dataset
 Dataset().PatientBirthDate = "SECRET"
+import logging, warnings
+import pydicom.pixels.decoders.base as decoders
+decoders.LOGGER.error("SECRET")
+warnings.warn("Invalid value for VR DA: 'SECRET'", UserWarning, stacklevel=1)
 """
 
 

@@ -375,13 +375,35 @@ def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
     assert third.after == second.id
 
 
-def test_each_association_of_a_lane_has_one_batch_that_follows():
+def test_nothing_follows_where_there_are_several_associations():
+    """Who is free first takes what there is, however long the others take."""
     queue = manager(destination(max_associations=2))
-    heads = of(feed(queue, *ready(*range(40))), DeliverBatch)
-    followers = of(feed(queue, *ready(*range(40, 80))), DeliverBatch)
-    assert [batch.after for batch in followers] == [batch.id for batch in heads]
-    assert [len(batch.parcels) for batch in followers] == [20, 20]
-    assert not of(feed(queue, *ready(80)), DeliverBatch)
+    _, second = of(feed(queue, *ready(*range(32))), DeliverBatch)
+    assert not of(feed(queue, *ready(*range(32, 40))), DeliverBatch)
+    third = only(feed(queue, *delivered(second), events.Finished(second.id)), DeliverBatch)
+    assert (third.after, len(third.parcels)) == (None, 8)
+
+
+@pytest.mark.parametrize("associations", [1, 2, 4])
+def test_a_destination_that_goes_off_is_left_alone_after_a_batch_for_each_association(associations):
+    queue = manager(destination(max_associations=associations))
+    batches = of(feed(queue, *ready(*range(100))), DeliverBatch)
+    batches += of(feed(queue, *(delivered(batches[0])[:80]), *ready(100, 101)), DeliverBatch)
+    failed = 0
+    while batches:
+        failed += 1
+        assert failed <= 2 * associations
+        batches += of(unreachable(queue, batches.pop(0)), DeliverBatch)
+    assert queue.lanes["ws1"].circuit.state is Circuit.OPEN
+
+
+def test_what_follows_opens_the_circuit_though_the_end_of_the_other_was_not_heard_of():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    feed(queue, *delivered(first))
+    unreachable(queue, second)
+    assert queue.lanes["ws1"].circuit.state is Circuit.OPEN
 
 
 def test_what_follows_a_batch_that_failed_opens_the_circuit_no_further():
