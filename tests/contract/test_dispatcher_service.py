@@ -9,7 +9,7 @@ import pytest
 from dicomferry import events
 from dicomferry.batches import DeliverBatch, TranscodeBatch
 from dicomferry.errors import Misconfigured
-from dicomferry.spool import Spool
+from dicomferry.spool import SHARDS, Spool
 from dispatcher import service
 from dispatcher.history import lines_of
 from tests.support.bench import IMAGE, Bench
@@ -179,6 +179,8 @@ def test_what_has_ended_and_waits_to_be_removed_is_not_read_again(bench, monkeyp
     monkeypatch.setattr(
         Spool, "state", lambda spool, instance: read.append(instance) or state(spool, instance)
     )
+    seen, ids = [], Spool.ids
+    monkeypatch.setattr(Spool, "ids", lambda spool, shard: seen.append(shard) or ids(spool, shard))
     bench.start()
     instance = bench.receive()
     bench.learn()
@@ -189,7 +191,8 @@ def test_what_has_ended_and_waits_to_be_removed_is_not_read_again(bench, monkeyp
             lambda: lines_of(bench.spool.history, instance.sop_instance_uid)[-1][3] == "delivered", "it"
         )
         read.clear()
-        time.sleep(0.3)
+        seen.clear()
+        wait_until(lambda: len(seen) > len(SHARDS), "the whole spool to be looked at")
         assert read == []
         assert bench.spool.read(instance.id) == instance
 

@@ -433,6 +433,7 @@ def test_nothing_follows_the_one_object_that_tries_whether_its_peer_works_again(
     probe = only(feed(queue, now=7.0), ProbeBatch)
     answer = events.Learned(probe.id, "ws1", {}, probe=True)
     assert only(feed(queue, answer, events.Finished(probe.id), now=7.1), DeliverBatch)
+    assert not of(feed(queue, *ready(4), now=7.2), DeliverBatch)
 
 
 def test_what_follows_and_is_lost_is_sent_after_all():
