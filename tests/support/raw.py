@@ -3,13 +3,18 @@
 PS3.8 9.3 (PDUs), annex E (PDVs); PS3.7 6.3.1 and annex E (command sets).
 """
 
+import fcntl
 import select
 import socket
 import struct
+import termios
 import time
+from array import array
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
+
+from tests.support.processes import wait_until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -177,12 +182,23 @@ class Raw:
     def vanish(self) -> None:
         """Be gone without a word to the other side, as when the power fails. Needs root.
 
+        Both sides have acknowledged what was sent: an acknowledgement that is still to come would be answered
+        with a reset.
+
         Raises:
             PermissionError: we are not.
         """
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        wait_until(lambda: not self._unacknowledged(), "what was sent to be acknowledged")
         tcp_repair = 19
         self.sock.setsockopt(socket.IPPROTO_TCP, tcp_repair, 1)
         self.sock.close()
+
+    def _unacknowledged(self) -> int:
+        """Bytes (tcp(7), SIOCOUTQ)."""
+        left = array("i", [0])
+        fcntl.ioctl(self.sock, termios.TIOCOUTQ, left)
+        return left[0]
 
     def _exactly(self, size: int) -> bytes:
         content = b""
