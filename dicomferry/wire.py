@@ -9,6 +9,14 @@ import socket
 import struct
 from contextlib import suppress
 from enum import IntEnum
+from typing import Any
+
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
+from pynetdicom.pdu_primitives import (
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+)
 
 PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
 PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
@@ -33,6 +41,22 @@ class Pdu(IntEnum):
 def pdu(kind: Pdu, content: bytes = b"\0\0\0\0") -> bytes:
     """A whole PDU; the content's default is the one of A-RELEASE-RQ and -RP (PS3.8 9.3.6, 9.3.7)."""
     return PDU_HEADER.pack(kind, len(content)) + content
+
+
+def user_information(maximum_length: int) -> list[Any]:
+    """What we say of ourselves when we negotiate, as pynetdicom's primitives (PS3.7 annex D.3.3).
+
+    `maximum_length` is how many bytes we take in one P-DATA-TF.
+    """
+    length, implementation, version = (
+        MaximumLengthNotification(),
+        ImplementationClassUIDNotification(),
+        ImplementationVersionNameNotification(),
+    )
+    length.maximum_length_received = maximum_length
+    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
+    version.implementation_version_name = PYNETDICOM_IMPLEMENTATION_VERSION
+    return [length, implementation, version]
 
 
 def no_delay(sock: socket.socket) -> None:

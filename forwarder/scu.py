@@ -12,19 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, build_context
+from pynetdicom import build_context
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    ImplementationVersionNameNotification,
-    MaximumLengthNotification,
-)
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.crashpoints import reach
 from dicomferry.part10 import Meta
 from dicomferry.settings import Destination
-from dicomferry.wire import APPLICATION_CONTEXT, COMMAND, LAST, PDV_HEADER, Pdu, pdu
+from dicomferry.wire import APPLICATION_CONTEXT, COMMAND, LAST, PDV_HEADER, Pdu, pdu, user_information
 from forwarder.line import Line, PeerClosed, PeerFailure
 from forwarder.outcome import of_rejection
 from forwarder.proposal import VERIFICATION, Context
@@ -216,15 +211,7 @@ def _request(called: str, calling: str, contexts: Sequence[Context]) -> bytes:
         definition.context_id = _context_id(index)
         definitions.append(definition)
     primitive.presentation_context_definition_list = definitions
-    length, implementation, version = (
-        MaximumLengthNotification(),
-        ImplementationClassUIDNotification(),
-        ImplementationVersionNameNotification(),
-    )
-    length.maximum_length_received = _OUR_MAXIMUM
-    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
-    version.implementation_version_name = PYNETDICOM_IMPLEMENTATION_VERSION
-    primitive.user_information = [length, implementation, version]
+    primitive.user_information = user_information(_OUR_MAXIMUM)
     encoded: bytes = A_ASSOCIATE_RQ(primitive).encode()
     return encoded
 

@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_items import (
     ApplicationContextItem,
-    ImplementationClassUIDSubItem,
-    ImplementationVersionNameSubItem,
-    MaximumLengthSubItem,
     PresentationContextItemAC,
     PresentationContextItemRQ,
     TransferSyntaxSubItem,
@@ -23,7 +19,7 @@ from pynetdicom.pdu_items import (
 )
 
 from dicomferry.syntaxes import BY_UID
-from dicomferry.wire import APPLICATION_CONTEXT, PDU_HEADER, Pdu, pdu
+from dicomferry.wire import APPLICATION_CONTEXT, PDU_HEADER, Pdu, pdu, user_information
 from ingest.admission import Rejected
 from ingest.contexts import Answered, Proposed
 from ingest.header import is_uid
@@ -182,17 +178,8 @@ def _answered(context: Answered) -> PresentationContextItemAC:
 
 @cache
 def _our_user_information() -> UserInformationItem:
-    """PS3.7 annex D.3.3: Maximum Length, Implementation Class UID, Implementation Version Name."""
-    length, implementation, version = (
-        MaximumLengthSubItem(),
-        ImplementationClassUIDSubItem(),
-        ImplementationVersionNameSubItem(),
-    )
-    length.maximum_length_received = MAXIMUM_PDU
-    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
-    version.implementation_version_name = PYNETDICOM_IMPLEMENTATION_VERSION
     item = UserInformationItem()
-    item.user_data = [length, implementation, version]
+    item.from_primitive(user_information(MAXIMUM_PDU))
     return item
 
 
