@@ -21,7 +21,7 @@ from dicomferry.events import EVENTS_KEY
 from dicomferry.settings import load
 from dicomferry.spool import RenditionSpec, Spool, boot_id
 from dicomferry.syntaxes import EXPLICIT_LE
-from tests.support.costs import Cost, calls_in, cost_of, of_one_thread, running, traced
+from tests.support.costs import Cost, cost_of, of_one_thread, returned_in, running
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, shipped
 from tests.support.ports import free_port, is_listening
@@ -30,6 +30,7 @@ from tests.support.redis import private_redis
 from tests.support.site import Site, destination
 from tests.support.spools import a_spool, put
 from tests.support.synthetic import dataset, write
+from tests.support.traces import traced
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FEW, MANY = 4, 12  # instances, or pairs of them
@@ -112,7 +113,7 @@ class Place:
 
     def within(self, batch: Batch) -> Cost:
         """What was asked of the kernel while a batch held its lease."""
-        return cost_of(of_one_thread(calls_in(self.trace), f"leases/{batch.id}"), self.spool.root)
+        return cost_of(of_one_thread(returned_in(self.trace), f"leases/{batch.id}"), self.spool.root)
 
 
 def cts(folder: Path, count: int) -> list[Path]:
@@ -152,7 +153,7 @@ def test_an_instance_costs_ingest_no_more_than_it_did(tmp_path: Path, broker: st
             pairs = zip(cts(tmp_path / f"ct{count}", count), mrs, strict=True)
             assert send(place.ingest, [path for pair in pairs for path in pair]).returncode == 0
             received.append(size_of(place.spool.instances.glob("*/*/received.dcm")))
-    calls = calls_in(place.trace)
+    calls = returned_in(place.trace)
     begins = [n for n, call in enumerate(calls) if call.name == "accept4" and call.result >= 0]
     few, many = (
         cost_of(of_one_thread(calls[begin:end], f"{place.spool.incoming}/"), place.spool.root)
@@ -208,7 +209,7 @@ def test_a_delivery_costs_the_dispatcher_no_more_than_it_did(tmp_path: Path, bro
             running("forwarder", place.config, tmp_path / "forwarder.log"),
         ):
             wait_until(lambda: not any(map(place.spool.read, instances)), "all to be retired", 60)
-    calls = calls_in(place.trace)
+    calls = returned_in(place.trace)
     named = re.compile("|".join(instances))
     check(
         cost_of([call for call in calls if named.search(call.arguments)], place.spool.root), MANY, DISPATCHER

@@ -1,7 +1,6 @@
 """Who gets an association with ingest, in which contexts, and what slow peers cost the others."""
 
 import ctypes
-import os
 import re
 import signal
 import socket
@@ -31,6 +30,7 @@ from tests.support.ingesting import Ingest, an_ingest, associated
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import wait_until
 from tests.support.services import program
+from tests.support.traces import calls_in, stop_traced
 
 CT = str(CTImageStorage)
 J2K = resolve(["JPEG2000Lossless"])[0]
@@ -286,7 +286,7 @@ def test_success_is_sent_after_file_folder_and_shard_are_synced(tmp_path: Path) 
     try:
         assert send(part.port, [shipped("CT_small.dcm")]).returncode == 0
     finally:
-        _stop_traced(part)
+        stop_traced(part.process)
     steps = [
         r"fsync\(\d+<[^>]*/incoming/\w+/received\.dcm>\) += 0",
         r"fsync\(\d+<[^>]*/incoming/\w+/instance\.json>\) += 0",
@@ -295,14 +295,6 @@ def test_success_is_sent_after_file_folder_and_shard_are_synced(tmp_path: Path) 
         r"fsync\(\d+<[^>]*/instances/\w\w>\) += 0",
         r'sendto\(\d+<[^>]*>, "\\4\\0',  # a P-DATA-TF: the response
     ]
-    lines = iter(trace.read_text().splitlines())
+    made = calls_in(trace.read_text(), when_begun={"sendto"})
     for step in steps:
-        assert any(re.search(step, line) for line in lines), f"{step} is missing or comes too early"
-
-
-def _stop_traced(part: Part) -> None:
-    # strace passes no signal on: its child is the one to stop.
-    children = Path(f"/proc/{part.process.pid}/task/{part.process.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), signal.SIGTERM)
-    part.process.wait(20)
+        assert any(re.search(step, call) for _, call in made), f"{step} is missing or comes too early"

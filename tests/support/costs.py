@@ -1,8 +1,6 @@
-"""What a part asks of the kernel, counted from strace: calls, syncs, bytes; never seconds."""
+"""What a part asks of the kernel, counted: calls, syncs, bytes; never seconds."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import alive
-from tests.support.services import program
+from tests.support.traces import calls_in
 
 # How often a part waits, and how its threads and its memory are kept, says nothing of what it does.
 _IDLE = re.compile(
@@ -126,47 +123,11 @@ def running(part: str, config: Path, log: Path) -> Iterator[None]:
         process.wait(60)
 
 
-@contextmanager
-def traced(
-    trace: Path, part: str, config: Path, shown: Sequence[str] = ("-y", "-s", "0", "-e", "signal=none")
-) -> Iterator[None]:
-    """Run a part under strace; what it asked the kernel for stands in `trace` afterwards, as `shown`."""
-    command = [
-        program("strace"), "-f", *shown, "-o", str(trace),
-        sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(config),
-    ]  # fmt: skip
-    with trace.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    children: list[int] = []
-    try:
-        yield
-        # strace passes no signal on: its child is the one to stop.
-        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        children = [int(pid) for pid in listed.split()]
-        for child in children:
-            os.kill(child, signal.SIGTERM)
-        process.wait(60)
-    finally:
-        for child in children:
-            if alive(child):
-                os.kill(child, signal.SIGKILL)
-        process.kill()
-        process.wait()
-
-
-def calls_in(trace: Path) -> list[Call]:
+def returned_in(trace: Path) -> list[Call]:
     """The calls that returned, in that order; those that found nothing to do yet are left out."""
     found = []
-    begun: dict[str, str] = {}
-    for line in trace.read_text(errors="replace").splitlines():
-        pid, _, text = line.partition(" ")
-        text = text.strip()
-        if text.endswith("<unfinished ...>"):
-            begun[pid] = text.removesuffix("<unfinished ...>").rstrip()
-            continue
-        if "resumed>" in text:
-            text = begun.pop(pid, "") + text.partition("resumed>")[2]
-        call = _CALL.fullmatch(text)
+    for thread, line in calls_in(trace.read_text(errors="replace")):
+        call = _CALL.fullmatch(line)
         if call is not None and call[3] != "?" and "EAGAIN" not in call[4]:
-            found.append(Call(int(pid), call[1], call[2], int(call[3])))
+            found.append(Call(thread, call[1], call[2], int(call[3])))
     return found
