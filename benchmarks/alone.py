@@ -19,6 +19,7 @@ from work import UIDS, Objects
 from dicomferry import events
 from dicomferry.batches import TranscodeBatch, new_batch_id
 from dicomferry.broker import celery_app, client_for
+from dicomferry.leases import Claim
 from dicomferry.spool import RenditionSpec, boot_id
 from dispatcher.manager import TRANSCODE_MOST
 from dispatcher.publisher import Publisher
@@ -166,7 +167,7 @@ def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str]
         size = min(most, -(-len(left) // 4))
         batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(left[:size]))
         del left[:size]
-        site.spool.leases.make(batch.id, batch.instances)
+        site.spool.leases.make(batch.id, Claim(batch.instances))
         publisher.publish(batch, f"{len(batch.instances)} objects")
         ids.add(batch.id)
     app.close()

@@ -9,9 +9,19 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
+_TO = "to "  # what no instance begins with
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a batch is about."""
+
+    instances: tuple[str, ...] = ()
+    destination: str | None = None  # to which it sends them
 
 
 class Leases:
@@ -20,17 +30,21 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def make(self, batch: str, instances: tuple[str, ...] = ()) -> None:
-        """Make the lease of a batch, before it is published; it names the instances that it covers."""
+    def make(self, batch: str, claim: Claim = Claim()) -> None:
+        """Make the lease of a batch, before it is published; it says what the batch is about."""
+        to = () if claim.destination is None else (_TO + claim.destination,)
         with (self.folder / batch).open("x") as file:
-            file.write("\n".join(instances))
+            file.write("\n".join(to + claim.instances))
 
-    def covered(self, batch: str) -> tuple[str, ...]:
-        """The instances that a lease covers; none where it is gone."""
+    def claim(self, batch: str) -> Claim:
+        """What a batch is about; nothing where its lease is gone."""
         try:
-            return tuple((self.folder / batch).read_text().split())
+            lines = (self.folder / batch).read_text().splitlines()
         except FileNotFoundError:
-            return ()
+            return Claim()
+        if lines and lines[0].startswith(_TO):
+            return Claim(tuple(lines[1:]), lines[0].removeprefix(_TO))
+        return Claim(tuple(lines))
 
     @contextmanager
     def hold(self, batch: str) -> Iterator[bool]:

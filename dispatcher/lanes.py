@@ -81,6 +81,7 @@ class Lane:
     ready: deque[Delivery] = field(default_factory=deque)
     counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
     sending: dict[str, str | None] = field(default_factory=dict)  # deliver batches, and what follows each
+    held: bool = False  # a batch of an earlier dispatcher still sends
     probe: str | None = None  # the probe batch that is under way
     gathers_until: float = 0.0  # in seconds since the epoch; 0 where nothing that is ready waits for others
     delivered: int = 0
@@ -106,7 +107,7 @@ class Lane:
         associations none needs one to follow: the others send meanwhile, and who is free first takes what
         there is.
         """
-        if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN:
+        if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN or self.held:
             return []
         limit = self.limit if self.circuit.state is Circuit.CLOSED else 1
         free: list[str | None] = [None] * (limit - len(self.sending))

@@ -17,7 +17,19 @@ from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import label
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import (
+    Bury,
+    Command,
+    Held,
+    Keep,
+    Known,
+    Lost,
+    Note,
+    Publish,
+    Reread,
+    Retire,
+    Vanished,
+)
 from dispatcher.labels import deliver_label, probe_label, transcode_label
 from dispatcher.lanes import Delivery, Entry, Lane, Place
 from dispatcher.namesakes import Namesakes
@@ -86,6 +98,7 @@ class QueueManager:
             Known: self._known,
             Vanished: self._vanished,
             Lost: self._lost,
+            Held: self._held,
             events.Started: self._started,
             events.Finished: self._finished,
             events.Rendered: self._rendered_one,
@@ -235,6 +248,13 @@ class QueueManager:
             for delivery in list(entry.deliveries.values()):
                 self._forget(delivery)
             self._drop(entry)
+
+    def _held(self, event: Held, now: float) -> None:
+        """What those batches hold is not known yet: an older object of a UID, and the peer's associations."""
+        del now
+        for name, lane in self.lanes.items():
+            lane.held = name in event.destinations
+            self._touched[name] = None
 
     # Where a delivery goes next
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+from dicomferry.leases import Claim
 from dicomferry.spool import SHARDS, Spool, State
 
 log = logging.getLogger(__name__)
@@ -19,13 +20,13 @@ class SpoolReader:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._shard = 0
-        self._running_before: dict[str, tuple[str, ...]] = {}  # batch of an earlier dispatcher -> instances
+        self._running_before: dict[str, Claim] = {}  # by batch of an earlier dispatcher
 
     def take_over(self) -> None:
         """Cancel what an earlier dispatcher published and nobody runs; remember what somebody does."""
         for batch in self._spool.leases.batches():
             if not self._spool.leases.take_back(batch):
-                self._running_before[batch] = self._spool.leases.covered(batch)
+                self._running_before[batch] = self._spool.leases.claim(batch)
         if self._running_before:
             log.info("StillRunning batches=%d of an earlier dispatcher", len(self._running_before))
 
@@ -35,6 +36,11 @@ class SpoolReader:
         for batch in over:
             del self._running_before[batch]
         return bool(over)
+
+    def sending(self) -> frozenset[str]:
+        """Destinations to which batches of an earlier dispatcher still send."""
+        claims = self._running_before.values()
+        return frozenset(claim.destination for claim in claims if claim.destination is not None)
 
     def everything(self, known: Callable[[str], bool]) -> Iterator[State]:
         """All instances that are not `known`."""
@@ -59,7 +65,7 @@ class SpoolReader:
                 return
 
     def _read(self, shard: str, known: Callable[[str], bool]) -> Iterator[State]:
-        busy = {instance for held in self._running_before.values() for instance in held}
+        busy = {instance for claim in self._running_before.values() for instance in claim.instances}
         for instance in self._spool.ids(shard):
             if instance in busy or known(instance):
                 continue
@@ -69,4 +75,4 @@ class SpoolReader:
 
     def is_busy(self, instance: str) -> bool:
         """Whether a batch of an earlier dispatcher still has it."""
-        return any(instance in held for held in self._running_before.values())
+        return any(instance in claim.instances for claim in self._running_before.values())

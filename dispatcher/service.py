@@ -22,13 +22,26 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from dicomferry import events, orders
-from dicomferry.batches import new_batch_id
+from dicomferry.batches import DeliverBatch, new_batch_id
 from dicomferry.broker import celery_app, redis_client
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
+from dicomferry.leases import Claim
 from dicomferry.settings import Settings
 from dicomferry.spool import Spool, State, boot_id
-from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import (
+    Bury,
+    Command,
+    Held,
+    Keep,
+    Known,
+    Lost,
+    Note,
+    Publish,
+    Reread,
+    Retire,
+    Vanished,
+)
 from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
@@ -138,6 +151,7 @@ class Dispatcher:
         self._spool.sweep()
         self._forget_events()
         self._reader.take_over()
+        self._hold()
         self._obey()
         self._read_everything()
         self._refuse_strays(park=self._park)
@@ -215,6 +229,9 @@ class Dispatcher:
     def _read_everything(self) -> None:
         self._know(self._reader.everything(self._knows))
 
+    def _hold(self) -> None:
+        self._manager.handle(Held(self._reader.sending()), _now())
+
     def _knows(self, instance: str) -> bool:
         """Whether the spool need not be read for it."""
         return self._manager.knows(instance) or instance in self._retired or instance in self._removed
@@ -229,7 +246,8 @@ class Dispatcher:
 
     def _look_around(self) -> None:
         if self._reader.ended():
-            self._read_everything()
+            self._read_everything()  # first: what follows may be older than what waits
+            self._hold()
         self._know(self._reader.next_shards(self._knows, READ_FOR))
         self._obey(until=time.monotonic() + OBEY_FOR)
         self._look_at_redis()
@@ -354,7 +372,8 @@ class Dispatcher:
     def _publish(self, command: Publish) -> None:
         batch = command.batch
         try:
-            self._spool.leases.make(batch.id, command.instances)
+            destination = batch.destination if isinstance(batch, DeliverBatch) else None
+            self._spool.leases.make(batch.id, Claim(command.instances, destination))
             reach("publication.leased")
             self._publisher.publish(batch, command.label)
             reach("publication.published")

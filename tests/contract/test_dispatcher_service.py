@@ -1,10 +1,10 @@
 """The dispatcher's process on a real Redis and a real spool; the test plays worker and forwarder."""
 
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
+from pydicom import dcmread
 
 from dicomferry import events
 from dicomferry.batches import DeliverBatch, TranscodeBatch
@@ -101,17 +101,39 @@ def test_a_batch_that_still_runs_when_the_dispatcher_restarts_is_not_handed_out_
         assert held
         bench.stop()
         bench.start()
-        wait_until(
-            lambda: (bench.spool.status() or {}).get("read_at", 0) > time.time() - 60, "the new dispatcher"
-        )
-        wait_until(lambda: bench.redis.get(events.CANARY_KEY), "the canary")
-        before = time.monotonic()
-        while time.monotonic() < before + 3:  # three looks around
-            assert not bench.redis.llen("deliver")
-            time.sleep(0.1)
+        bench.wait_looks(3)
+        assert not bench.redis.llen("deliver")
         bench.spool.mark_delivered(instance.id, "ws1", {"status": 0})
     bench.wait_retired(instance)
     assert not bench.redis.llen("deliver")
+
+
+def test_a_lane_whose_batch_still_runs_when_the_dispatcher_restarts_sends_nothing_newer(bench, tmp_path):
+    """Its peer may bear one association, and the batch may hold an older object with the same UID."""
+    mended = tmp_path / "mended.dcm"
+    dataset = dcmread(shipped(IMAGE))
+    dataset.SeriesDescription = "mended"
+    dataset.save_as(mended)
+    bench.start()
+    older = bench.receive(shipped(IMAGE))
+    bench.learn()
+    bench.render()
+    batch = bench.fetch(DeliverBatch)
+    with bench.spool.leases.hold(batch.id) as held:
+        assert held
+        bench.stop()
+        bench.start()
+        bench.wait_looks(1)
+        newer = bench.receive(mended)
+        assert newer.sop_instance_uid == older.sop_instance_uid
+        bench.render()
+        bench.wait_looks(3)
+        assert not bench.redis.llen("deliver")
+    bench.render()  # of what was not sent, as its rendition is not known to stand
+    assert [parcel.instance for parcel in bench.deliver().parcels] == [older.id]
+    bench.wait_retired(older)
+    assert [parcel.instance for parcel in bench.deliver().parcels] == [newer.id]
+    bench.wait_retired(newer)
 
 
 def test_what_an_earlier_dispatcher_published_and_nobody_runs_is_published_anew(bench):

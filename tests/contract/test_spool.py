@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicomferry.errors import Misconfigured
+from dicomferry.leases import Claim
 from dicomferry.spool import RenditionSpec, Spool, State, boot_id, instance_id
 from tests.support.images import shipped
 from tests.support.processes import wait_until
@@ -106,8 +107,7 @@ def test_a_spool_of_another_schema_is_refused_and_not_touched(spool):
 
 
 def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
-    spool.leases.make("b", ("i1", "i2"))
-    assert spool.leases.covered("b") == ("i1", "i2")
+    spool.leases.make("b")
     assert spool.leases.state("b") == "idle"
     with spool.leases.hold("b") as held:
         assert held
@@ -116,6 +116,21 @@ def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
             assert not second
         assert not spool.leases.take_back("b")
     assert spool.leases.state("b") == "gone"
+
+
+@pytest.mark.parametrize(
+    "claim", [Claim(), Claim(("i1", "i2")), Claim((), "ws1"), Claim(("i1", "i2"), "ws1")]
+)
+def test_a_lease_says_what_its_batch_is_about(spool, claim):
+    spool.leases.make("b", claim)
+    assert spool.leases.claim("b") == claim
+    assert spool.leases.take_back("b")
+    assert spool.leases.claim("b") == Claim()
+
+
+def test_a_lease_of_an_earlier_build_names_its_instances_alone(spool):
+    (spool.leases.folder / "b").write_text("i1\ni2")
+    assert spool.leases.claim("b") == Claim(("i1", "i2"))
 
 
 def test_a_lease_is_open_for_writing_without_which_nfs_locks_nothing_exclusively(spool):

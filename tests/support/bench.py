@@ -89,8 +89,9 @@ class Bench:
         self.seen.remove(found[0])
         return found[0]
 
-    def receive(self):
-        instance = put(self.spool, shipped(IMAGE), "ws1")
+    def receive(self, source=None):
+        """Commit an object, by default one like no other, and tell of it."""
+        instance = put(self.spool, source or shipped(IMAGE), "ws1", fresh_uid=source is None)
         events.push(self.redis, [events.Received(instance.id)])
         return instance
 
@@ -124,6 +125,16 @@ class Bench:
         if say:
             events.push(self.redis, [events.Finished(batch.id)])
         return batch
+
+    def wait_looks(self, count):
+        """Until the dispatcher, perhaps one that was just started, has looked around so many times."""
+        told = set()
+
+        def look():
+            told.add((self.spool.status() or {}).get("at"))
+            return len(told) > count
+
+        wait_until(look, f"{count} looks around", 20 + 2 * count)
 
     def wait_retired(self, instance):
         wait_until(lambda: self.spool.read(instance.id) is None, "the instance to be retired", 20)
