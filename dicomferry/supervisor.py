@@ -120,9 +120,12 @@ class Supervisor:
         try:
             return await child.wait()
         except asyncio.CancelledError:
-            with suppress(ProcessLookupError, TimeoutError):
+            with suppress(ProcessLookupError):
                 child.terminate()
+            try:
                 await asyncio.wait_for(child.wait(), self._patience.grace)
+            except TimeoutError:
+                log.warning("PartKilled part=%s: it went on for %g s", part.name, self._patience.grace)
             raise
         finally:
             with suppress(ProcessLookupError):

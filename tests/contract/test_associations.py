@@ -10,6 +10,7 @@ import pytest
 
 from dicomferry.settings import Destination
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from forwarder import scu
 from forwarder.associations import Associations, Loan
 from forwarder.line import PeerFailure
 from forwarder.proposal import VERIFICATION, Context, Proposal
@@ -27,6 +28,12 @@ def to(port: int, **keys: Any) -> Destination:
     return Destination(
         **({"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10} | keys)
     )
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release is waited for until it is answered, however long the machine stalls."""
+    monkeypatch.setattr(scu, "_RELEASE_SECONDS", 30.0)
 
 
 @pytest.fixture
@@ -124,12 +131,11 @@ def test_a_destination_never_has_more_associations_than_it_allows(
 
 
 def test_whoever_finds_all_of_them_in_use_is_told_in_the_end(associations: Associations, peer: Seen) -> None:
-    destination = to(peer.port, timeout=0.3)
-    loan = borrow(associations, destination)
+    loan = borrow(associations, to(peer.port))
     with pytest.raises(PeerFailure, match="all 1 associations are in use"):
-        borrow(associations, destination)
+        borrow(associations, to(peer.port, timeout=0.3))
     associations.drop(loan)
-    borrow(associations, destination)
+    borrow(associations, to(peer.port))
 
 
 def test_a_failed_request_leaves_its_place_to_the_next(associations: Associations) -> None:
@@ -158,6 +164,10 @@ def test_a_cut_wakes_whoever_waits_for_a_peer(associations: Associations, host: 
 
     with black_hole() as port:
         threading.Thread(target=wait, args=[port], daemon=True).start()
-        time.sleep(0.3)
-        associations.cut(storing=True)
-        assert ended.wait(20)
+
+        def is_cut() -> bool:
+            associations.cut(storing=True)
+            return ended.is_set()
+
+        time.sleep(0.3)  # as a rule it waits by now; if not, it is cut when it does
+        wait_until(is_cut, "the end of the wait", 20)

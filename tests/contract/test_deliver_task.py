@@ -42,6 +42,7 @@ from dicomferry.events import (
 from dicomferry.settings import Settings
 from dicomferry.spool import Instance, RenditionSpec, Spool
 from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
+from forwarder import scu
 from forwarder.delivery import Forwarder
 from tests.support.dcmtk import Workstation
 from tests.support.images import shipped
@@ -55,6 +56,12 @@ from tests.support.spools import a_spool, put
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 J2K = "1.2.840.10008.1.2.4.90"
 BOOT = "this-boot"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release is waited for until it is answered, however long the machine stalls."""
+    monkeypatch.setattr(scu, "_RELEASE_SECONDS", 30.0)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +89,7 @@ class Post:
         self.redis.flushall()
         self._sender = EventSender(self.redis)
         self.forwarder = Forwarder(self.settings, self._sender)
+        self.forwarder._associations._idle_seconds = 60.0  # else a machine that stalls ends what is kept
 
     def put(self, name: str = "CT_small.dcm", **keys: Any) -> Instance:
         return put(self.spool, shipped(name), *(d.name for d in self.settings.destination), **keys)
@@ -356,7 +364,9 @@ def test_a_batch_that_follows_one_that_failed_does_not_try(tmp_path: Path, broke
     def close_at_once() -> None:
         with suppress(OSError):
             while True:
-                calls.append(server.accept()[0].close())
+                connection, _ = server.accept()
+                calls.append(connection)
+                connection.close()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=close_at_once, daemon=True).start()
@@ -397,6 +407,7 @@ def test_a_batch_that_waits_for_another_ends_when_the_forwarder_stops(tmp_path: 
         follower.join(10.0)
         assert not follower.is_alive()
         assert not peer.files()
+        post.forwarder.close()  # its last events are not to reach the next test
 
 
 def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Path, broker: str) -> None:

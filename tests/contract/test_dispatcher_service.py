@@ -175,6 +175,7 @@ def no_time_to_remove(monkeypatch):
     """What has ended is written to the history at once, and not removed while there is something to hear."""
     for seconds in ("CONCLUDE_EVERY", "REMOVE_FOR", "ROUND", "RENDERING_ROUND", "CROWDED_ROUND"):
         monkeypatch.setattr(service, seconds, 0.0)
+    monkeypatch.setattr(service, "HEAR_FOR", 3.0)  # else a machine that stalls makes it idle
 
 
 @pytest.mark.usefixtures("no_time_to_remove")

@@ -59,7 +59,7 @@ def node(url: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_an_scp_that_answers_is_well_and_one_that_only_takes_connections_is_not() -> None:
     with pynetdicom_scp() as scp:
-        health.check("ingest", settings(port=scp.port), PATIENCE)
+        health.check("ingest", settings(port=scp.port))
     with black_hole() as port, pytest.raises(health.Unwell, match="does not answer"):
         health.check("ingest", settings(port=port), PATIENCE)
     with pytest.raises(health.Unwell, match="does not answer"):
@@ -69,7 +69,7 @@ def test_an_scp_that_answers_is_well_and_one_that_only_takes_connections_is_not(
 def test_an_scp_that_answers_only_to_named_callers_is_called_by_such_a_name() -> None:
     entities = [{"title": "FERRY", "callers": [{"title": "PACS"}]}]
     with pynetdicom_scp(require_calling_aet=["PACS"]) as scp:
-        health.check("ingest", settings(port=scp.port, ae=entities), PATIENCE)
+        health.check("ingest", settings(port=scp.port, ae=entities))
         assert scp.callers == ["PACS"]
 
 
@@ -80,7 +80,7 @@ def test_a_dispatcher_is_well_while_its_status_on_the_spool_is_fresh_and_redis_a
     now = time.time()
     cases = [
         (None, "not said anything"),
-        ({"at": now - 60, "redis": True}, "said nothing for 60 s"),
+        ({"at": now - 60, "redis": True}, r"said nothing for 6\d s"),
         ({"at": now, "redis": False}, "Redis does not answer"),
     ]
     for status, complaint in cases:

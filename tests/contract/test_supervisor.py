@@ -165,6 +165,7 @@ def test_a_clean_stop_leaves_no_process_even_of_a_part_that_ignores_it(tmp_path:
         program.wait(timeout=10)
         assert program.returncode == 0
     assert [number for number in ids if alive(number)] == []
+    assert re.findall(r"PartKilled part=(\w+)", said(tmp_path)) == ["deaf"]
 
 
 def test_a_supervisor_killed_with_9_leaves_neither_process_nor_folder(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from dicomferry.samples import Sample, make
 from tests.support.peers import Seen, pynetdicom_scp
 from tests.support.ports import free_port, is_listening
-from tests.support.processes import alive, command_lines, wait_until
+from tests.support.processes import alive, command_lines, parent, wait_until
 from tests.support.redis import private_redis
 from tests.support.site import Site, destination
 
@@ -122,7 +121,8 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
     mark = "redis-server" if part == "redis" else f"dicomferry.cli {part} "
     victims = [pid for pid, line in before.items() if mark in line]
     # The first alone: what it has forked, Celery's pool, is for the supervisor to end.
-    os.kill(min(victims), signal.SIGKILL)
+    (first,) = (pid for pid in victims if parent(pid) not in victims)
+    os.kill(first, signal.SIGKILL)
     wait_until(lambda: f"PartEnded part={part}" in running.log.read_text(), "its end to be noticed")
     wait_until(lambda: set(victims).isdisjoint(processes(running)), "all of it to end")
     wait_until(lambda: any(mark in line for line in processes(running).values()), "a new one", seconds=30)
@@ -134,14 +134,13 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
         wait_until(lambda: running.command("health", "flower").returncode == 0, "Flower", seconds=30)
 
 
-def test_a_stop_takes_less_than_ten_seconds_and_leaves_nothing(site: Site) -> None:
+def test_a_stop_is_heard_by_every_part_and_leaves_nothing(site: Site) -> None:
     site.start()
     left, folder = processes(site), runtime_folder(site)
     assert len(left) >= len(PARTS) + 3, "up, Redis and the warden besides"
     assert folder.exists()
-    began = time.monotonic()
     site.stop()
-    assert time.monotonic() - began < 10, "a promise of `up`, not a measurement"
+    assert "PartKilled" not in site.log.read_text()
     assert not [pid for pid in left if alive(pid)]
     assert not folder.exists()
 

@@ -30,7 +30,8 @@ from tests.support.history import (
     violations,
 )
 from tests.support.nemesis import Nemesis
-from tests.support.siege import SiegedSite, SmallDisk
+from tests.support.processes import wait_until
+from tests.support.siege import SiegedSite, SmallDisk, answers
 from tests.support.site import destination
 from tests.support.traffic import Pacs, Receiver
 from tests.support.wire import Wire
@@ -138,6 +139,12 @@ class Battlefield:
             f"{len(self.journal.of(Arrived))} arrived, {len(self.site.instances())} on the spool"
         )
 
+    def forget(self) -> None:
+        """Let Redis forget everything, so that the whole spool is read anew, not a shard a second."""
+        redis = self.site.redis()
+        wait_until(lambda: answers(redis), "Redis", 60)  # the last blow may have been for it
+        redis.flushall()
+
     def settle(self, patience: float) -> None:
         """All is whole: wait until nothing is left to be done, as long as something moves."""
         self.nemesis.heal()
@@ -188,7 +195,7 @@ def run(folder: Path, given: argparse.Namespace, say: Callable[[str], None]) -> 
         say(f"healing: {field.progress()}")
         if given.hurry:
             field.nemesis.heal()
-            field.site.redis().flushall()  # so that the whole spool is read anew, not a shard a second
+            field.forget()
         field.settle(given.patience)
         history = field.history()
         broken = violations(history)

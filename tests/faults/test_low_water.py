@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -163,15 +164,15 @@ def test_what_is_answered_success_as_the_spool_fills_is_whole(alone: Alone) -> N
     """Eight senders at once: the mark is passed while all of them send."""
     alone.fill(left=13 * MB)
 
-    def send_all(sender: int) -> list[str]:
-        with Raw.associated(alone.port) as peer:
-            uids = [f"1.2.{sender}.{number}" for number in range(40)]
-            return [
-                uid for uid in uids if peer.store(uid.encode(), data_set(uid.encode(), pixels=100_000)) == 0
-            ]
+    def send_all(peer: Raw, sender: int) -> list[str]:
+        uids = [f"1.2.{sender}.{number}" for number in range(40)]
+        return [uid for uid in uids if peer.store(uid.encode(), data_set(uid.encode(), pixels=100_000)) == 0]
 
-    with ThreadPoolExecutor(8) as senders:
-        taken = [uid for uids in senders.map(send_all, range(8)) for uid in uids]
+    with ExitStack() as stack:
+        # All of them first: who comes when the mark is passed gets no association.
+        peers = [stack.enter_context(Raw.associated(alone.port)) for _ in range(8)]
+        with ThreadPoolExecutor(8) as senders:
+            taken = [uid for uids in senders.map(send_all, peers, range(8)) for uid in uids]
     assert 0 < len(taken) < 320
     assert alone.free() > 8 * MB
     assert sorted(alone.uids()) == sorted(taken)

@@ -8,7 +8,7 @@ from typing import Self
 
 from tests.support.images import uid_of
 from tests.support.ports import is_listening
-from tests.support.processes import wait_until
+from tests.support.processes import open_files, wait_until
 from tests.support.services import program
 
 
@@ -53,8 +53,15 @@ class Workstation:
         self.stop()
 
     def files(self) -> list[Path]:
-        """Everything it has stored: what came twice is there twice."""
-        return list(self.folder.iterdir()) if self.folder.exists() else []
+        """Everything it has stored, whole: what came twice is there twice."""
+        found = list(self.folder.iterdir()) if self.folder.exists() else []
+        writing = self._writing()  # looked at last: a file that is listed is open until it is whole
+        return [path for path in found if str(path) not in writing]
+
+    def _writing(self) -> set[str]:
+        if self._process is None or self._process.poll() is not None:
+            return set()
+        return open_files(self._process.pid)
 
     def by_uid(self) -> dict[str, Path]:
         """Its files by SOP Instance UID."""

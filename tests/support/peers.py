@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification
 
 from dicomferry.syntaxes import GROUPS
@@ -59,14 +60,15 @@ def pynetdicom_scp(
         seen.most_at_once = max(seen.most_at_once, seen.now)
 
     def on_released(_: Any) -> None:
-        seen.now -= 1
-        seen.released += 1
+        seen.released += 1  # after the answer was sent: by then the next may stand
 
     def on_aborted(_: Any) -> None:
         seen.now -= 1
         seen.aborted += 1
 
     def on_pdu(event: Any) -> None:
+        if isinstance(event.pdu, A_RELEASE_RQ):
+            seen.now -= 1
         for item in getattr(event.pdu, "presentation_data_value_items", ()):
             seen.pdus.append((event.pdu.pdu_length, len(item.presentation_data_value) - 1))
 

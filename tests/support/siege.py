@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from dicomferry.spool import Spool
 from tests.support.history import Left, Parked
-from tests.support.processes import alive, command_lines
+from tests.support.processes import alive, command_lines, parent
 from tests.support.site import Site
 
 # The supervisor's backoff of up to half a minute would leave little to kill. Seconds:
@@ -109,7 +109,7 @@ class SiegedSite(Site):
             mark = f"dicomferry.cli {part} --config {self.config}"
             found = [p for p, line in command_lines().items() if mark in line and "/bin/sh" not in line]
         found = [pid for pid in found if alive(pid)]
-        return sorted(found, key=lambda pid: _parent(pid) in found)
+        return sorted(found, key=lambda pid: parent(pid) in found)
 
     def signal(self, number: int, *pids: int) -> None:
         for pid in pids:
@@ -223,13 +223,6 @@ class SmallDisk:
 
     def free(self) -> None:
         self._filler.unlink(missing_ok=True)
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
-        return 0
 
 
 def answers(redis: Redis) -> bool:
