@@ -77,13 +77,6 @@ class Vanished:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """To these destinations, and no others, batches of an earlier dispatcher still send."""
-
-    destinations: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Lost:
     """A batch will not be run (again): its lease was taken back. `died` says that it had been running."""
 

@@ -6,7 +6,7 @@ through years and a million deliveries. Everything it holds is rebuilt from the 
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from sys import intern
 from typing import Any
 
@@ -17,19 +17,7 @@ from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import label
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
-from dispatcher.commands import (
-    Bury,
-    Command,
-    Held,
-    Keep,
-    Known,
-    Lost,
-    Note,
-    Publish,
-    Reread,
-    Retire,
-    Vanished,
-)
+from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.labels import deliver_label, probe_label, transcode_label
 from dispatcher.lanes import Delivery, Entry, Lane, Place
 from dispatcher.namesakes import Namesakes
@@ -98,7 +86,6 @@ class QueueManager:
             Known: self._known,
             Vanished: self._vanished,
             Lost: self._lost,
-            Held: self._held,
             events.Started: self._started,
             events.Finished: self._finished,
             events.Rendered: self._rendered_one,
@@ -113,6 +100,15 @@ class QueueManager:
     def handle(self, event: Any, now: float) -> None:
         """Take in one event; `now` is in seconds since the epoch."""
         self._on[type(event)](event, now)
+
+    def hold(self, destinations: Collection[str]) -> None:
+        """Send nothing to these, but to all others: a batch of an earlier dispatcher still sends to them.
+
+        What it has is not known: perhaps an older object of a UID, and all associations that there may be.
+        """
+        for name, lane in self.lanes.items():
+            lane.held = name in destinations
+            self._touched[name] = None
 
     def take_commands(self) -> list[Command]:
         """What events so far ask for, new batches left out."""
@@ -248,13 +244,6 @@ class QueueManager:
             for delivery in list(entry.deliveries.values()):
                 self._forget(delivery)
             self._drop(entry)
-
-    def _held(self, event: Held, now: float) -> None:
-        """What those batches hold is not known yet: an older object of a UID, and the peer's associations."""
-        del now
-        for name, lane in self.lanes.items():
-            lane.held = name in event.destinations
-            self._touched[name] = None
 
     # Where a delivery goes next
 

@@ -29,19 +29,7 @@ from dicomferry.errors import Misconfigured
 from dicomferry.leases import Claim
 from dicomferry.settings import Settings
 from dicomferry.spool import Spool, State, boot_id
-from dispatcher.commands import (
-    Bury,
-    Command,
-    Held,
-    Keep,
-    Known,
-    Lost,
-    Note,
-    Publish,
-    Reread,
-    Retire,
-    Vanished,
-)
+from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
@@ -151,7 +139,7 @@ class Dispatcher:
         self._spool.sweep()
         self._forget_events()
         self._reader.take_over()
-        self._hold()
+        self._manager.hold(self._reader.sending())
         self._obey()
         self._read_everything()
         self._refuse_strays(park=self._park)
@@ -229,9 +217,6 @@ class Dispatcher:
     def _read_everything(self) -> None:
         self._know(self._reader.everything(self._knows))
 
-    def _hold(self) -> None:
-        self._manager.handle(Held(self._reader.sending()), _now())
-
     def _knows(self, instance: str) -> bool:
         """Whether the spool need not be read for it."""
         return self._manager.knows(instance) or instance in self._retired or instance in self._removed
@@ -247,7 +232,7 @@ class Dispatcher:
     def _look_around(self) -> None:
         if self._reader.ended():
             self._read_everything()  # first: what follows may be older than what waits
-            self._hold()
+            self._manager.hold(self._reader.sending())
         self._know(self._reader.next_shards(self._knows, READ_FOR))
         self._obey(until=time.monotonic() + OBEY_FOR)
         self._look_at_redis()

@@ -10,7 +10,6 @@ import pytest
 
 from dicomferry.settings import Destination
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
-from forwarder import scu
 from forwarder.associations import Associations, Loan
 from forwarder.line import PeerFailure
 from forwarder.proposal import VERIFICATION, Context, Proposal
@@ -23,17 +22,13 @@ CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 NATIVE = (VERIFICATION, (CT, EXPLICIT_LE))
 WIDER = (*NATIVE, (MR, IMPLICIT_LE))
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 def to(port: int, **keys: Any) -> Destination:
     return Destination(
         **({"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10} | keys)
     )
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release is waited for until it is answered, however long the machine stalls."""
-    monkeypatch.setattr(scu, "_RELEASE_SECONDS", 30.0)
 
 
 @pytest.fixture
@@ -169,5 +164,5 @@ def test_a_cut_wakes_whoever_waits_for_a_peer(associations: Associations, host: 
             associations.cut(storing=True)
             return ended.is_set()
 
-        time.sleep(0.3)  # as a rule it waits by now; if not, it is cut when it does
+        wait_until(lambda: associations._sockets or ended.is_set(), "the wait to begin")
         wait_until(is_cut, "the end of the wait", 20)

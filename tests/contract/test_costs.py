@@ -2,7 +2,7 @@
 
 Each figure is a slope, the difference between two amounts of work divided by the difference of their sizes,
 so that starting, associating and fetching a batch drop out. The bounds are what was measured when they were
-written, and 15 % more; of syncs exactly that, and of calls about sockets half as much again.
+written, and 15 % more; of syncs exactly that.
 """
 
 import re
@@ -35,7 +35,6 @@ from tests.support.traces import traced
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FEW, MANY = 4, 12  # instances, or pairs of them
 MARGIN = 1.15
-OF_SOCKETS = 1.5  # for calls about sockets: what arrives in two pieces costs two
 
 # Measured, each for one more; records are what is written beside the objects themselves.
 INGEST = {  # a native CT of 0.5 MB and an MR of 10 kB, in one association
@@ -134,7 +133,7 @@ def check(measured: Cost, count: int, bounds: dict[str, int], objects: int = 0) 
     """Compare what one costs with the bounds; `objects` are the bytes that had to be written in any case."""
     figures = measured.figures(count) | {"bytes of records": (measured.written - objects) / count}
     for kind, bound in bounds.items():
-        most = bound * {"fsyncs": 1.0, "calls about sockets": OF_SOCKETS}.get(kind, MARGIN)
+        most = bound if kind == "fsyncs" else bound * MARGIN
         assert figures[kind] <= most, (
             f"{kind}: {figures[kind]:.1f} each, {bound} when last looked at; calls: {measured.words(count)}"
         )

@@ -42,7 +42,6 @@ from dicomferry.events import (
 from dicomferry.settings import Settings
 from dicomferry.spool import Instance, RenditionSpec, Spool
 from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
-from forwarder import scu
 from forwarder.delivery import Forwarder
 from tests.support.dcmtk import Workstation
 from tests.support.images import shipped
@@ -57,11 +56,7 @@ CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 J2K = "1.2.840.10008.1.2.4.90"
 BOOT = "this-boot"
 
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release is waited for until it is answered, however long the machine stalls."""
-    monkeypatch.setattr(scu, "_RELEASE_SECONDS", 30.0)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture(scope="module")

@@ -91,17 +91,24 @@ def test_an_object_that_arrived_while_redis_knew_nothing_of_it_is_found_when_the
     bench.wait_retired(instance)
 
 
-def test_a_batch_that_still_runs_when_the_dispatcher_restarts_is_not_handed_out_again(bench):
-    bench.start()
-    instance = bench.receive()
-    bench.learn()
-    bench.render()
+@contextmanager
+def sending_through_a_restart(bench):
+    """A deliver batch that an earlier dispatcher handed out runs while the next one starts, and after."""
     batch = bench.fetch(DeliverBatch)
     with bench.spool.leases.hold(batch.id) as held:
         assert held
         bench.stop()
         bench.start()
         bench.wait_looks(3)
+        yield
+
+
+def test_a_batch_that_still_runs_when_the_dispatcher_restarts_is_not_handed_out_again(bench):
+    bench.start()
+    instance = bench.receive()
+    bench.learn()
+    bench.render()
+    with sending_through_a_restart(bench):
         assert not bench.redis.llen("deliver")
         bench.spool.mark_delivered(instance.id, "ws1", {"status": 0})
     bench.wait_retired(instance)
@@ -118,12 +125,7 @@ def test_a_lane_whose_batch_still_runs_when_the_dispatcher_restarts_sends_nothin
     older = bench.receive(shipped(IMAGE))
     bench.learn()
     bench.render()
-    batch = bench.fetch(DeliverBatch)
-    with bench.spool.leases.hold(batch.id) as held:
-        assert held
-        bench.stop()
-        bench.start()
-        bench.wait_looks(1)
+    with sending_through_a_restart(bench):
         newer = bench.receive(mended)
         assert newer.sop_instance_uid == older.sop_instance_uid
         bench.render()

@@ -11,8 +11,7 @@ from tests.support.site import Site, destination, progress
 
 ALIVE, DEAD = 50, 150
 SENT = 12
-SLOWER = 3.0  # times that the dead may make it,
-TIMEOUT = 30.0  # seconds: or else far less than this, which is what they cost where threads run out
+SLOWER = 3.0  # times that the dead may make it: with threads to run out of it is their timeout, 30 s
 
 
 def seconds_to_deliver(folder: Path, holes: int, port_of_hole: int) -> float:
@@ -47,6 +46,4 @@ def test_150_black_holes_do_not_slow_down_the_50_that_answer(tmp_path):
     without = seconds_to_deliver(tmp_path / "without", 0, 0)
     with black_hole() as port:
         beside = seconds_to_deliver(tmp_path / "beside", DEAD, port)
-    assert beside < max(SLOWER * without, without + TIMEOUT / 2), (
-        f"{beside:.1f} s beside {DEAD} black holes, {without:.1f} s without"
-    )
+    assert beside < SLOWER * without, f"{beside:.1f} s beside {DEAD} black holes, {without:.1f} s without"

@@ -9,7 +9,7 @@ from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
 from dicomferry.spool import RenditionSpec, State
 from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Bury, Held, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.lanes import LOOKAHEAD, NEARLY_THROUGH, Place
 from dispatcher.manager import DELIVER_MOST, GATHER_FOR, TRANSCODE_MOST, UNSTARTED
 from tests.support.queue import (
@@ -377,10 +377,11 @@ def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
 
 def test_a_lane_sends_nothing_while_a_batch_of_an_earlier_dispatcher_does():
     queue = manager(destination(), destination("ws2"))
-    feed(queue, Held(frozenset({"ws1"})))
+    queue.hold({"ws1"})
     other = known(2, ("ws2",), syntax=EXPLICIT_LE)
     assert only(feed(queue, *ready(1), other), DeliverBatch).destination == "ws2"
-    assert [p.instance for p in only(feed(queue, Held(frozenset())), DeliverBatch).parcels] == ["i1"]
+    queue.hold(())
+    assert [p.instance for p in only(feed(queue), DeliverBatch).parcels] == ["i1"]
 
 
 def test_nothing_follows_where_there_are_several_associations():
