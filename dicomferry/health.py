@@ -43,6 +43,8 @@ def check_ingest(settings: Settings, patience: float = _PATIENCE) -> None:
     from pynetdicom import AE  # noqa: PLC0415  half a second that the other checks need not spend
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # noqa: PLC0415
 
+    from dicomferry.requestor import associate  # noqa: PLC0415
+
     called = _most_open(settings.ae)
     calling = called.callers[0].title if called.callers else "HEALTH"
     entity = AE(calling)
@@ -50,7 +52,7 @@ def check_ingest(settings: Settings, patience: float = _PATIENCE) -> None:
     entity.connection_timeout = patience
     entity.add_requested_context(Verification)
     host, port = _reachable(settings.ingest.host), settings.ingest.port
-    association = entity.associate(host, port, ae_title=called.title)
+    association = associate(entity, host, port, called.title)
     if association.is_rejected:
         return
     if not association.is_established:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicomferry.pacs import keep_responses
+from dicomferry.requestor import keep_responses
 from forwarder import scu
 
 # Many tests send with pynetdicom, which would now and then lose a response.

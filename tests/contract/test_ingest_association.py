@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from pynetdicom import AE
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     _STORAGE_CLASSES,
@@ -29,6 +28,7 @@ from tests.support.images import shipped
 from tests.support.ingesting import Ingest, an_ingest, associated
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import wait_until
+from tests.support.raw import RJ, RQ, Raw, association_request, pdu
 from tests.support.services import program
 from tests.support.traces import calls_in, stop_traced
 
@@ -49,14 +49,13 @@ def ingest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
         yield running
 
 
-def rejection(port: int, called: str, calling: str = "PACS") -> tuple[int, int, int]:
+def rejection(port: int, called: bytes, calling: bytes = b"PACS") -> tuple[int, ...]:
     """The three numbers of the A-ASSOCIATE-RJ."""
-    with associated(port, (str(Verification), [IMPLICIT_LE]), called=called, calling=calling) as association:
-        # pynetdicom may return an instant before it says so.
-        wait_until(lambda: association.is_rejected, "the rejection")
-        answer = association.acceptor.primitive
-        assert isinstance(answer, A_ASSOCIATE)
-        return answer.result, answer.result_source, answer.diagnostic
+    with Raw(port) as peer:
+        peer.send(pdu(RQ, association_request(called=called, calling=calling)))
+        kind, content = peer.read()
+        assert kind == RJ
+        return tuple(content[1:])
 
 
 def accepted(port: int, *contexts: tuple[str, list[str]], called: str = "FERRY") -> list[tuple[str, str]]:
@@ -82,8 +81,8 @@ def test_dcmtk_is_told_that_the_called_ae_title_is_not_recognised(ingest: Ingest
 
 
 def test_rejections_carry_the_reason_of_the_standard(ingest: Ingest) -> None:
-    assert rejection(ingest.port, "NOBODY") == (1, 1, 7)
-    assert rejection(ingest.port, "CLOSED", calling="OTHER") == (1, 1, 3)
+    assert rejection(ingest.port, b"NOBODY") == (1, 1, 7)
+    assert rejection(ingest.port, b"CLOSED", calling=b"OTHER") == (1, 1, 3)
 
 
 def test_an_association_too_many_is_rejected_and_the_next_after_one_has_gone_is_not(tmp_path: Path) -> None:
@@ -91,7 +90,7 @@ def test_an_association_too_many_is_rejected_and_the_next_after_one_has_gone_is_
     with an_ingest(tmp_path, ingest={"max_associations": 1}) as ingest:
         with associated(ingest.port, echo_context) as first:
             assert first.is_established
-            assert rejection(ingest.port, "FERRY") == (2, 3, 2)
+            assert rejection(ingest.port, b"FERRY") == (2, 3, 2)
         wait_until(lambda: echo(ingest.port, "FERRY").returncode == 0, "the place to be free again")
 
 

@@ -34,8 +34,8 @@ from pydicom.uid import (
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import Verification
 
-from dicomferry.pacs import keep_responses
 from dicomferry.part10 import dataset_offset, frame
+from dicomferry.requestor import associate
 from dicomferry.samples import frames_of
 from dicomferry.syntaxes import resolve
 from tests.support import synthetic
@@ -147,7 +147,6 @@ class Pacs:
 
     def __enter__(self) -> Self:
         _config.STORE_SEND_CHUNKED_DATASET = True  # the bytes of the file, as they stand
-        keep_responses()
         self._folder.mkdir(parents=True, exist_ok=True)
         for thread in self._threads:
             thread.start()
@@ -206,7 +205,7 @@ class Pacs:
         entity.connection_timeout = 5
         for pair in {(kind[1], kind[0]) for kind in KINDS} | {(first.sop_class, first.syntax)}:
             entity.add_requested_context(*pair)
-        association = entity.associate("127.0.0.1", self._port, ae_title="FERRY")
+        association = associate(entity, "127.0.0.1", self._port, "FERRY")
         if not association.is_established:
             self._again.put(first)
             self._over.wait(_AGAIN)
