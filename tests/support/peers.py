@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,19 @@ def black_hole() -> Iterator[int]:
     """Accepts connections and never answers."""
     with raw_peer(lambda _: time.sleep(60)) as port:
         yield port
+
+
+@contextmanager
+def unreachable() -> Iterator[int]:
+    """Does not even answer who connects, as a host that is off: the queue of a listener is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        # One has a place there (listen(2)); the second waits, like all that come after it.
+        for _ in range(2):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])
 
 
 @contextmanager
