@@ -24,6 +24,7 @@ Ended = Callable[[str, int], None]
 _TOGETHER = 0.1  # seconds: lines of so long are copied in one go
 _saying = threading.Lock()
 _LAST_WORDS = 1.0  # seconds that those who copy lines have in the end
+_GONE = 5.0  # seconds that what was killed has to be gone: a write that hangs cannot be
 _LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
 
 
@@ -104,9 +105,11 @@ class Supervisor:
                 env={**os.environ, **part.environment},
                 start_new_session=True,
             )
-        except OSError as error:
+        except BaseException as error:
             os.close(reading)
             os.close(gate)
+            if not isinstance(error, OSError):
+                raise
             log.error("PartNotStarted part=%s: %s", part.name, error)  # noqa: TRY400  no news in the stack
             return 1
         finally:
@@ -117,6 +120,7 @@ class Supervisor:
         forwarder = threading.Thread(target=_forward, args=(part.name, reading), daemon=True)
         self._forwarders.add(forwarder)
         forwarder.start()
+        overdue = False
         try:
             return await child.wait()
         except asyncio.CancelledError:
@@ -125,13 +129,25 @@ class Supervisor:
             try:
                 await asyncio.wait_for(child.wait(), self._patience.grace)
             except TimeoutError:
-                log.warning("PartKilled part=%s: it went on for %g s", part.name, self._patience.grace)
+                overdue = True
             raise
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
+            # It may have gone by itself in the instant in which its time was over.
+            if await child.wait() == -signal.SIGKILL and overdue:
+                log.warning("PartKilled part=%s: it went on for %g s", part.name, self._patience.grace)
+            await _gone(child.pid)
             self._warden.forget(child.pid)
+
+
+async def _gone(group: int) -> None:
+    """Wait until no process of a group that was killed is left: another part must not meet it."""
+    deadline = time.monotonic() + _GONE
+    with suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            await asyncio.sleep(0.01)
 
 
 def _forward(name: str, descriptor: int) -> None:

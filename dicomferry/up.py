@@ -36,42 +36,31 @@ _COMPLAIN_EVERY = 10.0  # seconds between the lines that say what is missing
 _DYING = 3.0  # seconds that the remains of a killed `up` have to go
 
 
-def run(
-    settings: Settings, config: Path, announce: Callable[[str], None] | None = None, *, park: bool = False
-) -> None:
-    """Run all parts until SIGINT or SIGTERM; `announce` gets the lines that say where, and then ``ready``.
+def run(settings: Settings, config: Path, *, park: bool = False) -> None:
+    """Run all parts until SIGINT or SIGTERM; once they answer, print where they are, and then ``ready``.
 
     `park` makes what is pending for destinations that there are no more dead.
 
     Raises:
         Misconfigured: another `up` works on this spool, a port is taken, or a part refuses to start.
     """
-    announce = announce or _print
     with _lock(settings.spool) as lock:
         for section, host, port in (
             ("ingest", settings.ingest.host, settings.ingest.port),
             ("flower", settings.flower.host, settings.flower.port),
         ):
             _must_be_free(section, host, port)
-        asyncio.run(_Up(settings, config, announce, park=park).run(lock))
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        asyncio.run(_Up(settings, config, park=park).run(lock))
 
 
 class _Up:
     """One running `up`."""
 
-    def __init__(
-        self, settings: Settings, config: Path, announce: Callable[[str], None], *, park: bool
-    ) -> None:
+    def __init__(self, settings: Settings, config: Path, *, park: bool) -> None:
         self._private = private_redis.prepare() if settings.broker is None else None
         self._broker = self._private.url if self._private else str(settings.broker)
         self._settings = settings.model_copy(update={"broker": self._broker})
         self._config = config.absolute()
-        self._announce = announce
         self._options = {"dispatcher": ("--park",)} if park else {}
         self._ready = False
 
@@ -118,10 +107,12 @@ class _Up:
         self._ready = True
         ingest = self._settings.ingest
         titles = ", ".join(ae.title for ae in self._settings.ae)
-        self._announce(
-            f"SCP at {ingest.host}:{ingest.port} as {titles}; Flower at {flower.url(self._settings.flower)}"
+        # In one piece: what the parts say comes between two.
+        sys.stdout.write(
+            f"SCP at {ingest.host}:{ingest.port} as {titles}; Flower at {flower.url(self._settings.flower)}\n"
+            "ready\n"
         )
-        self._announce("ready")
+        sys.stdout.flush()
 
     def _question(self, part: str) -> Callable[[], None]:
         return lambda: check(part, self._settings, _ANSWER_WITHIN)

@@ -102,6 +102,7 @@ class Associations:
         """Release what is kept and keep nothing more; what is lent goes on."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
             kept = list(self._kept)
         for loan in kept:
             self._expire(loan)

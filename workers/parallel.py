@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import forkserver
 
 from dicomferry import durable
@@ -45,10 +46,13 @@ def run(jobs: Sequence[Job], wanted: Order, processes: int, convert: Convert = c
     """
     # The largest first, so that none is left to a single core at the end.
     waiting = deque(sorted(jobs, key=lambda job: -job.size))
+    # What stands there later is ours, if only of a child that died before it could say so.
+    vacant = {job.target for job in jobs if not job.target.exists()}
     while waiting:
-        suspects = deque((yield from _until_broken(waiting, wanted, convert, processes, _AHEAD * processes)))
-        while suspects:
-            for guilty in (yield from _until_broken(suspects, wanted, convert, 1, 1)):
+        suspects = yield from _until_broken(waiting, wanted, convert, processes, _AHEAD * processes)
+        for suspect in suspects:
+            again = replace(wanted, overwrite=wanted.overwrite or suspect.target in vacant)
+            for guilty in (yield from _until_broken(deque([suspect]), again, convert, 1, 1)):
                 yield Outcome(guilty, Kind.FAILED, _KILLED)
 
 

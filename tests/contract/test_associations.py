@@ -56,7 +56,8 @@ def borrow(
     return loan
 
 
-def test_the_next_batch_uses_the_association_that_was_kept(associations: Associations, peer: Seen) -> None:
+def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
+    associations = Associations(idle_seconds=60)
     first = borrow(associations, to(peer.port))
     associations.give_back(first, keep=True)
     second = borrow(associations, to(peer.port))

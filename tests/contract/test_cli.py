@@ -15,6 +15,7 @@ from dicomferry.broker import celery_app
 from dicomferry.settings import load
 from tests.support.ports import free_port
 from tests.support.processes import command_lines, wait_until
+from tests.support.redis import answers
 from tests.support.site import Site, destination
 
 
@@ -156,7 +157,7 @@ def broker() -> Iterator[str]:
     redis = private_redis.prepare()
     server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
     try:
-        wait_until((redis.folder / "redis.sock").exists, "Redis")
+        wait_until(lambda: answers(redis.url), "Redis")
         yield redis.url
     finally:
         server.kill()

@@ -20,6 +20,7 @@ from dicomferry.flower import is_loopback
 from dicomferry.settings import Settings, load
 from tests.support.ports import free_port
 from tests.support.processes import command_lines, wait_until
+from tests.support.redis import answers
 
 CONFIGURATION = """
 spool = "spool"
@@ -57,7 +58,7 @@ def broker() -> Iterator[str]:
     redis = private_redis.prepare()
     server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
     try:
-        wait_until((redis.folder / "redis.sock").exists, "Redis")
+        wait_until(lambda: answers(redis.url), "Redis")
         yield redis.url
     finally:
         server.kill()
@@ -185,6 +186,12 @@ def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: 
                              "&order[0][dir]=asc&columns[0][data]=name")[1]  # fmt: skip
             assert label in json.loads(table)["data"][0]["args"].replace("&gt;", ">")
             assert 'data-column="args"' in site.get("/tasks")[1]
+            # It asks the worker when it is asked, and gives up after a second.
+            wait_until(
+                lambda: site.get("/worker/worker@test")[0] == 200 and "transcode" in site.get("/broker")[1],
+                "the worker's answer to Flower",
+                seconds=30,
+            )
             for path in ("/workers", "/worker/worker@test", "/broker", "/tasks", "/metrics"):
                 status, page = site.get(path)
                 assert status == 200, (path, page)

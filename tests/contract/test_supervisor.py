@@ -45,8 +45,8 @@ WITH_CHILD = textwrap.dedent("""
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(1000)
-    pathlib.Path({path!r}).write_text(f"{{os.getpid()}} {{child}}")
     {before}
+    pathlib.Path({path!r}).write_text(f"{{os.getpid()}} {{child}}")
     time.sleep(1000)
 """)
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,26 @@ def test_a_codec_that_kills_its_process_fails_one_file_and_not_the_run(tmp_path:
     assert {path.name for path in out.iterdir()} == sound, "nothing half is left either"
 
 
+def convert_and_die(job: Job, wanted: Order) -> Outcome:
+    """A child that somebody kills, once, after its output has got its name and before it could say so."""
+    outcome = folder.convert(job, wanted)
+    if "killed" in job.source.name and not (killed := job.source.with_suffix(".once")).exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return outcome
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["in a folder", "named"])
+def test_what_a_child_had_made_before_it_was_killed_counts_as_made(*, named: bool, tmp_path: Path) -> None:
+    source = tmp_path / "in" / "killed.dcm"
+    source.parent.mkdir()
+    source.write_bytes(shipped("CT_small.dcm").read_bytes())
+    jobs = folder.jobs([source if named else source.parent], tmp_path / "out")
+    outcomes = list(run(jobs, folder.order(IMPLICIT_LE, Lossy()), 1, convert_and_die))
+    assert source.with_suffix(".once").exists()
+    assert [(outcome.kind, outcome.words) for outcome in outcomes] == [(Kind.MADE, "")]
+
+
 @pytest.fixture
 def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A run that takes seconds, with processes of its own; its output is `tmp_path`/out."""
@@ -395,7 +416,7 @@ def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         wait_until(lambda: out.exists() and any(out.glob("*.dcm")), "the first file", seconds=60)
         yield program
     finally:
-        if members(program.pid):
+        with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.communicate()
 

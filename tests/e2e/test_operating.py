@@ -136,7 +136,7 @@ def test_a_destination_taken_out_of_the_configuration_is_decided_on_before_anyth
 
 def test_what_is_not_delivered_within_max_age_is_dead_and_says_why(tmp_path):
     (file,) = fresh_copies(NATIVE, 1, tmp_path / "pacs")
-    site = Site(tmp_path / "site", destination("off", free_port(), max_age="3s"))
+    site = Site(tmp_path / "site", destination("off", free_port(), max_age="10s"))
     with site:
         assert send(site.port, [file]).returncode == 0
         wait_until(lambda: site.lane("off")["dead"] == 1, "the delivery to be too old", 30)

@@ -45,10 +45,10 @@ def site(tmp_path: Path, workstation: Seen) -> Iterator[Site]:
 
 def runtime_folder(site: Site) -> Path:
     """Where the private Redis of this site has its socket, as Celery's log tells."""
-    for line in site.log.read_text().splitlines():
-        if "redis+socket://" in line:
-            return Path(line.partition("@")[2].partition("/redis.sock")[0])
-    raise AssertionError("no part has connected")
+    # A part's lines reach the log a moment after they were written, perhaps after `ready`.
+    wait_until(lambda: "/redis.sock" in site.log.read_text(), "a part to say that it has connected")
+    (line, *_) = (line for line in site.log.read_text().splitlines() if "/redis.sock" in line)
+    return Path(line.partition("@")[2].partition("/redis.sock")[0])
 
 
 def processes(site: Site) -> dict[int, str]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 
+from dicomferry.broker import client_for
 from tests.support.processes import wait_until
 from tests.support.services import program
 
@@ -23,16 +23,18 @@ def private_redis() -> Iterator[str]:
             "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir", folder,
         ]  # fmt: skip
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        url = f"redis+socket://{path}?virtual_host=0"
         try:
-            wait_until(lambda: _answers(path), "Redis to answer")
-            yield f"redis+socket://{path}?virtual_host=0"
+            wait_until(lambda: answers(url), "Redis to answer")
+            yield url
         finally:
             server.kill()
             server.wait()
 
 
-def _answers(path: Path) -> bool:
+def answers(url: str) -> bool:
+    """Whether a Redis answers there: its socket exists before that."""
     try:
-        return bool(Redis(unix_socket_path=str(path)).ping())
+        return bool(client_for(url).ping())
     except RedisError:
         return False

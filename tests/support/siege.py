@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from dicomferry.spool import Spool
 from tests.support.history import Left, Parked
-from tests.support.processes import alive, command_lines, parent
+from tests.support.processes import alive, command_lines, parent, wait_until
 from tests.support.site import Site
 
 # The supervisor's backoff of up to half a minute would leave little to kill. Seconds:
@@ -131,8 +131,14 @@ class SiegedSite(Site):
     @property
     def runtime_folder(self) -> Path:
         """Where the private Redis has its socket."""
-        found = re.search(r"@([^ @]*/dicomferry-[^/ ]+)/redis\.sock", self.log.read_text(errors="replace"))
-        assert found, "no part has connected"
+
+        def told() -> re.Match[str] | None:
+            return re.search(r"@([^ @]*/dicomferry-[^/ ]+)/redis\.sock", self.log.read_text(errors="replace"))
+
+        # A part's lines reach the log a moment after they were written, perhaps after `ready`.
+        wait_until(told, "a part to say that it has connected")
+        found = told()
+        assert found
         return Path(found[1])
 
     def redis(self) -> Redis:
@@ -169,16 +175,17 @@ class SiegedSite(Site):
         return parked, left
 
     def litter(self) -> list[str]:
-        """What should not be there when nothing is left to be done."""
-        folders = ("incoming", "leases", "trash")
-        found = [f"{name}/{entry}" for name in folders for entry in os.listdir(self.spool / name)]
+        """What should not be there when nothing is left to be done; it may still be on its way out."""
         standing = {path.name for path in self.instances()}
-        found += [
-            f"renditions/{path.parent.name}/{path.name}"
-            for path in (self.spool / "renditions").glob("*/*")
-            if path.name not in standing
-        ]
-        found += [str(p.relative_to(self.spool)) for p in self.spool.rglob("*.tmp")]
+        found = []
+        for folder, folders, files in os.walk(self.spool):  # which passes over what has just gone
+            where = Path(folder).relative_to(self.spool)
+            names = [*folders, *files]
+            if str(where) in {"incoming", "leases", "trash"}:
+                found += [str(where / name) for name in names]
+            elif where.parent == Path("renditions"):
+                found += [str(where / name) for name in names if name not in standing]
+            found += [str(where / name) for name in names if name.endswith(".tmp")]
         return found
 
 
