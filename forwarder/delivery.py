@@ -97,8 +97,6 @@ class Forwarder:
 
         Returns at once.
         """
-        if self._stopping.is_set():
-            return
         self._stopping.set()
         threading.Thread(target=self._associations.close, name="release", daemon=True).start()
         for seconds, storing in ((grace, False), (store_grace, True)):

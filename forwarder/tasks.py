@@ -8,6 +8,8 @@ import os
 import secrets
 import signal
 import socket
+import threading
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -67,9 +69,18 @@ def run(settings: Settings) -> None:
 
     def stop_within_seconds(**_: Any) -> None:
         # In the place of Celery's own reactions: a warm one waits for ever, a cold one always its full time.
-        def stop(_signal: int, _frame: FrameType | None) -> None:
+        # A handler may interrupt whoever holds a lock, so another thread does what needs any.
+        asked: SimpleQueue[int] = SimpleQueue()
+
+        def await_stop() -> None:
+            asked.get()
             forwarder.stop(STOP_GRACE, STORE_GRACE)
+
+        def stop(number: int, _frame: FrameType | None) -> None:
             state.should_stop = os.EX_OK
+            asked.put(number)
+
+        threading.Thread(target=await_stop, name="stop", daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, stop)

@@ -11,9 +11,9 @@ import resource
 import secrets
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from dicomferry.broker import redis_client
@@ -35,11 +35,12 @@ def run(settings: Settings) -> None:
     Raises:
         Misconfigured: the port or the spool cannot be used.
     """
-    stop = threading.Event()
+    # No event: where the signal comes while this thread holds its lock, setting it would wait for ever.
+    stop: SimpleQueue[int] = SimpleQueue()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
+        del frame
+        stop.put(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
@@ -48,8 +49,10 @@ def run(settings: Settings) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with serving(settings):
         # Where another thread is given the signal this one is not woken, and it alone runs Python's handler.
-        while not stop.wait(_LOOK):
-            pass
+        while True:
+            with suppress(Empty):
+                stop.get(timeout=_LOOK)
+                return
 
 
 @contextmanager

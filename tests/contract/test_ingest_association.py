@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -240,6 +241,28 @@ def test_ingest_stops_whichever_of_its_threads_is_given_the_signal(tmp_path: Pat
         other = next(int(t.name) for t in Path(f"/proc/{main}/task").iterdir() if int(t.name) != main)
         assert ctypes.CDLL(None).tgkill(main, other, signal.SIGTERM) == 0
         assert part.process.wait(20) == 0
+    finally:
+        part.process.kill()
+
+
+HOLDS_ON = """
+import threading, time
+wait = threading.Condition.wait
+def late(condition, timeout=None):
+    woken = wait(condition, timeout)
+    time.sleep(3)
+    return woken
+threading.Condition.wait = late
+"""
+
+
+def test_ingest_stops_though_the_signal_interrupts_a_thread_that_holds_a_lock(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOLDS_ON)
+    part = Part(tmp_path, "env", f"PYTHONPATH={tmp_path}")
+    try:
+        wait_until(lambda: "Listening" in part.log.read_text(), "the main thread to wait for a signal", 60)
+        time.sleep(1)  # If it waits for an event, it holds the event's lock by now.
+        assert part.stop() == 0
     finally:
         part.process.kill()
 
