@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -57,8 +58,10 @@ def check_ingest(settings: Settings, patience: float = _PATIENCE) -> None:
         return
     if not association.is_established:
         raise Unwell(f"ingest at {host}:{port} does not answer an association request")
-    status = association.send_c_echo()
-    association.release()
+    status = None
+    with suppress(RuntimeError):  # the association has ended meanwhile
+        status = association.send_c_echo()
+        association.release()
     if getattr(status, "Status", None) != 0x0000:
         raise Unwell(f"ingest at {host}:{port} does not answer a C-ECHO")
 

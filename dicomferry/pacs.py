@@ -28,7 +28,10 @@ def send(samples: Sequence[Sample], port: int, advance: Callable[[], object]) ->
     try:
         for sample in samples:
             sent[sample.uid] = time.monotonic()
-            status = getattr(association.send_c_store(sample.dataset), "Status", None)
+            try:
+                status = getattr(association.send_c_store(sample.dataset), "Status", None)
+            except RuntimeError as error:
+                raise FerryError("FERRY has ended the association") from error
             if status != 0x0000:
                 answer = "nothing" if status is None else f"status 0x{status:04X}"
                 raise FerryError(f"C-STORE of {sample.name} was answered with {answer}")

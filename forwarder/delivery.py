@@ -98,6 +98,7 @@ class Forwarder:
         Returns at once.
         """
         self._stopping.set()
+        log.info("Stopping")
         threading.Thread(target=self._associations.close, name="release", daemon=True).start()
         for seconds, storing in ((grace, False), (store_grace, True)):
             timer = threading.Timer(seconds, self._associations.cut, kwargs={"storing": storing})

@@ -108,7 +108,7 @@ def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
 def test_a_destination_never_has_more_associations_than_it_allows(
     associations: Associations, peer: Seen, most: int
 ) -> None:
-    destination = to(peer.port, max_associations=most)
+    destination = to(peer.port, max_associations=most, timeout=120)  # for a place: some wait for all others
     used = []
 
     def work() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom.association import Association
 
 from dicomferry import broker, health
 from dicomferry.settings import Settings
@@ -64,6 +65,23 @@ def test_an_scp_that_answers_is_well_and_one_that_only_takes_connections_is_not(
         health.check("ingest", settings(port=port), PATIENCE)
     with pytest.raises(health.Unwell, match="does not answer"):
         health.check("ingest", settings(port=free_port()), PATIENCE)
+
+
+def test_an_scp_that_ends_the_association_before_the_echo_is_unwell(monkeypatch: pytest.MonkeyPatch) -> None:
+    echo = Association.send_c_echo
+    acceptors: list[Association] = []
+
+    def late(association: Association) -> Any:
+        acceptors[0].abort()
+        wait_until(lambda: not association.is_established, "the abort")
+        return echo(association)
+
+    monkeypatch.setattr(Association, "send_c_echo", late)
+    with (
+        pynetdicom_scp(requested=lambda event: acceptors.append(event.assoc)) as scp,
+        pytest.raises(health.Unwell, match="does not answer a C-ECHO"),
+    ):
+        health.check("ingest", settings(port=scp.port))
 
 
 def test_an_scp_that_answers_only_to_named_callers_is_called_by_such_a_name() -> None:

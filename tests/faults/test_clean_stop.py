@@ -1,5 +1,6 @@
 """A stop drains: what is being sent is finished, the rest given back; nothing twice, nothing forgotten."""
 
+import re
 import threading
 from collections import Counter
 
@@ -11,6 +12,8 @@ from tests.support.images import fresh_copies, uid_of
 from tests.support.peers import pynetdicom_scp
 from tests.support.processes import wait_until
 from tests.support.site import Site, destination, progress
+
+FORWARDER_STOPS = re.compile("^forwarder .* Stopping$", re.MULTILINE)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_a_stop_in_the_middle_of_an_object_waits_for_its_answer_and_sends_nothin
         # The answer comes while the stop is under way, long after every other part has gone.
         stopping = threading.Thread(target=site.stop)
         stopping.start()
-        wait_until(lambda: "Stopping" in site.log.read_text(), "the stop to begin")
+        wait_until(lambda: FORWARDER_STOPS.search(site.log.read_text()), "the stop to begin")
         wait_until(lambda: not site.pids("ingest"), "the other parts to go", seconds=30)
         allowed.set()
         stopping.join()

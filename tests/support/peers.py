@@ -95,6 +95,9 @@ def pynetdicom_scp(
     try:
         yield seen
     finally:
+        # Where one of its threads is in a handler, shutdown would not wait until the A-ABORT has left.
+        for association in ae.active_associations:
+            association._abort_blocking()
         ae.shutdown()
 
 
