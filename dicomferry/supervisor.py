@@ -146,6 +146,9 @@ async def _gone(group: int) -> None:
     deadline = time.monotonic() + _GONE
     with suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:
+            # The first process of a container inherits those whose parent has gone.
+            with suppress(ChildProcessError):
+                os.waitpid(-group, os.WNOHANG)  # noqa: ASYNC222  it does not wait
             os.killpg(group, 0)
             await asyncio.sleep(0.01)
 

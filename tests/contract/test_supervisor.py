@@ -12,15 +12,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import alive, command_lines, wait_until
 
 # Runs the parts that it is given as JSON; what it says itself comes through its log.
 SUPERVISE = textwrap.dedent("""
-    import asyncio, json, logging, pathlib, signal, sys
+    import asyncio, ctypes, json, logging, pathlib, signal, sys
     from dicomferry.supervisor import Part, Patience, Supervisor
 
     async def main(given):
         logging.basicConfig(level="INFO", stream=sys.stderr)
+        if given["adopts"]:
+            ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         supervisor = Supervisor(
@@ -54,13 +58,18 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 @contextmanager
 def supervised(
-    tmp_path: Path, scripts: Mapping[str, str | list[str]], folders: tuple[str, ...] = (), **patience: float
+    tmp_path: Path,
+    scripts: Mapping[str, str | list[str]],
+    folders: tuple[str, ...] = (),
+    *,
+    adopts: bool = False,
+    **patience: float,
 ) -> Iterator[subprocess.Popen[str]]:
     parts = {
         name: [sys.executable, "-c", script] if isinstance(script, str) else script
         for name, script in scripts.items()
     }
-    given = {"parts": parts, "folders": folders, "patience": {"grace": 2} | patience}
+    given = {"parts": parts, "folders": folders, "adopts": adopts, "patience": {"grace": 2} | patience}
     with (tmp_path / "stderr").open("w") as stderr:
         program = subprocess.Popen(
             [sys.executable, "-c", SUPERVISE, json.dumps(given)],
@@ -140,15 +149,17 @@ def test_a_program_that_does_not_exist_stops_nothing_else(tmp_path: Path) -> Non
         assert program.wait(timeout=10) == 0
 
 
-def test_the_children_of_a_killed_part_go_before_it_is_restarted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adopts", [False, True], ids=["of a system", "the first process of a container"])
+def test_the_children_of_a_killed_part_go_before_it_is_restarted(*, adopts: bool, tmp_path: Path) -> None:
     path = tmp_path / "ids"
     script = WITH_CHILD.format(path=str(path), before="")
-    with supervised(tmp_path, {"pool": script}, first=0.1):
+    with supervised(tmp_path, {"pool": script}, adopts=adopts, first=0.1):
         parent, child = ids_in(path)
         path.unlink()
         os.kill(parent, signal.SIGKILL)
         new_parent, _ = ids_in(path)
         assert not alive(child)
+        assert not adopts or not Path(f"/proc/{child}").exists(), "a zombie is left"
         assert new_parent != parent
         assert alive(new_parent)
 
