@@ -95,15 +95,15 @@ class Forwarder:
     def stop(self, grace: float, store_grace: float) -> None:
         """Begin nothing more; an object being sent has `store_grace` seconds, all else `grace`.
 
-        Returns at once.
+        Takes as long as it takes to release what is kept.
         """
         self._stopping.set()
         log.info("Stopping")
-        threading.Thread(target=self._associations.close, name="release", daemon=True).start()
         for seconds, storing in ((grace, False), (store_grace, True)):
             timer = threading.Timer(seconds, self._associations.cut, kwargs={"storing": storing})
             timer.daemon = True
             timer.start()
+        self._associations.close()
 
     def close(self) -> None:
         """Release every association and send the last events; no batch runs any more."""

@@ -69,7 +69,7 @@ def run(settings: Settings) -> None:
 
     def stop_within_seconds(**_: Any) -> None:
         # In the place of Celery's own reactions: a warm one waits for ever, a cold one always its full time.
-        # A handler may interrupt whoever holds a lock, so another thread does what needs any.
+        # A handler may interrupt a line of the log or an event being set, so another thread stops.
         asked: SimpleQueue[int] = SimpleQueue()
 
         def await_stop() -> None:
