@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -245,23 +244,23 @@ def test_ingest_stops_whichever_of_its_threads_is_given_the_signal(tmp_path: Pat
         part.process.kill()
 
 
-HOLDS_ON = """
-import threading, time
+# Sends the signal where the main thread, if it waits for an event, holds the event's lock.
+INTERRUPTS = """
+import os, signal, threading
 wait = threading.Condition.wait
-def late(condition, timeout=None):
+def interrupted(condition, timeout=None):
     woken = wait(condition, timeout)
-    time.sleep(3)
+    if timeout is not None and threading.current_thread() is threading.main_thread():
+        os.kill(os.getpid(), signal.SIGTERM)
     return woken
-threading.Condition.wait = late
+threading.Condition.wait = interrupted
 """
 
 
 def test_ingest_stops_though_the_signal_interrupts_a_thread_that_holds_a_lock(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HOLDS_ON)
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS)
     part = Part(tmp_path, "env", f"PYTHONPATH={tmp_path}")
     try:
-        wait_until(lambda: "Listening" in part.log.read_text(), "the main thread to wait for a signal", 60)
-        time.sleep(1)  # If it waits for an event, it holds the event's lock by now.
         assert part.stop() == 0
     finally:
         part.process.kill()

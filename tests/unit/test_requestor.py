@@ -1,7 +1,6 @@
 """What is put right of pynetdicom's requestor: each race is made to happen."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 from pynetdicom import AE, transport
@@ -11,15 +10,6 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicomferry.requestor import associate, keep_responses
 from tests.support.peers import pynetdicom_scp
 from tests.support.ports import free_port
-
-
-class _LateEvent(threading.Event):
-    """Who waits for it comes back late, as where a machine stalls."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        is_set = super().wait(timeout)
-        time.sleep(0.5)
-        return is_set
 
 
 def test_a_reactor_that_is_paused_leaves_the_response_to_the_requestor():
@@ -35,11 +25,26 @@ def test_a_reactor_that_is_paused_leaves_the_response_to_the_requestor():
 
 
 def test_a_rejection_is_told_however_late_the_thread_that_asked_comes_to_look(monkeypatch):
+    ended = threading.Event()
+    close = transport.AssociationSocket.close
+
+    def close_and_tell(sock):
+        close(sock)
+        if sock.assoc.is_requestor:
+            ended.set()
+
+    class Late(threading.Event):
+        """That the connection stands: who waits for it looks only when it has ended."""
+
+        def wait(self, timeout=None):
+            del timeout
+            return ended.wait(30)
+
     entity = AE("STRANGER")
     entity.add_requested_context(Verification)
     with pynetdicom_scp(require_calling_aet=["PACS"]) as scp:
-        # Of the connection only: "it stands", which the requestor waits for.
-        monkeypatch.setattr(transport, "threading", SimpleNamespace(Event=_LateEvent))
+        monkeypatch.setattr(transport.AssociationSocket, "close", close_and_tell)
+        monkeypatch.setattr(transport, "threading", SimpleNamespace(Event=Late))
         association = associate(entity, "127.0.0.1", scp.port, "WS")
     assert association.is_rejected
     assert not association.is_established
