@@ -43,17 +43,9 @@ def site(tmp_path: Path, workstation: Seen) -> Iterator[Site]:
         site.stop()
 
 
-def runtime_folder(site: Site) -> Path:
-    """Where the private Redis of this site has its socket, as Celery's log tells."""
-    # A part's lines reach the log a moment after they were written, perhaps after `ready`.
-    wait_until(lambda: "/redis.sock" in site.log.read_text(), "a part to say that it has connected")
-    (line, *_) = (line for line in site.log.read_text().splitlines() if "/redis.sock" in line)
-    return Path(line.partition("@")[2].partition("/redis.sock")[0])
-
-
 def processes(site: Site) -> dict[int, str]:
     """All of this site: parts and pools by their configuration, Redis and the warden by its folder."""
-    marks = (str(site.config), str(runtime_folder(site)))
+    marks = (str(site.config), str(site.runtime_folder))
     lines = command_lines()
     return {pid: line for pid, line in lines.items() if any(mark in line for mark in marks) and alive(pid)}
 
@@ -84,7 +76,7 @@ def test_ready_is_said_after_where_everything_is(running: Site) -> None:
 
 
 def test_the_brokers_password_stands_in_no_argument_and_no_log(running: Site) -> None:
-    content = (runtime_folder(running) / "redis.conf").read_text()
+    content = (running.runtime_folder / "redis.conf").read_text()
     password = next(line.split()[1] for line in content.splitlines() if line.startswith("requirepass"))
     assert not [line for line in command_lines().values() if password in line]
     assert password not in running.log.read_text()
@@ -137,7 +129,7 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
 
 def test_a_stop_takes_less_than_ten_seconds_and_leaves_nothing(site: Site) -> None:
     site.start()
-    left, folder = processes(site), runtime_folder(site)
+    left, folder = processes(site), site.runtime_folder
     assert len(left) >= len(PARTS) + 3, "up, Redis and the warden besides"
     assert folder.exists()
     began = time.monotonic()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from redis.exceptions import RedisError
 
 from dicomferry.spool import Spool
 from tests.support.history import Left, Parked
-from tests.support.processes import alive, command_lines, parent, wait_until
+from tests.support.processes import alive, command_lines, parent
 from tests.support.site import Site
 
 # The supervisor's backoff of up to half a minute would leave little to kill. Seconds:
@@ -127,19 +126,6 @@ class SiegedSite(Site):
             time.sleep(0.05)
 
     # Redis
-
-    @property
-    def runtime_folder(self) -> Path:
-        """Where the private Redis has its socket."""
-
-        def told() -> re.Match[str] | None:
-            return re.search(r"@([^ @]*/dicomferry-[^/ ]+)/redis\.sock", self.log.read_text(errors="replace"))
-
-        # A part's lines reach the log a moment after they were written, perhaps after `ready`.
-        wait_until(told, "a part to say that it has connected")
-        found = told()
-        assert found
-        return Path(found[1])
 
     def redis(self) -> Redis:
         folder = self.runtime_folder

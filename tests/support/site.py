@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.support.processes import alive, command_lines, wait_until
 
 _START = 90.0  # seconds
 _STOP = 30.0
+_SOCKET = re.compile(r"@([^ @]*/dicomferry-[^/ ]+)/redis\.sock")
 
 
 def destination(name: str, port: int, **keys: Any) -> dict[str, Any]:
@@ -107,6 +109,19 @@ class Site:
         """Processes of one part, its pool included."""
         mark = f"dicomferry.cli {part} --config {self.config}"
         return [pid for pid, line in command_lines().items() if mark in line and alive(pid)]
+
+    @property
+    def runtime_folder(self) -> Path:
+        """Where the private Redis has its socket, as Celery's log tells."""
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = _SOCKET.findall(self.log.read_text(errors="replace"))
+            return bool(found)
+
+        # A part's lines reach the log a moment after they were written, perhaps after `ready`.
+        wait_until(told, "a part to say that it has connected")
+        return Path(found[0])
 
     def kill(self, part: str) -> None:
         """SIGKILL every process of a part, as the kernel does when memory runs out."""
