@@ -16,11 +16,12 @@ from redis import Redis
 from rounds import ceiling
 from work import UIDS, Objects
 
-from dicomferry import events
-from dicomferry.batches import TranscodeBatch, new_batch_id
-from dicomferry.broker import celery_app, client_for
-from dicomferry.leases import Claim
-from dicomferry.spool import RenditionSpec, boot_id
+from dicomferry.messages import events
+from dicomferry.messages.batches import TranscodeBatch, new_batch_id
+from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.leases import Claim
+from dicomferry.spool.spool import boot_id
 from dispatcher.manager import TRANSCODE_MOST
 from dispatcher.publisher import Publisher
 

@@ -34,9 +34,9 @@ from pydicom.uid import generate_uid
 from rich.console import Console
 from rich.table import Table
 
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, TABLE
-from workers.encoders import Quality, encode, refusal
+from dicomferry.dicom.syntaxes import BY_UID, TABLE
+from dicomferry.spool.instance import RenditionSpec
+from workers.codecs.encoders import Quality, encode, refusal
 from workers.transcode import transcode
 
 _SHORTEST = 0.02  # seconds that one measurement in this process takes at least
@@ -239,7 +239,7 @@ def _folders(work: Path, files: int, jobs: int) -> Iterator[Row]:
             sys.executable,
             "-P",
             "-m",
-            "dicomferry.cli",
+            "gateway.cli",
             "transcode",
             "folder",
             "out",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dicomferry.warden import GATE, Warden
+from gateway.local.warden import GATE, Warden
 
 Environment = Mapping[str, str]
 Sessions = Mapping[str, int]  # by part: the id of the session that its processes are in

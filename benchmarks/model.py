@@ -24,8 +24,9 @@ from machine import cores
 from results import FERRY, Results
 from work import J2K_CT, PASSED_CT, RLE_CT
 
-from dicomferry import durable
-from dicomferry.spool import Instance, Spool, instance_id
+from dicomferry.spool import durable
+from dicomferry.spool.instance import Instance, instance_id
+from dicomferry.spool.spool import Spool
 from dispatcher.lanes import LOOKAHEAD
 from dispatcher.manager import TRANSCODE_MOST
 

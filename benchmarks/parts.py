@@ -8,11 +8,11 @@ from pathlib import Path
 
 from machine import Programs, Sessions, children, free_port, wait_until
 
-from dicomferry import private_redis
 from dicomferry.errors import FerryError
-from dicomferry.health import check
 from dicomferry.settings import Settings, load
-from dicomferry.spool import SHARDS, Spool
+from dicomferry.spool.spool import SHARDS, Spool
+from gateway.local import private_redis
+from gateway.local.health import check
 
 _CONFIGURATION = """\
 spool = "spool"
@@ -86,8 +86,8 @@ class Site:
             wait_until(ready, "`up` to say ready")
             sessions = {"up": program.pid}
             for pid, words in children(program.pid).items():
-                name = words[words.index("dicomferry.cli") + 1] if "dicomferry.cli" in words else "redis"
-                if "dicomferry.warden" not in words:
+                name = words[words.index("gateway.cli") + 1] if "gateway.cli" in words else "redis"
+                if "gateway.local.warden" not in words:
                     sessions[name] = pid
             yield sessions
 
@@ -122,4 +122,4 @@ class Site:
         wait_until(answers, f"{name} to answer")
 
     def _command(self, name: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "dicomferry.cli", name, "--config", str(self._config)]
+        return [sys.executable, "-P", "-m", "gateway.cli", name, "--config", str(self._config)]

@@ -18,10 +18,10 @@ from pathlib import Path
 from machine import Environment, Failure, Programs, free_port, is_listening, tool, wait_until
 from pydicom import dcmread
 
+from dicomferry.dicom.part10 import read_meta
 from dicomferry.errors import FerryError
-from dicomferry.part10 import read_meta
 from dicomferry.settings import Destination
-from forwarder.scu import Association
+from forwarder.dimse.scu import Association
 
 TUNED: Environment = {"TCP_NODELAY": "1"}
 _STALLED = 30.0  # seconds without an arrival

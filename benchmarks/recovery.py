@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dicomferry.settings import Destination
-from dicomferry.spool import SCHEMA, Instance, Spool, instance_id
+from dicomferry.spool.instance import Instance, instance_id
+from dicomferry.spool.spool import SCHEMA, Spool
 from dispatcher.commands import Known, Note
 from dispatcher.history import History
 from dispatcher.manager import QueueManager

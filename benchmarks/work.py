@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.encaps import generate_frames
 from pydicom.uid import generate_uid
 
-from dicomferry.syntaxes import GROUPS, TABLE
-from workers.encoders import Quality, encode
+from dicomferry.dicom.syntaxes import GROUPS, TABLE
+from workers.codecs.encoders import Quality, encode
 
 UIDS = {syntax.keyword: syntax.uid for syntax in TABLE}
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -1,3 +1,6 @@
-"""What the stages of dicomferry agree on: settings, spool, names, transfer syntaxes, errors."""
+"""The ground: what all stages agree on. Settings, errors, logs, the spool, messages, facts of the standard.
 
-__version__ = "0.1.0"
+Every other package may import it. It imports none of them, and knows no stage.
+"""
+
+__version__ = "0.2.0"

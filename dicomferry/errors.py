@@ -3,6 +3,8 @@
 FerryError
 ├── Transient       try again later: a full disk, an absent Redis, a workstation that is off
 ├── Permanent       trying again gives the same: park the instance with this reason
+│   └── Unsuitable      the instance is sound, another transfer syntax may do
+│       └── NoPixelData     it has no pixels to compress
 └── Misconfigured   refuse to start: the operator has to change something
 
 All arguments go to ``super().__init__`` by position, so that they survive a process pool's pickle.
@@ -19,6 +21,14 @@ class Transient(FerryError):  # noqa: N818  the disposition is the name
 
 class Permanent(FerryError):  # noqa: N818
     """The same call will fail again; what it was about is parked with this reason."""
+
+
+class Unsuitable(Permanent):
+    """The instance is sound, but this transfer syntax cannot hold it; another one may."""
+
+
+class NoPixelData(Unsuitable):
+    """It has no pixels: a compressed transfer syntax says nothing of such an instance (PS3.5 A.4)."""
 
 
 class Misconfigured(FerryError):  # noqa: N818

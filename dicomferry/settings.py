@@ -25,8 +25,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomferry.ceilings import Ceilings
+from dicomferry.dicom.syntaxes import resolve
 from dicomferry.errors import Misconfigured
-from dicomferry.syntaxes import resolve
 
 _ENVIRONMENT = "DICOMFERRY_"
 _BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")

@@ -1,1 +1,4 @@
-"""Decides what is done next: a pure queue manager, and the service that feeds it."""
+"""What is done next: a pure queue manager decides, and a service around it feeds it and carries it out.
+
+The command line starts it and reads its history and plan. No other stage imports it.
+"""

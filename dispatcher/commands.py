@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from dicomferry.batches import Batch
-from dicomferry.spool import State
+from dicomferry.messages.batches import Batch
+from dicomferry.spool.instance import State
 
 
 @dataclass(frozen=True, slots=True)

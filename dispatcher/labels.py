@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from dicomferry.dicom.syntaxes import label
 from dicomferry.settings import Destination
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import label
+from dicomferry.spool.instance import RenditionSpec
 from dispatcher.lanes import Delivery
 
 

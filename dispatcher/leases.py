@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from dicomferry import events
-from dicomferry.spool import Spool
+from dicomferry.messages import events
+from dicomferry.spool.spool import Spool
 from dispatcher.commands import Lost
 
 Verdict = events.Started | events.Finished | Lost

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable
 from sys import intern
 from typing import Any
 
-from dicomferry import events
-from dicomferry.batches import Batch, DeliverBatch, Parcel, ProbeBatch, TranscodeBatch
+from dicomferry.dicom.syntaxes import label
+from dicomferry.messages import events
+from dicomferry.messages.batches import Batch, DeliverBatch, Parcel, ProbeBatch, TranscodeBatch
 from dicomferry.settings import Destination
-from dicomferry.spool import RenditionSpec, State
-from dicomferry.syntaxes import label
+from dicomferry.spool.instance import RenditionSpec, State
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished

@@ -5,8 +5,9 @@ Each step may be taken twice, so that an order which a crash has cut is simply c
 
 from collections.abc import Callable, Iterator
 
-from dicomferry.orders import Act, Item, Order
-from dicomferry.spool import TRANSCODING, Spool, State
+from dicomferry.spool.instance import State
+from dicomferry.spool.orders import Act, Item, Order
+from dicomferry.spool.spool import TRANSCODING, Spool
 from dispatcher.commands import Note
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dicomferry.batches import Batch, TranscodeBatch
+from dicomferry.messages.batches import Batch, TranscodeBatch
 
 
 @dataclass(slots=True, eq=False)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dicomferry.dicom.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax, is_recompression, label
 from dicomferry.settings import Destination
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax, is_recompression, label
+from dicomferry.spool.instance import RenditionSpec
 
 
 @dataclass(frozen=True, slots=True)

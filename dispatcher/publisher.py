@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from celery import Celery
 from redis import Redis
 
-from dicomferry import batches
-from dicomferry.batches import Batch, DeliverBatch, ProbeBatch, TranscodeBatch
+from dicomferry.messages import batches
+from dicomferry.messages.batches import Batch, DeliverBatch, ProbeBatch, TranscodeBatch
 
 log = logging.getLogger(__name__)
 

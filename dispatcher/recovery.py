@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from dicomferry.leases import Claim
-from dicomferry.spool import SHARDS, Spool, State
+from dicomferry.spool.instance import State
+from dicomferry.spool.leases import Claim
+from dicomferry.spool.spool import SHARDS, Spool
 
 log = logging.getLogger(__name__)
 

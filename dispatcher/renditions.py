@@ -1,6 +1,6 @@
 """Which renditions stand on the spool, which are being made, and who waits for them."""
 
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool.instance import RenditionSpec
 from dispatcher.lanes import Delivery, Place
 
 

@@ -21,14 +21,16 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dicomferry import events, orders
-from dicomferry.batches import DeliverBatch, new_batch_id
-from dicomferry.broker import celery_app, redis_client
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
-from dicomferry.leases import Claim
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, new_batch_id
+from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
-from dicomferry.spool import Spool, State, boot_id
+from dicomferry.spool import orders
+from dicomferry.spool.instance import State
+from dicomferry.spool.leases import Claim
+from dicomferry.spool.spool import Spool, boot_id
 from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from dicomferry import orders
-from dicomferry.spool import Spool
+from dicomferry.spool import orders
+from dicomferry.spool.spool import Spool
 from dispatcher.circuit import Circuit
 from dispatcher.lanes import Lane, Place
 from dispatcher.manager import QueueManager

@@ -1,1 +1,4 @@
-"""The requestor: delivers what is ready, on a Celery worker with threads."""
+"""The way out: delivers what is ready to its destination, and says what each answer means.
+
+`dimse` is the door for C-STORE. The command line may import it; no other stage does.
+"""

@@ -14,28 +14,30 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from dicomferry import durable, events
-from dicomferry.batches import DeliverBatch, Parcel, ProbeBatch
 from dicomferry.crashpoints import reach
+from dicomferry.dicom.part10 import Meta, read_meta
+from dicomferry.dicom.syntaxes import label
 from dicomferry.errors import Permanent
-from dicomferry.part10 import Meta, read_meta
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, Parcel, ProbeBatch
 from dicomferry.settings import Destination, Settings
-from dicomferry.spool import Instance, Spool
-from dicomferry.syntaxes import label
+from dicomferry.spool import durable
+from dicomferry.spool.instance import Instance
+from dicomferry.spool.spool import Spool
 from forwarder import outcome
-from forwarder.associations import Associations, Loan
-from forwarder.line import PeerClosed, PeerFailure
-from forwarder.outcome import Disposition, Outcome
-from forwarder.proposal import (
+from forwarder.dimse.associations import Associations, Loan
+from forwarder.dimse.line import PeerClosed, PeerFailure
+from forwarder.dimse.proposal import (
+    ECHO,
     MOST_CONTEXTS,
-    VERIFICATION,
     Context,
     Proposal,
     for_parcels,
     for_probe,
     learned,
 )
-from forwarder.scu import Association
+from forwarder.dimse.scu import Association
+from forwarder.outcome import Disposition, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +288,7 @@ class Forwarder:
             loan = self._associations.borrow(destination, calling, proposal, proposal.contexts)
             try:
                 accepted = loan.association.accepted
-                words = outcome.of_echo(loan.association.echo()) if VERIFICATION in accepted else None
+                words = outcome.of_echo(loan.association.echo()) if ECHO in accepted else None
             except BaseException:
                 self._associations.drop(loan)
                 raise

@@ -16,11 +16,11 @@ from typing import Any
 from celery import Celery, signals
 from celery.worker import state
 
-from dicomferry.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
-from dicomferry.broker import celery_app, redis_client
-from dicomferry.events import EventSender
+from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
+from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
-from dicomferry.spool import Spool
+from dicomferry.spool.spool import Spool
 from forwarder.delivery import Forwarder
 
 log = logging.getLogger(__name__)

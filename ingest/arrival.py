@@ -11,10 +11,10 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
-from dicomferry import durable
-from dicomferry.digests import Digest
-from dicomferry.part10 import frame
-from dicomferry.spool import Spool
+from dicomferry.dicom.part10 import frame
+from dicomferry.spool import durable
+from dicomferry.spool.digests import Digest
+from dicomferry.spool.spool import Spool
 
 _BUFFER = 1 << 16  # bytes that short fragments are gathered in; longer ones are written as they come
 

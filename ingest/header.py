@@ -7,14 +7,13 @@ edition, zeros after the end.
 """
 
 import mmap
-import re
 import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
 
 # The whole data set is deflated in these (PS3.5 A.5, A.7, A.11).
 _DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
@@ -38,8 +37,6 @@ _MOST = 300_000  # elements looked at: a walk that long (0.3 s) has earned its t
 _INFLATED_HEAD = 4 << 20  # bytes of a deflated data set in which the wanted elements must come
 _INFLATED_MOST = 256 << 20  # bytes that are inflated to see whether the stream ends well
 
-_UID = re.compile(r"[0-9](?:[0-9.]{0,62}[0-9])?")
-
 
 class Malformed(Exception):  # noqa: N818  a finding about a data set, which reception answers
     """The data set does not hold together; ``str()`` says where, without a value of it."""
@@ -54,11 +51,6 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
-
-
-def is_uid(text: str) -> bool:
-    """Whether it is a UID (PS3.5 9.1), leading zeros in a component forgiven."""
-    return _UID.fullmatch(text) is not None
 
 
 def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:

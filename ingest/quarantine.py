@@ -10,11 +10,12 @@ import uuid
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dicomferry.digests import Digest
+from dicomferry.dicom.part10 import read_meta
 from dicomferry.errors import Permanent
-from dicomferry.part10 import read_meta
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, Spool
+from dicomferry.spool.digests import Digest
+from dicomferry.spool.instance import Instance
+from dicomferry.spool.spool import Spool
 from ingest.admission import Rejected, admit
 from ingest.header import Malformed, read_header
 from ingest.reception import Request, instance_of, mismatch, refusal

@@ -11,12 +11,14 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from dicomferry import durable, syntaxes
-from dicomferry.spool import Instance, Spool, instance_id
+from dicomferry.dicom import syntaxes
+from dicomferry.dicom.identifiers import VERIFICATION, is_uid
+from dicomferry.spool import durable
+from dicomferry.spool.instance import Instance, instance_id
+from dicomferry.spool.spool import Spool
 from ingest.admission import Admitted
 from ingest.arrival import Arrival
-from ingest.contexts import VERIFICATION
-from ingest.header import Header, Malformed, is_uid, read_header
+from ingest.header import Header, Malformed, read_header
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,16 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from pydicom.uid import UID
-from pynetdicom import (
-    PYNETDICOM_IMPLEMENTATION_UID,
-    PYNETDICOM_IMPLEMENTATION_VERSION,
-    AllStoragePresentationContexts,
-)
+from pynetdicom import AllStoragePresentationContexts
 
-from dicomferry import syntaxes
-from dicomferry.syntaxes import BEST_LOSSLESS, TABLE, Holds, Syntax
+from dicomferry.dicom import syntaxes
+from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Holds, Syntax
+from forwarder.dimse.proposal import MOST_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
-from forwarder.proposal import MOST_CONTEXTS
 from ingest import reception
-from ingest.contexts import is_storage
-from workers.readers import reader_of
+from ingest.dimse.contexts import is_storage
+from workers.codecs.readers import reader_of
 
 _ANSWERS = {
     reception.SUCCESS: "the object is on disk and synced, or was there already",
@@ -64,8 +61,8 @@ def _identity() -> Iterable[str]:
     yield from _table(
         ("", "value"),
         (
-            ("Implementation Class UID", f"`{PYNETDICOM_IMPLEMENTATION_UID}`"),
-            ("Implementation Version Name", f"`{PYNETDICOM_IMPLEMENTATION_VERSION}` (pynetdicom's)"),
+            ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+            ("Implementation Version Name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
             ("SCP", "Verification, Storage"),
             ("SCU", "Verification, Storage"),
             ("Network", "DICOM Upper Layer over TCP, IPv4 and IPv6 (PS3.8)"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dicomferry.requestor import keep_responses
-from forwarder import scu
+from dicomferry.dicom.requestor import keep_responses
+from forwarder.dimse import scu
 
 # Many tests send with pynetdicom, which would now and then lose a response.
 keep_responses()

@@ -18,15 +18,15 @@ from celery import Celery, signals
 from celery.exceptions import WorkerLostError
 from redis import Redis
 
-from dicomferry import durable, records
-from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
-from dicomferry.broker import celery_app, redis_client
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
-from dicomferry.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
+from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
+from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
 from dicomferry.settings import Settings
-from dicomferry.spool import TRANSCODING, Spool
+from dicomferry.spool import durable, records
+from dicomferry.spool.spool import TRANSCODING, Spool
 from workers import limits, transcode
 
 log = logging.getLogger(__name__)

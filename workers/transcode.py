@@ -14,22 +14,24 @@ from typing import IO, BinaryIO, cast
 
 import numpy as np
 
-from dicomferry import durable, records, syntaxes
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Permanent
-from dicomferry.part10 import frame
-from dicomferry.spool import RenditionSpec
-from workers import attributes, codecs, encoders, functional_groups, limits, lossy, pixels
-from workers.attributes import NoPixelData, Unsuitable
-from workers.codecs import YBR, Decoded, Image
-from workers.completeness import FLOATS, what_is_missing
-from workers.elements import PIXEL_DATA, UNDEFINED, Element
-from workers.encapsulate import DELIMITER, Fragments, Stored
-from workers.encoders import Quality
-from workers.overlays import Bits, Cells
-from workers.received import Received, deflate, encoding_of, opened
-from workers.reencode import Around, Reencoder, Replace, Replacement
+from dicomferry.dicom import syntaxes
+from dicomferry.dicom.part10 import frame
+from dicomferry.errors import NoPixelData, Permanent, Unsuitable
+from dicomferry.spool import durable, records
+from dicomferry.spool.instance import RenditionSpec
+from workers import limits
+from workers.codecs import decoders, encoders
+from workers.codecs.decoders import YBR, Decoded, Image
+from workers.codecs.encoders import Quality
+from workers.dataset import attributes, functional_groups, lossy, pixels
+from workers.dataset.completeness import FLOATS, what_is_missing
+from workers.dataset.elements import PIXEL_DATA, UNDEFINED, Element
+from workers.dataset.encapsulate import DELIMITER, Fragments, Stored
+from workers.dataset.overlays import Bits, Cells
+from workers.dataset.received import Received, deflate, encoding_of, opened
+from workers.dataset.reencode import Around, Reencoder, Replace, Replacement
 from workers.verify import Proof, check_file, is_chosen
 
 __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
@@ -273,7 +275,7 @@ class _Rendition:
         while decoded is not None:
             samples = decoded.samples
             if colour != decoded.colour and image.samples == 3:
-                samples = codecs.to_rgb(samples, image.bits_stored)
+                samples = decoders.to_rgb(samples, image.bits_stored)
             content = np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data
             if swapped:  # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
                 content = np.frombuffer(content, "<u2").byteswap().view(np.uint8).data
@@ -309,7 +311,7 @@ class _Rendition:
             if other is None:
                 raise Unsuitable(f"this JPEG has no other form: {self.wanted.label} cannot be made of it")
             if proof is not None:
-                decoded = codecs.decode(source_uid, codestream, image, rgb=False)
+                decoded = decoders.decode(source_uid, codestream, image, rgb=False)
                 proof.encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
             fragments.add(other)
         return self._fragments(fragments, fragments.extended)
@@ -405,5 +407,5 @@ class _Rendition:
 def _plain_photometric(image: Image) -> str:
     """What the samples are expected to be once they are decoded."""
     if image.photometric in ("YBR_RCT", "YBR_ICT"):
-        return codecs.RGB
+        return decoders.RGB
     return YBR if image.photometric == pixels.SUBSAMPLED else image.photometric

@@ -17,16 +17,16 @@ import numpy as np
 from imagecodecs import deflate_crc32  # libdeflate's: a tenth of the time that zlib takes
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.digests import Digest, digest_of
+from dicomferry.dicom.part10 import meta_of
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
 from dicomferry.errors import Permanent
-from dicomferry.part10 import meta_of
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
+from dicomferry.spool.digests import Digest, digest_of
 from workers import limits
-from workers.codecs import Image
-from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
-from workers.frames import split
-from workers.readers import reader_of
-from workers.reencode import Source
+from workers.codecs.decoders import Image
+from workers.codecs.readers import reader_of
+from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
+from workers.dataset.frames import split
+from workers.dataset.reencode import Source
 
 SCHEMA = 1
 ONE_IN = 16  # of "sampled"

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.settings import Destination
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
-from forwarder.associations import Associations, Loan
-from forwarder.line import PeerFailure
-from forwarder.proposal import VERIFICATION, Context, Proposal
+from forwarder.dimse.associations import Associations, Loan
+from forwarder.dimse.line import PeerFailure
+from forwarder.dimse.proposal import ECHO, Context, Proposal
 from tests.support.dcmtk import Workstation
 from tests.support.peers import Seen, black_hole, pynetdicom_scp, unreachable
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-NATIVE = (VERIFICATION, (CT, EXPLICIT_LE))
+NATIVE = (ECHO, (CT, EXPLICIT_LE))
 WIDER = (*NATIVE, (MR, IMPLICIT_LE))
 
 pytestmark = pytest.mark.usefixtures("patient")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicomferry.spool import Spool
+from dicomferry.spool.spool import Spool
 from tests.support.costs import running
 from tests.support.dcmtk import send
 from tests.support.images import fresh_copies, uid_of

@@ -11,13 +11,13 @@ import pytest
 from pydicom import dcmread
 
 from dicomferry.ceilings import Ceilings
+from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset, frame
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import shipped
 from tests.support.synthetic import SECONDARY_CAPTURE, dataset, encapsulated, write
-from workers import codecs
+from workers.codecs import decoders
 from workers.transcode import transcode
 
 RLE = "1.2.840.10008.1.2.5"
@@ -101,7 +101,7 @@ def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken_for_it(
         setattr(hostile, keyword, value)
     hostile.save_as(tmp_path / "in.dcm")
     if name != "JPGExtended.dcm":  # which is large enough for an image of 20,000 x 20,000
-        monkeypatch.setattr(codecs, "DECODERS", dict.fromkeys(codecs.DECODERS, reached))
+        monkeypatch.setattr(decoders, "DECODERS", dict.fromkeys(decoders.DECODERS, reached))
     target = J2K if name == "MR_small.dcm" else EXPLICIT_LE
     tracemalloc.start()
     try:

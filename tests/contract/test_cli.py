@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry import __version__, private_redis
-from dicomferry.broker import celery_app
+from dicomferry import __version__
+from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
+from gateway.local import private_redis
 from tests.support.ports import free_port
 from tests.support.processes import command_lines, wait_until
 from tests.support.redis import answers
@@ -21,7 +22,7 @@ from tests.support.site import Site, destination
 
 def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-P", "-m", "dicomferry.cli", *map(str, words)],
+        [sys.executable, "-P", "-m", "gateway.cli", *map(str, words)],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
@@ -77,7 +78,7 @@ def test_a_part_that_runs_alone_without_a_broker_is_told_what_to_set(site: Site,
 
 def test_help_loads_no_stage_and_no_celery(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom dicomferry import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass\n"
+        "import sys\nfrom gateway import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'celery', 'pynetdicom', 'numpy', 'ingest', 'dispatcher', 'workers', 'forwarder'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -137,9 +138,9 @@ def test_up_stops_with_the_part_that_refuses_to_start(site: Site, tmp_path: Path
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from dicomferry import cli
+from gateway import cli
 cli._tame_celery()
-from dicomferry.broker import celery_app
+from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
 app = celery_app(load(Path(sys.argv[1])))
 
@@ -170,7 +171,7 @@ def test_celerys_parts_stop_by_sigterm(site: Site, tmp_path: Path, broker: str, 
     log = tmp_path / "log"
     with log.open("wb") as output:
         program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(site.config)],
+            [sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(site.config)],
             env={"DICOMFERRY_BROKER": broker},
             stdout=output,
             stderr=output,

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
-from dicomferry import batches
-from dicomferry.batches import Batch, DeliverBatch, Parcel, TranscodeBatch, new_batch_id
-from dicomferry.broker import celery_app, client_for
-from dicomferry.events import EVENTS_KEY
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages import batches
+from dicomferry.messages.batches import Batch, DeliverBatch, Parcel, TranscodeBatch, new_batch_id
+from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.events import EVENTS_KEY
 from dicomferry.settings import load
-from dicomferry.spool import RenditionSpec, Spool, boot_id
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.spool import Spool, boot_id
 from tests.support.costs import Cost, cost_of, of_one_thread, returned_in, running
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, shipped

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from dicomferry import events
-from dicomferry.batches import (
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
+from dicomferry.messages import events
+from dicomferry.messages.batches import (
     DELIVER,
     DELIVER_QUEUE,
     PROBE,
@@ -28,8 +29,8 @@ from dicomferry.batches import (
     ProbeBatch,
     new_batch_id,
 )
-from dicomferry.broker import celery_app, client_for
-from dicomferry.events import (
+from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.events import (
     EVENTS_KEY,
     Delivered,
     EventSender,
@@ -40,8 +41,8 @@ from dicomferry.events import (
     Unreachable,
 )
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, RenditionSpec, Spool
-from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
+from dicomferry.spool.instance import Instance, RenditionSpec
+from dicomferry.spool.spool import Spool
 from forwarder.delivery import Forwarder
 from tests.support.dcmtk import Workstation
 from tests.support.images import shipped

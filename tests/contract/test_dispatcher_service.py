@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
-from dicomferry import events
-from dicomferry.batches import DeliverBatch, TranscodeBatch
 from dicomferry.errors import Misconfigured
-from dicomferry.spool import SHARDS, Spool
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
+from dicomferry.spool.spool import SHARDS, Spool
 from dispatcher import service
 from dispatcher.history import lines_of
 from tests.support.bench import IMAGE, Bench

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry import private_redis
-from dicomferry.broker import celery_app
-from dicomferry.flower import is_loopback
+from dicomferry.messages.broker import celery_app
 from dicomferry.settings import Settings, load
+from gateway.local import private_redis
+from gateway.local.flower import is_loopback
 from tests.support.ports import free_port
 from tests.support.processes import command_lines, wait_until
 from tests.support.redis import answers
@@ -43,7 +43,7 @@ to = ["ws"]
 WORKER = """
 import sys
 from pathlib import Path
-from dicomferry.broker import celery_app
+from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
 app = celery_app(load(Path(sys.argv[1])))
 @app.task(name="dicomferry.transcode")
@@ -110,7 +110,7 @@ def flower(folder: Path, broker: str, host: str = "127.0.0.1", more: str = "") -
     site = Site(folder, broker, host, more)
     with site.log.open("wb") as log:
         site.program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dicomferry.cli", "flower", "--config", str(site.config)],
+            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
             stderr=log,
             env=site.environment,
         )
@@ -207,7 +207,7 @@ def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, broker: str) -> None:
     with flower(tmp_path, broker) as site:
         second = subprocess.run(
-            [sys.executable, "-P", "-m", "dicomferry.cli", "flower", "--config", str(site.config)],
+            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
             env=site.environment,
             capture_output=True,
             text=True,

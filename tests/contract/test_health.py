@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from pynetdicom.association import Association
 
-from dicomferry import broker, health
+from dicomferry.messages import broker
 from dicomferry.settings import Settings
+from gateway.local import health
 from tests.support.peers import black_hole, pynetdicom_scp
 from tests.support.ports import free_port
 from tests.support.processes import wait_until

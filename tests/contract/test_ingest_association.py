@@ -20,9 +20,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.syntaxes import EXPLICIT_BE, EXPLICIT_LE, GROUPS, IMPLICIT_LE, TABLE, resolve
 from dicomferry.errors import Misconfigured
-from dicomferry.part10 import frame
-from dicomferry.syntaxes import EXPLICIT_BE, EXPLICIT_LE, GROUPS, IMPLICIT_LE, TABLE, resolve
 from tests.support.dcmtk import send
 from tests.support.images import shipped
 from tests.support.ingesting import Ingest, an_ingest, associated
@@ -184,7 +184,7 @@ def test_ingests_that_share_a_port_share_its_connections(tmp_path: Path) -> None
     ):
         for _ in range(40):
             peers.enter_context(socket.create_connection(("127.0.0.1", one.port)))
-        taken = lambda: [len(ingest.listener.connections()) for ingest in (one, other)]  # noqa: E731
+        taken = lambda: [len(ingest.dimse.listener.connections()) for ingest in (one, other)]  # noqa: E731
         wait_until(lambda: sum(taken()) == 40, "all to be accepted")
         assert min(taken()) > 0
 
@@ -214,7 +214,7 @@ class Part:
         config = folder / "dicomferry.toml"
         config.write_text(CONFIGURATION.format(port=self.port))
         self.log = folder / "log"
-        command = [sys.executable, "-P", "-m", "dicomferry.cli", "ingest", "--config", str(config)]
+        command = [sys.executable, "-P", "-m", "gateway.cli", "ingest", "--config", str(config)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*before, *command], stdout=log, stderr=log)
         wait_until(lambda: is_listening(self.port) or self.process.poll() is not None, "ingest", 60)

@@ -17,11 +17,11 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 from redis import Redis
 
-from dicomferry.broker import client_for
-from dicomferry.digests import digest_of
-from dicomferry.events import EVENTS_KEY, Received, parse
-from dicomferry.part10 import read_meta
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.part10 import read_meta
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.messages.broker import client_for
+from dicomferry.messages.events import EVENTS_KEY, Received, parse
+from dicomferry.spool.digests import digest_of
 from tests.support.dcmtk import send
 from tests.support.images import fresh_copies, shipped
 from tests.support.ingesting import Ingest, an_ingest, associated, data_set_of

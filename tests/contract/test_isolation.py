@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry.broker import celery_app, client_for
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, Spool
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.spool.instance import Instance
+from dicomferry.spool.spool import Spool
 from dispatcher import manager, service
 from dispatcher.history import lines_of
 from tests.support.images import shipped
@@ -38,10 +39,11 @@ import ctypes, json, sys
 from dicomferry.logs import configure
 from dicomferry.settings import Settings
 configure("worker")
-from workers import codecs, limits, tasks
+from workers import limits, tasks
+from workers.codecs import decoders
 
 limits.PATIENCE = {PATIENCE}
-sound = codecs.DECODERS["{RLE}"]
+sound = decoders.DECODERS["{RLE}"]
 
 def decode(codestream, image, rgb):
     if codestream.startswith(b"crash"):
@@ -54,7 +56,7 @@ def decode(codestream, image, rgb):
             eaten.append(bytearray(32 << 20))
     return sound(codestream, image, rgb)
 
-codecs.DECODERS["{RLE}"] = decode
+decoders.DECODERS["{RLE}"] = decode
 tasks.run(Settings(**json.loads(sys.argv[1])), 2)
 """
 

@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.pixels import pixel_array
 
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.synthetic import dataset, write
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
@@ -27,7 +27,7 @@ MOST_MB = 300  # of private memory, and of all resident memory: pages of the fil
 RUN = """
 import sys
 from pathlib import Path
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool.spool import RenditionSpec
 from workers import limits
 from workers.transcode import transcode
 limits.confine(int(sys.argv[4]))

@@ -8,16 +8,16 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
+from dicomferry.dicom.part10 import dataset_offset, read_meta
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset, read_meta
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import native_pixels, shipped
 from tests.support.independent import encode
 from tests.support.services import program
 from tests.support.synthetic import dataset, encapsulated
-from workers import folder
-from workers.folder import Kind, Lossy
+from workers.files import folder
+from workers.files.folder import Kind, Lossy
 from workers.transcode import transcode
 
 JPEG = "1.2.840.10008.1.2.4.50"

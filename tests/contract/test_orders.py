@@ -5,17 +5,19 @@ import time
 
 import pytest
 
-from dicomferry import events, ordering, orders
-from dicomferry import quarantine as room
-from dicomferry.batches import DeliverBatch
-from dicomferry.broker import client_for
 from dicomferry.errors import Misconfigured
-from dicomferry.orders import Act, Item, Order
-from dicomferry.selection import Filter, dead, delivered
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch
+from dicomferry.messages.broker import client_for
 from dicomferry.settings import Destination
-from dicomferry.spool import TRANSCODING
+from dicomferry.spool import orders
+from dicomferry.spool.orders import Act, Item, Order
+from dicomferry.spool.spool import TRANSCODING
 from dispatcher import service
 from dispatcher.history import lines_of
+from gateway.commands import ordering
+from gateway.commands import quarantine as room
+from gateway.commands.selection import Filter, dead, delivered
 from ingest import reception
 from ingest.header import Malformed
 from tests.support.bench import Bench

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry.syntaxes import GROUPS
+from dicomferry.dicom.syntaxes import GROUPS
 from tests.support.peers import black_hole, pynetdicom_scp, raw_peer
 from tests.support.ports import free_port
 from tests.support.processes import wait_until

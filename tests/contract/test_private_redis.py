@@ -12,9 +12,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from dicomferry import broker, private_redis
 from dicomferry.errors import Misconfigured
-from dicomferry.private_redis import PrivateRedis
+from dicomferry.messages import broker
+from gateway.local import private_redis
+from gateway.local.private_redis import PrivateRedis
 from tests.support.processes import command_lines, wait_until
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dicomferry import show
-from dicomferry.events import Rendered, dump, parse
+from dicomferry.messages.events import Rendered, dump, parse
 from dicomferry.settings import Settings
-from dicomferry.spool import RenditionSpec, boot_id
+from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.spool import boot_id
+from gateway.commands import show
 from tests.support.images import shipped
 from tests.support.spools import a_spool, put
 from workers.transcode import transcode

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from dicomferry.part10 import frame, read_meta
+from dicomferry.dicom.part10 import frame, read_meta
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, resolve
 from dicomferry.settings import Destination
-from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, resolve
-from forwarder import line
-from forwarder.line import PeerClosed, PeerFailure
-from forwarder.proposal import VERIFICATION, Context
-from forwarder.scu import Association
+from forwarder.dimse import line
+from forwarder.dimse.line import PeerClosed, PeerFailure
+from forwarder.dimse.proposal import ECHO, Context
+from forwarder.dimse.scu import Association
 from tests.support.dcmtk import Workstation
 from tests.support.images import fresh_copies, shipped
 from tests.support.peers import black_hole, orthanc, pynetdicom_scp, raw_peer, relay
@@ -150,7 +150,7 @@ def test_the_status_is_the_one_that_the_peer_answered(ct: Path, status: int) -> 
 
 def test_verification_is_answered() -> None:
     with pynetdicom_scp() as peer:
-        association = Association.request(to(peer.port), "FERRY", [VERIFICATION])
+        association = Association.request(to(peer.port), "FERRY", [ECHO])
         assert association.echo() == 0x0000
         association.release()
 

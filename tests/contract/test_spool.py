@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry import leases
 from dicomferry.errors import Misconfigured
-from dicomferry.leases import Claim
-from dicomferry.spool import RenditionSpec, Spool, State, boot_id, instance_id
+from dicomferry.spool import leases
+from dicomferry.spool.instance import RenditionSpec, State, instance_id
+from dicomferry.spool.leases import Claim
+from dicomferry.spool.spool import Spool, boot_id
 from tests.support.images import shipped
 from tests.support.processes import wait_until
 from tests.support.spools import a_spool, put

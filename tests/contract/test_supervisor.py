@@ -19,7 +19,7 @@ from tests.support.processes import alive, command_lines, wait_until
 # Runs the parts that it is given as JSON; what it says itself comes through its log.
 SUPERVISE = textwrap.dedent("""
     import asyncio, ctypes, json, logging, pathlib, signal, sys
-    from dicomferry.supervisor import Part, Patience, Supervisor
+    from gateway.local.supervisor import Part, Patience, Supervisor
 
     async def main(given):
         logging.basicConfig(level="INFO", stream=sys.stderr)

@@ -14,9 +14,9 @@ import pydicom.data
 import pytest
 from pydicom import Dataset, dcmread
 
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import gdcm_pixels, native_pixels, shipped
 from tests.support.services import program
 from workers.transcode import transcode

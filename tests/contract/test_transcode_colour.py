@@ -12,9 +12,9 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels.processing import convert_color_space
 from pydicom.pixels.utils import expand_ybr422
 
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import shipped
 from tests.support.services import program
 from tests.support.synthetic import dataset, write

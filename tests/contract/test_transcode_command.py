@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from tests.support.images import gdcm_pixels, native_pixels, shipped, syntax_of, uid_of
 
 COMPRESSED = (
@@ -24,7 +24,7 @@ DICOMDIR = "dicomdirtests/DICOMDIR"
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-P", "-m", "dicomferry.cli", "transcode", *map(str, words)]
+    return [sys.executable, "-P", "-m", "gateway.cli", "transcode", *map(str, words)]
 
 
 def transcode(*words: object, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":

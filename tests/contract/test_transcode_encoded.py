@@ -19,14 +19,14 @@ from pydicom import Sequence, dcmread
 from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.pixels.utils import unpack_bits
 
+from dicomferry.dicom.part10 import dataset_offset
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import gdcm_pixels, native_pixels, shipped
 from tests.support.services import program
 from tests.support.synthetic import dataset, encapsulated, image, write
-from workers import encapsulate
+from workers.dataset import encapsulate
 from workers.transcode import Report, Unsuitable, transcode
 
 RLE = "1.2.840.10008.1.2.5"
@@ -516,7 +516,7 @@ def test_more_native_pixels_than_32_bits_count_are_refused(tmp_path: Path) -> No
 SIZE = """
 import sys
 from pathlib import Path
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool.spool import RenditionSpec
 from workers.transcode import transcode
 transcode(Path(sys.argv[1]), Path(sys.argv[2]), RenditionSpec(sys.argv[3]), verify=sys.argv[4])
 status = Path("/proc/self/status").read_text()

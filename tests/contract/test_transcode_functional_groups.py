@@ -13,8 +13,8 @@ from pydicom import Dataset, Sequence, dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.services import program
 from tests.support.synthetic import dataset, image, write
 from workers.transcode import transcode

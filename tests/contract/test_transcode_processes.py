@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomferry.syntaxes import IMPLICIT_LE
+from dicomferry.dicom.syntaxes import IMPLICIT_LE
 from tests.support.images import fresh_copies, shipped
 from tests.support.processes import alive, wait_until
-from workers import folder
-from workers.folder import Job, Kind, Lossy, Order, Outcome
-from workers.parallel import run
+from workers.files import folder
+from workers.files.folder import Job, Kind, Lossy, Order, Outcome
+from workers.files.parallel import run
 
 
 def convert_or_die(job: Job, wanted: Order) -> Outcome:
@@ -27,7 +27,7 @@ def convert_or_die(job: Job, wanted: Order) -> Outcome:
         signal.setitimer(signal.ITIMER_REAL, 0.3)  # as limits.deadline does, only sooner
         signal.pause()
     if "leaves" in job.source.name:
-        from dicomferry import durable
+        from dicomferry.spool import durable
 
         job.target.parent.mkdir(parents=True, exist_ok=True)
         durable.unpublished(job.target).write_bytes(b"half")
@@ -79,7 +79,7 @@ def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         [
             "env",
             "--default-signal=INT",
-            *(sys.executable, "-P", "-m", "dicomferry.cli", "transcode", tmp_path / "in", tmp_path / "out"),
+            *(sys.executable, "-P", "-m", "gateway.cli", "transcode", tmp_path / "in", tmp_path / "out"),
             *("--to", "uncompressed", "--jobs", "2"),
         ],
         stdout=subprocess.PIPE,

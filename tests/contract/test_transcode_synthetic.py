@@ -16,10 +16,10 @@ import pytest
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import encapsulate_extended
 
+from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset, frame
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.images import native_pixels, shipped
 from tests.support.services import program
 from tests.support.synthetic import (
@@ -344,7 +344,7 @@ def test_a_deflated_data_set_that_is_cut_or_a_bomb_in_name_only_is_refused(tmp_p
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool.spool import RenditionSpec
 from workers.transcode import transcode
 small, large, target = map(Path, sys.argv[1:])
 spec = RenditionSpec("1.2.840.10008.1.2.1")

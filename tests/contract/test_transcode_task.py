@@ -16,9 +16,10 @@ from blake3 import blake3
 from pydicom import dcmread
 from redis import Redis
 
-from dicomferry.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch, new_batch_id
-from dicomferry.broker import celery_app, client_for
-from dicomferry.events import (
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch, new_batch_id
+from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.events import (
     EVENTS_KEY,
     Bundle,
     Event,
@@ -30,16 +31,17 @@ from dicomferry.events import (
     parse,
 )
 from dicomferry.settings import Settings
-from dicomferry.spool import TRANSCODING, Instance, RenditionSpec, Spool, boot_id
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.spool.instance import Instance, RenditionSpec
+from dicomferry.spool.spool import TRANSCODING, Spool, boot_id
 from tests.support.images import native_pixels, shipped
 from tests.support.processes import alive, wait_until
 from tests.support.redis import private_redis
 from tests.support.spools import a_spool, put
 from tests.support.synthetic import dataset, encapsulated
-from workers import encoders, tasks, transcode
-from workers.codecs import Image
-from workers.encoders import Encoded, Quality
+from workers import tasks, transcode
+from workers.codecs import encoders
+from workers.codecs.decoders import Image
+from workers.codecs.encoders import Encoded, Quality
 from workers.tasks import MAX_ATTEMPTS, run_batch
 from workers.verify import is_chosen
 

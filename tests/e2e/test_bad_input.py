@@ -9,7 +9,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from dicomferry.part10 import dataset_offset
+from dicomferry.dicom.part10 import dataset_offset
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, uid_of
 from tests.support.ports import free_port

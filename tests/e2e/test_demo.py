@@ -9,7 +9,7 @@ from pydicom import dcmread
 
 from tests.support.processes import alive, command_lines, wait_until
 
-DEMO = [sys.executable, "-P", "-m", "dicomferry.cli", "demo"]
+DEMO = [sys.executable, "-P", "-m", "gateway.cli", "demo"]
 
 
 def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path
 SPOILT = """
 import sys
 from dataclasses import replace
-from dicomferry import demo
+from gateway.demo import run as demo
 
 def spoilt(make=demo.make):
     right, wrong = make()[2:4]

@@ -5,8 +5,8 @@ import time
 
 from pydicom import dcmread
 
-from dicomferry.part10 import dataset_offset
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.part10 import dataset_offset
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.ports import free_port

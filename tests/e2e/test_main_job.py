@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry.syntaxes import GROUPS
+from dicomferry.dicom.syntaxes import GROUPS
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.ports import free_port

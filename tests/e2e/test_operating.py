@@ -86,7 +86,7 @@ def test_at_a_terminal_the_answer_no_changes_nothing(tmp_path):
     site = Site(tmp_path / "site", destination("ws1", free_port()))
     spool = a_spool(site.spool)
     spool.mark_dead(put(spool, shipped(NATIVE), "ws1").id, "ws1", {"reason": "damaged", "at": time.time()})
-    words = [sys.executable, "-P", "-m", "dicomferry.cli", "dead", "discard", "--config", str(site.config)]
+    words = [sys.executable, "-P", "-m", "gateway.cli", "dead", "discard", "--config", str(site.config)]
     answered = {}
     for answer in ("n\n", "y\n"):
         # script(1) gives the command a terminal.

@@ -3,7 +3,7 @@
 import json
 from http.client import HTTPConnection
 
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers import orthanc
 from tests.support.site import Site, destination, progress

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import EncapsulatedPDFStorage, GrayscaleSoftcopyPresentationStateStorage
 
-from dicomferry.syntaxes import EXPLICIT_LE, GROUPS, keyword
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, keyword
 from tests.support.dcmtk import Workstation, send
 from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.ports import free_port

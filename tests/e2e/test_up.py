@@ -12,7 +12,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from dicomferry.samples import Sample, make
+from gateway.demo.samples import Sample, make
 from tests.support.peers import Seen, pynetdicom_scp
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import alive, command_lines, parent, wait_until
@@ -92,7 +92,7 @@ def test_a_second_up_on_the_same_spool_is_refused_and_disturbs_nothing(
         .replace(f"port = {running.flower_port}", f"port = {free_port()}")
     )
     second = subprocess.run(
-        [sys.executable, "-P", "-m", "dicomferry.cli", "up", "--config", str(other)],
+        [sys.executable, "-P", "-m", "gateway.cli", "up", "--config", str(other)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -111,7 +111,7 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
     running: Site, workstation: Seen, part: str
 ) -> None:
     before = processes(running)
-    mark = "redis-server" if part == "redis" else f"dicomferry.cli {part} "
+    mark = "redis-server" if part == "redis" else f"gateway.cli {part} "
     victims = [pid for pid, line in before.items() if mark in line]
     # The first alone: what it has forked, Celery's pool, is for the supervisor to end.
     (first,) = (pid for pid in victims if parent(pid) not in victims)

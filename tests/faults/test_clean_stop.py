@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.dcmtk import send
 from tests.support.images import fresh_copies, uid_of
 from tests.support.peers import pynetdicom_scp

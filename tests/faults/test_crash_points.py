@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from dicomferry.crashpoints import POINTS, VARIABLE
-from dicomferry.events import CANARY_KEY
+from dicomferry.messages.events import CANARY_KEY
 from tests.support.history import Arrived, Fault, History, Journal, Sent, violations
 from tests.support.processes import wait_until
 from tests.support.siege import SiegedSite

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomferry.spool import Spool
+from dicomferry.spool.spool import Spool
 from tests.support.dcmtk import send
 from tests.support.images import fresh_copies, shipped, uid_of
 from tests.support.mounts import small_file_system
@@ -60,7 +60,7 @@ class Alone:
         config.write_text(
             CONFIGURATION.format(spool=self.spool.root, port=self.port, nobody=free_port()), encoding="utf-8"
         )
-        command = [sys.executable, "-P", "-m", "dicomferry.cli", "ingest", "--config", str(config)]
+        command = [sys.executable, "-P", "-m", "gateway.cli", "ingest", "--config", str(config)]
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -24,9 +24,10 @@ BAD_CODEC = f"""
 import sys
 if "worker" in sys.orig_argv:
     import ctypes
-    from workers import codecs, limits
+    from workers import limits
+    from workers.codecs import decoders
     limits.PATIENCE = {PATIENCE}
-    _sound = codecs.DECODERS["{RLE}"]
+    _sound = decoders.DECODERS["{RLE}"]
 
     def _decode(codestream, *rest, **others):
         if bytes(codestream[:5]) == b"crash":
@@ -39,7 +40,7 @@ if "worker" in sys.orig_argv:
                 eaten.append(bytearray(32 << 20))
         return _sound(codestream, *rest, **others)
 
-    codecs.DECODERS["{RLE}"] = _decode
+    decoders.DECODERS["{RLE}"] = _decode
 """
 
 

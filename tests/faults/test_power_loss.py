@@ -7,10 +7,10 @@ ingest keeps to that is in contract/test_ingest_association.py.
 import re
 from pathlib import Path
 
-from dicomferry.batches import DELIVER, DELIVER_QUEUE, DeliverBatch, Parcel, new_batch_id
-from dicomferry.broker import celery_app
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, DeliverBatch, Parcel, new_batch_id
+from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
-from dicomferry.syntaxes import EXPLICIT_LE
 from tests.support.images import shipped
 from tests.support.peers import pynetdicom_scp
 from tests.support.processes import wait_until

@@ -7,11 +7,11 @@ import time
 
 from redis import Redis
 
-from dicomferry import events
-from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
-from dicomferry.broker import client_for
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
+from dicomferry.messages.broker import client_for
 from dicomferry.settings import Settings
-from dicomferry.syntaxes import EXPLICIT_LE
 from dispatcher import service
 from tests.support.images import shipped
 from tests.support.processes import wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.valuerep import VR
 
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
 
 _LONG = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 _KNOWN = frozenset(str(vr) for vr in VR if len(str(vr)) == 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dicomferry.errors import Permanent
-from dicomferry.spool import RenditionSpec
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.damage import Damage, damaged
 from workers.transcode import transcode
 

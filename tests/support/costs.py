@@ -113,7 +113,7 @@ def cost_of(calls: Sequence[Call], folder: Path) -> Cost:
 @contextmanager
 def running(part: str, config: Path, log: Path) -> Iterator[None]:
     """Run a part as it is."""
-    command = [sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(config)]
     with log.open("wb") as words:
         process = subprocess.Popen(command, stdout=words, stderr=words)
     try:

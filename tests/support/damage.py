@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
 
 _FRAGMENTS = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
 _EOI = b"\xff\xd9"

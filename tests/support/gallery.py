@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, Sequence
 
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.synthetic import dataset, write
-from workers.codecs import Image
+from workers.codecs.decoders import Image
 
 SECRET = "Zzyzx^Quetzalcoatl"  # the patient's name: no message may quote it
 

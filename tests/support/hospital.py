@@ -10,11 +10,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from dicomferry import events
-from dicomferry.batches import Batch, ProbeBatch, TranscodeBatch
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.messages import events
+from dicomferry.messages.batches import Batch, ProbeBatch, TranscodeBatch
 from dicomferry.settings import Destination
-from dicomferry.spool import Instance, State
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import Instance, State
 from dispatcher.commands import Command, Known, Publish, Reread, Retire, Vanished
 from dispatcher.lanes import Place
 from dispatcher.manager import QueueManager

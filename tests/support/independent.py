@@ -28,7 +28,7 @@ import openjpeg
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from tests.support.services import program
 from tests.support.synthetic import encapsulated
 

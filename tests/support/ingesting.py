@@ -9,11 +9,12 @@ from typing import Any
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicomferry.part10 import dataset_offset
+from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.settings import Settings
-from dicomferry.spool import Instance, Spool
-from ingest.acceptor import serving
-from ingest.listener import Listener
+from dicomferry.spool.instance import Instance
+from dicomferry.spool.spool import Spool
+from ingest.dimse.acceptor import serving
+from ingest.dimse.listener import Listener
 from tests.support.ports import free_port
 
 

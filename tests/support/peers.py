@@ -15,7 +15,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification
 
-from dicomferry.syntaxes import GROUPS
+from dicomferry.dicom.syntaxes import GROUPS
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import wait_until
 from tests.support.services import program

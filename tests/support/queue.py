@@ -2,10 +2,10 @@
 
 import itertools
 
-from dicomferry import events
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.messages import events
 from dicomferry.settings import Destination
-from dicomferry.spool import Instance, State
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.spool.instance import Instance, State
 from dispatcher.commands import Known, Note, Publish
 from dispatcher.manager import QueueManager
 

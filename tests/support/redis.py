@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from dicomferry.broker import client_for
+from dicomferry.messages.broker import client_for
 from tests.support.processes import wait_until
 from tests.support.services import program
 

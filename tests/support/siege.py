@@ -14,7 +14,7 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dicomferry.spool import Spool
+from dicomferry.spool.spool import Spool
 from tests.support.history import Left, Parked
 from tests.support.processes import alive, command_lines, parent
 from tests.support.site import Site
@@ -23,7 +23,8 @@ from tests.support.site import Site
 _RESTART_WITHIN = 3.0
 _UP = f"""
 import sys
-from dicomferry import cli, supervisor, up
+from gateway import cli
+from gateway.local import supervisor, up
 up.Patience = lambda: supervisor.Patience(longest={_RESTART_WITHIN})
 sys.argv[0] = "dicomferry"
 cli.main()
@@ -105,7 +106,7 @@ class SiegedSite(Site):
             mark = str(self.runtime_folder)
             found = [p for p, line in command_lines().items() if "redis-server" in line and mark in line]
         else:
-            mark = f"dicomferry.cli {part} --config {self.config}"
+            mark = f"gateway.cli {part} --config {self.config}"
             found = [p for p, line in command_lines().items() if mark in line and "/bin/sh" not in line]
         found = [pid for pid in found if alive(pid)]
         return sorted(found, key=lambda pid: parent(pid) in found)

@@ -62,7 +62,7 @@ class Site:
                 sys.executable,
                 "-P",
                 "-m",
-                "dicomferry.cli",
+                "gateway.cli",
                 "up",
                 "--config",
                 str(self.config),
@@ -107,7 +107,7 @@ class Site:
 
     def pids(self, part: str) -> list[int]:
         """Processes of one part, its pool included."""
-        mark = f"dicomferry.cli {part} --config {self.config}"
+        mark = f"gateway.cli {part} --config {self.config}"
         return [pid for pid, line in command_lines().items() if mark in line and alive(pid)]
 
     @property
@@ -136,7 +136,7 @@ class Site:
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a dicomferry command with this site's configuration."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "dicomferry.cli", *words, "--config", str(self.config)],
+            [sys.executable, "-P", "-m", "gateway.cli", *words, "--config", str(self.config)],
             capture_output=True,
             text=True,
             timeout=60,

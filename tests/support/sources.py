@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from dicomferry.syntaxes import BY_UID, EXPLICIT_LE
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE
 from tests.support import independent
 from tests.support.gallery import BY_NAME
 from tests.support.independent import DEFLATED_FRAME, HTJ2K, JPEG, RLE

@@ -8,9 +8,10 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicomferry.digests import digest_of
-from dicomferry.part10 import dataset_offset
-from dicomferry.spool import Instance, Spool, instance_id
+from dicomferry.dicom.part10 import dataset_offset
+from dicomferry.spool.digests import digest_of
+from dicomferry.spool.instance import Instance, instance_id
+from dicomferry.spool.spool import Spool
 
 
 def a_spool(root: Path) -> Spool:

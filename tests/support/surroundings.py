@@ -7,7 +7,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.values import convert_SQ
 
-from dicomferry.syntaxes import BY_UID, EXPLICIT_BE
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE
 from tests.support.independent import run
 
 PIXEL_DATA = 0x7FE00010

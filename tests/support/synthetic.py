@@ -12,7 +12,7 @@ from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, generate_uid
 
-from dicomferry.part10 import frame
+from dicomferry.dicom.part10 import frame
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 

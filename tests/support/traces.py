@@ -21,7 +21,7 @@ def traced(
     """Run a part under strace; what it asked the kernel for stands in `trace` afterwards, as `shown`."""
     command = [
         program("strace"), "-f", *shown, "-o", str(trace),
-        sys.executable, "-P", "-m", "dicomferry.cli", part, "--config", str(config),
+        sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(config),
     ]  # fmt: skip
     with trace.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -34,10 +34,10 @@ from pydicom.uid import (
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import Verification
 
-from dicomferry.part10 import dataset_offset, frame
-from dicomferry.requestor import associate
-from dicomferry.samples import frames_of
-from dicomferry.syntaxes import resolve
+from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.requestor import associate
+from dicomferry.dicom.syntaxes import resolve
+from gateway.demo.samples import frames_of
 from tests.support import synthetic
 from tests.support.history import Arrived, Journal, Sent
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from dicomferry.dicom.part10 import dataset_offset
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support import corruption
 from tests.support.conformant import top_level
 from tests.support.containment import Ended, run_all

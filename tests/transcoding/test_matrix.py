@@ -1,8 +1,8 @@
 """Every source syntax to every target syntax, and every kind of image to every target.
 
-The rows come from `dicomferry.syntaxes.TABLE`: a syntax that is added there is tested here at once, or fails
-`test_each_syntax_that_is_decoded_has_a_source`. `tests.support.independent` says who makes and who reads
-what, and where no independent decoder exists.
+The rows come from `dicomferry.dicom.syntaxes.TABLE`: a syntax that is added there is tested here at once, or
+fails `test_each_syntax_that_is_decoded_has_a_source`. `tests.support.independent` says who makes and who
+reads what, and where no independent decoder exists.
 
 Three sweeps instead of the whole product: each pair of syntaxes with a grey and a colour image; each kind of
 image, native, to each target; each shipped file to a few targets, which rotate.
@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, EXPLICIT_LE, TABLE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support import independent
 from tests.support.conformant import problems
 from tests.support.gallery import BY_NAME, PICTURES, SECRET, Picture
 from tests.support.independent import JPEG, RECOMPRESSED
 from tests.support.sources import KINDS, Maker, kinds, maker
 from tests.support.surroundings import changeable, values
-from workers.codecs import to_rgb
-from workers.encoders import refusal
+from workers.codecs.decoders import to_rgb
+from workers.codecs.encoders import refusal
 from workers.transcode import Unsuitable, transcode
 
 SOURCES = [syntax for syntax in TABLE if syntax.decoded]
@@ -59,7 +59,7 @@ def spec_for(uid: str, colour: str = "rgb") -> RenditionSpec:
 
 def image_of(path: Path):
     """The image as the engine's refusals are asked about it, or None."""
-    from workers import attributes
+    from workers.dataset import attributes
 
     data = dcmread(path)
     found = {}

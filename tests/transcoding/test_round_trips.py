@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import generate_frames
 
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
+from dicomferry.spool.instance import RenditionSpec
 from tests.support.conformant import problems
 from tests.support.gallery import Picture, surround
 from tests.support.independent import JPEG, RLE, native_cells
 from tests.support.surroundings import changeable, values
 from tests.support.synthetic import dataset, encapsulated, image, item, with_pixel_data, write
-from workers.encoders import refusal
+from workers.codecs.encoders import refusal
 from workers.transcode import Unsuitable, transcode
 
 LOSSLESS = [s for s in TABLE if s.encoded and s.lossless and s.uid != EXPLICIT_LE]

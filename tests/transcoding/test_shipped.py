@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, TABLE
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, TABLE
+from dicomferry.spool.instance import RenditionSpec
 from tests.contract.test_transcode import SOUND, syntax
 from tests.support import independent
 from tests.support.surroundings import changeable, values

@@ -5,8 +5,8 @@ import struct
 import pytest
 
 from dicomferry.errors import Permanent
-from workers import attributes
-from workers.codecs import Image
+from workers.codecs.decoders import Image
+from workers.dataset import attributes
 
 
 def values(**changed: bytes) -> dict[int, bytes]:

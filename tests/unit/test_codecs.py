@@ -7,11 +7,11 @@ import numpy as np
 import openjpeg
 import pytest
 
+from dicomferry.dicom.syntaxes import TABLE
 from dicomferry.errors import Permanent
-from dicomferry.syntaxes import TABLE
 from tests.support.synthetic import image as picture
-from workers import codecs
-from workers.codecs import Image, decode
+from workers.codecs import decoders
+from workers.codecs.decoders import Image, decode
 
 RLE = "1.2.840.10008.1.2.5"
 BASELINE = "1.2.840.10008.1.2.4.50"
@@ -67,7 +67,7 @@ def encoded(uid: str, values: np.ndarray, bits: int) -> bytes:
 
 def test_the_table_decodes_what_the_syntaxes_say_that_workers_decode() -> None:
     compressed = {syntax.uid for syntax in TABLE if syntax.decoded and not syntax.native}
-    assert set(codecs.DECODERS) == compressed
+    assert set(decoders.DECODERS) == compressed
 
 
 @pytest.mark.parametrize("uid", [RLE, LOSSLESS, JPEG_LS, J2K, HTJ2K])
@@ -176,7 +176,7 @@ def test_converting_after_decoding_gives_what_the_decoder_converts_itself() -> N
     converted = decode(BASELINE, codestream, image, rgb=True)
     kept = decode(BASELINE, codestream, image, rgb=False)
     assert (converted.colour, kept.colour) == ("RGB", "YBR_FULL")
-    difference = codecs.to_rgb(kept.samples, 8).astype(int) - converted.samples
+    difference = decoders.to_rgb(kept.samples, 8).astype(int) - converted.samples
     assert abs(difference).max() <= 1
 
 

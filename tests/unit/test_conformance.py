@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dicomferry.syntaxes import TABLE
+from dicomferry.dicom.syntaxes import TABLE
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "conformance.md"

@@ -4,13 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dicomferry import durable
+from dicomferry.spool import durable
 
 # The kernel lets no file grow beyond a few bytes, once.
 _TOO_LONG = """
 import resource, sys
 from pathlib import Path
-from dicomferry import durable
+from dicomferry.spool import durable
 path = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
 try:

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from dicomferry.errors import Permanent
-from workers.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements, items
+from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements, items
 
 
 def short(tag: int, vr: bytes, value: bytes, encoding: Encoding = EXPLICIT, *, claims: int = 0) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 from pydicom.encaps import generate_frames, parse_basic_offsets
 
 from dicomferry.errors import Permanent
-from workers import encapsulate
-from workers.encapsulate import Fragments, Stored
+from workers.dataset import encapsulate
+from workers.dataset.encapsulate import Fragments, Stored
 
 FRAMES = [b"\x01" * 10, b"\x02" * 7, b"", b"\x03" * 12]
 

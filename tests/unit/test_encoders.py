@@ -17,17 +17,16 @@ import openjpeg
 import pytest
 from pydicom import dcmread
 
-from dicomferry.errors import Permanent
-from dicomferry.syntaxes import BY_UID, TABLE
+from dicomferry.dicom.syntaxes import BY_UID, TABLE
+from dicomferry.errors import Permanent, Unsuitable
 from tests.support import independent
 from tests.support.images import gdcm_pixels, shipped
 from tests.support.synthetic import dataset, encapsulated
-from workers import codecs
-from workers.attributes import Unsuitable
-from workers.codecs import Image, decode
-from workers.codestreams import read_j2k, read_jpeg
-from workers.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
-from workers.jxl_header import read_jxl
+from workers.codecs import decoders
+from workers.codecs.codestreams import read_j2k, read_jpeg
+from workers.codecs.decoders import Image, decode
+from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
+from workers.codecs.jxl_header import read_jxl
 
 JPEG = "1.2.840.10008.1.2.4."
 RLE = "1.2.840.10008.1.2.5"
@@ -103,7 +102,7 @@ def test_the_table_says_what_each_encoder_can_hold_and_names_its_library() -> No
     made = {*ENCODERS, RECOMPRESSED}
     assert {syntax.uid for syntax in TABLE if syntax.encoded and not syntax.native} == made
     assert {syntax.uid for syntax in TABLE if syntax.holds and syntax.encoder} == made
-    assert all(syntax.decoder for syntax in TABLE if syntax.uid in codecs.DECODERS)
+    assert all(syntax.decoder for syntax in TABLE if syntax.uid in decoders.DECODERS)
 
 
 @pytest.mark.parametrize("uid", ALL_LOSSLESS)

@@ -6,9 +6,9 @@ import pytest
 
 from dicomferry.errors import Permanent
 from tests.support.synthetic import image
-from workers import jpeg_entropy
-from workers.codestreams import read_jpeg
-from workers.jpeg_entropy import decode_whole
+from workers.codecs import jpeg_entropy
+from workers.codecs.codestreams import read_jpeg
+from workers.codecs.jpeg_entropy import decode_whole
 
 LOSSLESS = {"lossless": True, "predictor": 1}
 

@@ -6,9 +6,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID
 
-from workers import attributes, lossy
-from workers.attributes import Unsuitable
-from workers.encoders import Quality
+from dicomferry.errors import Unsuitable
+from workers.codecs.encoders import Quality
+from workers.dataset import attributes, lossy
 
 J2K, JPEG, NEAR = (f"1.2.840.10008.1.2.4.{suffix}" for suffix in ("91", "50", "81"))
 RATIO, METHOD, LOSSY, TYPE, DESCRIPTION = 0x00282112, 0x00282114, 0x00282110, 0x00080008, 0x00082111

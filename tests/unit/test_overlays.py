@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.attributes import Unsuitable
-from workers.codecs import Image
-from workers.encapsulate import Stored
-from workers.overlays import Cells
+from dicomferry.errors import Unsuitable
+from workers.codecs.decoders import Image
+from workers.dataset.encapsulate import Stored
+from workers.dataset.overlays import Cells
 
 IMAGE = Image(3, 5, 1, 16, 12, 11, signed=False, photometric="MONOCHROME2")
 RANDOM = np.random.default_rng(3)

@@ -5,16 +5,16 @@ from io import BytesIO
 from subprocess import run
 
 from pydicom import dcmread
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
-from dicomferry.part10 import frame
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 
 
 def test_file_and_association_name_the_same_implementation():
     meta = dcmread(BytesIO(frame("1.2.840.10008.5.1.4.1.1.2", "1.2.3", EXPLICIT_LE))).file_meta
-    assert meta.ImplementationClassUID == PYNETDICOM_IMPLEMENTATION_UID
-    assert meta.ImplementationVersionName == PYNETDICOM_IMPLEMENTATION_VERSION
+    assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+    assert meta.ImplementationVersionName == IMPLEMENTATION_VERSION_NAME
 
 
 def test_whoever_transcodes_loads_neither_pydicom_nor_pynetdicom():

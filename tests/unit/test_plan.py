@@ -2,9 +2,9 @@
 
 import pytest
 
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE, resolve
 from dicomferry.settings import Destination
-from dicomferry.spool import RenditionSpec
-from dicomferry.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE, resolve
+from dicomferry.spool.instance import RenditionSpec
 from dispatcher.plan import Choice, Stuck, choose
 
 UID = {syntax.label: syntax.uid for syntax in TABLE}

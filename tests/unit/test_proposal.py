@@ -1,7 +1,7 @@
 """Which presentation contexts are proposed, and what may be learned from the answer."""
 
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE, resolve
-from forwarder.proposal import MOST_CONTEXTS, VERIFICATION, for_parcels, for_probe, learned
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE, resolve
+from forwarder.dimse.proposal import ECHO, MOST_CONTEXTS, for_parcels, for_probe, learned
 
 CT, MR, US, PRIVATE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.3", "1.2.826.0.1.9"
 ALL = resolve(["all"])
@@ -26,15 +26,15 @@ def test_a_probe_asks_for_everything_in_as_many_associations_as_it_takes() -> No
     sop_classes = [f"1.2.{number}" for number in range(7)]
     proposals = for_probe(sop_classes, ALL)
     assert all(len(proposal.contexts) <= MOST_CONTEXTS for proposal in proposals)
-    assert proposals[0].contexts[0] == VERIFICATION
-    asked = [context for proposal in proposals for context in proposal.contexts if context != VERIFICATION]
+    assert proposals[0].contexts[0] == ECHO
+    asked = [context for proposal in proposals for context in proposal.contexts if context != ECHO]
     assert sorted(asked) == sorted((uid, syntax) for uid in sop_classes for syntax in ALL)
     assert [uid for proposal in proposals for uid in proposal.complete] == sop_classes
 
 
 def test_a_probe_without_waiting_objects_is_an_echo() -> None:
     (proposal,) = for_probe([], ALL)
-    assert proposal.contexts == (VERIFICATION,)
+    assert proposal.contexts == (ECHO,)
     assert proposal.complete == ()
 
 

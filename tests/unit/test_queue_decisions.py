@@ -1,8 +1,8 @@
 """The queue manager where deliveries wait, die, are kept, or are changed by an operator."""
 
-from dicomferry import events
-from dicomferry.batches import DeliverBatch, TranscodeBatch
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Keep, Known, Note, Reread, Retire, Vanished
 from tests.support.queue import delivered, destination, feed, known, manager, of, only, refused, rendered

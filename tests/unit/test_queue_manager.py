@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from dicomferry import events
-from dicomferry.batches import DeliverBatch, ProbeBatch, TranscodeBatch
-from dicomferry.spool import RenditionSpec, State
-from dicomferry.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
+from dicomferry.spool.instance import RenditionSpec, State
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
 from dispatcher.lanes import LOOKAHEAD, NEARLY_THROUGH, Place

@@ -12,10 +12,11 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from dicomferry.dicom.identifiers import is_uid
+from dicomferry.dicom.part10 import dataset_offset, read_meta
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.part10 import dataset_offset, read_meta
-from dicomferry.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
-from ingest.header import Header, Malformed, is_uid, read_header
+from ingest.header import Header, Malformed, read_header
 from tests.support.images import shipped
 
 FOLDER = Path(pydicom.data.__file__).parent / "test_files"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from dicomferry import records
-from dicomferry.part10 import dataset_offset, frame, read_meta
-from dicomferry.syntaxes import EXPLICIT_LE
+from dicomferry.dicom.part10 import dataset_offset, frame, read_meta
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
+from dicomferry.spool import records
 
 DATA_SET = b"\x08\x00\x60\x00CS\x02\x00MR"
 

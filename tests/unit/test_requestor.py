@@ -7,7 +7,7 @@ from pynetdicom import AE, transport
 from pynetdicom.association import MODE_REQUESTOR, Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicomferry.requestor import associate, keep_responses
+from dicomferry.dicom.requestor import associate, keep_responses
 from tests.support.peers import pynetdicom_scp
 from tests.support.ports import free_port
 

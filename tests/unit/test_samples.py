@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dicomferry.samples import Sample, frames_of, make
-from dicomferry.syntaxes import BY_UID
+from dicomferry.dicom.syntaxes import BY_UID
+from gateway.demo.samples import Sample, frames_of, make
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import pynetdicom  # noqa: F401  it adds the newest syntaxes to pydicom's table
 import pytest
 from pydicom.uid import UID
 
-from dicomferry.errors import Misconfigured
-from dicomferry.syntaxes import (
+from dicomferry.dicom.syntaxes import (
     BEST_LOSSLESS,
     BY_UID,
     EXPLICIT_LE,
@@ -16,6 +15,7 @@ from dicomferry.syntaxes import (
     label,
     resolve,
 )
+from dicomferry.errors import Misconfigured
 
 # Retired, or no transfer syntax of a data set: nobody may propose them.
 _LEFT_OUT = {"1.2.840.10008.1.20", "1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2"}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dicomferry.syntaxes import BY_UID, EXPLICIT_LE
+from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE
 from tests.support.synthetic import dataset, encapsulated, write
 from tests.support.synthetic import image as pixels
-from workers.codecs import Image
-from workers.encoders import ENCODERS, Quality, encode, refusal
-from workers.readers import reader_of
+from workers.codecs.decoders import Image
+from workers.codecs.encoders import ENCODERS, Quality, encode, refusal
+from workers.codecs.readers import reader_of
 from workers.verify import ONE_IN, Proof, VerificationFailed, check_file, digest, is_chosen
 
 RLE = "1.2.840.10008.1.2.5"

@@ -1,0 +1,187 @@
+"""The operator's commands: what is dead, quarantined, pending or delivered, and what becomes of it.
+
+They narrow down with the same filters, show what they would change, and ask. See docs/operating.md.
+"""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dicomferry.settings import Settings
+    from gateway.commands.selection import Filter
+
+DEFAULT_FILE = Path("dicomferry.toml")
+
+app = typer.Typer()
+
+
+class What(StrEnum):
+    """What is to become of the things that a command is about."""
+
+    LIST = "list"
+    RETRY = "retry"
+    DISCARD = "discard"
+
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
+Act = Annotated[What, typer.Argument(metavar="list|retry|discard")]
+Name = Annotated[str | None, typer.Option("--destination", "-d", help="For this destination.")]
+Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")]
+Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Whose reason has this in it, in any case.")]
+Older = Annotated[str | None, typer.Option(metavar="TIME", help="For at least so long: 90s, 30m, 2h, 7d.")]
+Newer = Annotated[str | None, typer.Option(metavar="TIME", help="For at most so long.")]
+Id = Annotated[str, typer.Option("--id", help="Whose id begins so; C-STORE was answered with it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command()
+def dead(  # noqa: PLR0917  Typer calls it by name
+    what: Act,
+    destination: Name = None,
+    study: Study = None,
+    instance: Sop = None,
+    reason: Reason = "",
+    older_than: Older = None,
+    newer_than: Newer = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """List the deliveries that were given up, let them be tried again, or discard them for good."""
+    settings, wanted = _read(config, destination, study, instance, reason, older_than, newer_than)
+    from dicomferry.spool.spool import Spool  # noqa: PLC0415
+    from gateway.commands import ordering, selection, show  # noqa: PLC0415
+
+    if what is What.LIST:
+        show.dead_list(selection.dead(Spool(settings.spool), wanted, time.time()), as_json=as_json)
+    elif what is What.RETRY:
+        ordering.retry(settings, wanted, yes=yes)
+    else:
+        ordering.discard(settings, wanted, yes=yes)
+
+
+@app.command()
+def quarantine(  # noqa: PLR0917
+    what: Act,
+    instance: Sop = None,
+    id_: Id = "",
+    reason: Reason = "",
+    older_than: Older = None,
+    newer_than: Newer = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """List what could not be read on arrival, read it again with today's program, or discard it for good."""
+    settings, wanted = _read(config, None, None, instance, reason, older_than, newer_than)
+    from gateway.commands import quarantine as room  # noqa: PLC0415
+
+    found = room.select(settings, wanted, id_)
+    if what is What.LIST:
+        room.show(found, as_json=as_json)
+    elif what is What.DISCARD:
+        room.discard(settings, found, yes=yes)
+    elif not room.retry(settings, found, yes=yes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reroute(  # noqa: PLR0917
+    destination: Name = None,
+    study: Study = None,
+    instance: Sop = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
+    yes: Yes = False,
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """Send what is pending where the routes say now; works before the first start with new routes too."""
+    settings, wanted = _read(config, destination, study, instance, "", older_than, newer_than)
+    from gateway.commands import ordering  # noqa: PLC0415
+
+    ordering.reroute(settings, wanted, yes=yes)
+
+
+@app.command()
+def resend(  # noqa: PLR0917
+    destination: Name = None,
+    study: Study = None,
+    instance: Sop = None,
+    older_than: Older = None,
+    newer_than: Newer = None,
+    yes: Yes = False,
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """Send once more what was delivered and is kept (keep_delivered)."""
+    settings, wanted = _read(config, destination, study, instance, "", older_than, newer_than)
+    from gateway.commands import ordering  # noqa: PLC0415
+
+    ordering.resend(settings, wanted, yes=yes)
+
+
+@app.command()
+def echo(destination: str, config: Config = DEFAULT_FILE) -> None:
+    """Ask a destination whether it answers: C-ECHO, with its settings."""
+    settings = _load(config)
+    from gateway.commands import peers  # noqa: PLC0415
+
+    typer.echo(peers.echo(settings, destination))
+
+
+@app.command()
+def probe(
+    destination: str,
+    sop_class: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="UID or keyword; else some common ones.")
+    ] = None,
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """Ask a destination which transfer syntaxes it accepts, and say what it would be sent."""
+    settings = _load(config)
+    from rich.console import Console  # noqa: PLC0415
+
+    from gateway.commands import peers  # noqa: PLC0415
+
+    peers.probe(settings, destination, sop_class or peers.COMMON, Console())
+
+
+def _load(config: Path) -> "Settings":
+    from dicomferry.settings import load  # noqa: PLC0415
+
+    return load(config)
+
+
+def _read(  # noqa: PLR0917
+    config: Path,
+    destination: str | None,
+    study: str | None,
+    instance: str | None,
+    reason: str,
+    older_than: str | None,
+    newer_than: str | None,
+) -> "tuple[Settings, Filter]":
+    settings = _load(config)
+    from gateway.commands.selection import Filter  # noqa: PLC0415
+
+    older, newer = _seconds(older_than, "--older-than"), _seconds(newer_than, "--newer-than")
+    return settings, Filter(destination, study, instance, reason, older, newer)
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    if text is None:
+        return None
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+
+    from dicomferry.settings import Seconds  # noqa: PLC0415
+
+    try:
+        return TypeAdapter(Seconds).validate_python(text)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(message, param_hint=option) from None

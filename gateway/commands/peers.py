@@ -1,0 +1,123 @@
+"""`dicomferry echo` and `probe`: a destination is asked directly, with its settings; nothing need run."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from pydicom import uid as uids
+from pydicom.uid import UID
+from rich.console import Console
+from rich.table import Table
+
+from dicomferry.dicom.syntaxes import GROUPS, label
+from dicomferry.errors import Misconfigured
+from dicomferry.settings import Destination, Settings
+from dispatcher.plan import Choice, choose
+from forwarder import outcome
+from forwarder.delivery import calling_title
+from forwarder.dimse.line import PeerFailure
+from forwarder.dimse.proposal import ECHO, Context, for_probe
+from forwarder.dimse.scu import Association
+
+COMMON = (
+    "CTImageStorage", "EnhancedCTImageStorage", "MRImageStorage", "EnhancedMRImageStorage",
+    "ComputedRadiographyImageStorage", "DigitalXRayImageStorageForPresentation",
+    "DigitalMammographyXRayImageStorageForPresentation", "BreastTomosynthesisImageStorage",
+    "UltrasoundImageStorage", "UltrasoundMultiFrameImageStorage", "XRayAngiographicImageStorage",
+    "NuclearMedicineImageStorage", "PositronEmissionTomographyImageStorage", "SecondaryCaptureImageStorage",
+    "VLWholeSlideMicroscopyImageStorage", "EncapsulatedPDFStorage",
+)  # fmt: skip
+_EXAMPLES = ("uncompressed", "rle", "jpeg", "jpeg-lossless", "jpeg-ls", "jpeg2000", "htj2k", "jpeg-xl")
+
+
+def echo(settings: Settings, name: str) -> str:
+    """Associate and C-ECHO with the destination of that name; what it answered, in words.
+
+    Raises:
+        PeerFailure: it does not answer, rejects us, or answers a failure; the message says how.
+        Misconfigured: there is no such destination.
+    """
+    destination = _named(settings, name)
+    with _association(settings, destination, [ECHO]) as association:
+        if ECHO not in association.accepted:
+            return f"{_words(destination)}: takes our association, but not the Verification SOP class"
+        words = outcome.of_echo(association.echo())
+        if words is not None:
+            raise PeerFailure(words)
+    return f"{_words(destination)}: answers the C-ECHO"
+
+
+def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Console) -> None:
+    """Print which transfer syntaxes a destination accepts of each SOP class, and what it would be sent.
+
+    `sop_classes` are UIDs or keywords. Raises as `echo`.
+    """
+    destination = _named(settings, name)
+    together: dict[frozenset[str], list[str]] = {}
+    for proposal in for_probe(map(_sop_class_uid, sop_classes), GROUPS["all"]):
+        with _association(settings, destination, proposal.contexts) as association:
+            for sop_class in proposal.complete:
+                accepted = frozenset(uid for of, uid in association.accepted if of == sop_class)
+                together.setdefault(accepted, []).append(UID(sop_class).name)
+    shown = "whatever it accepts" if destination.negotiates else ", ".join(destination.transfer_syntaxes)
+    console.print(f"{_words(destination)}: configured to show {shown}", highlight=False, soft_wrap=True)
+    table = Table("SOP class", "accepts", "is sent", show_lines=True)
+    for accepted, names in together.items():
+        labels = ", ".join(label(uid) for uid in GROUPS["all"] if uid in accepted)
+        table.add_row("\n".join(names), labels or "nothing", "\n".join(_sent(destination, accepted)))
+    console.print(table)
+
+
+def _sent(destination: Destination, accepted: frozenset[str]) -> list[str]:
+    """What objects received in each group's syntaxes would be sent as, a line for each outcome."""
+    shown = destination.shown_syntaxes
+    untouched = [uid for uid in shown if uid in accepted]
+    if not untouched:
+        return ["nothing: it accepts none of what it is configured to show"]
+    lines = {f"as received: {', '.join(map(label, untouched))}": None}
+    for group in _EXAMPLES:
+        received = next((uid for uid in GROUPS[group] if uid not in untouched), None)
+        if received is None:
+            continue
+        choice = choose(received, destination, shown, accepted, {})
+        if isinstance(choice, Choice):
+            lines[f"other images: {label(choice.transfer_syntax_uid)}"] = None
+        else:
+            lines[f"{label(received)}: dead, {choice.reason}"] = None
+    return list(lines)
+
+
+@contextmanager
+def _association(
+    settings: Settings, destination: Destination, contexts: Sequence[Context]
+) -> Iterator[Association]:
+    try:
+        association = Association.request(destination, calling_title(settings, destination), contexts)
+        try:
+            yield association
+        except BaseException:
+            association.abort()
+            raise
+        association.release()
+    except PeerFailure as failure:
+        raise PeerFailure(f"{_words(destination)}: {failure}") from failure
+
+
+def _words(destination: Destination) -> str:
+    return f"{destination.name} ({destination.title} at {destination.host}:{destination.port})"
+
+
+def _named(settings: Settings, name: str) -> Destination:
+    found = settings.destination_named(name)
+    if found is None:
+        names = ", ".join(destination.name for destination in settings.destination)
+        raise Misconfigured(f"no destination is named {name!r}; there are {names}")
+    return found
+
+
+def _sop_class_uid(name: str) -> str:
+    if "." in name and UID(name).is_valid:
+        return name
+    found = getattr(uids, name, None)
+    if not isinstance(found, UID):
+        raise Misconfigured(f"{name!r} is neither a UID nor a keyword such as CTImageStorage")
+    return str(found)

@@ -1,0 +1,111 @@
+"""`dicomferry quarantine`: what ingest could not understand, shown, read once more, or given up."""
+
+import json
+import os
+import pwd
+import time
+from collections import Counter
+
+import typer
+
+from dicomferry.dicom.syntaxes import label
+from dicomferry.errors import Misconfigured
+from dicomferry.settings import Settings
+from dicomferry.spool import orders
+from dicomferry.spool.orders import Act, Item, Order
+from dicomferry.spool.spool import Spool
+from gateway.commands.ordering import confirm, give
+from gateway.commands.selection import Filter
+from gateway.commands.show import ago, counted
+from ingest.quarantine import NotTaken, Quarantined, quarantined, take_in
+from ingest.quarantine import discard as remove
+
+
+def select(settings: Settings, wanted: Filter, prefix: str) -> list[Quarantined]:
+    """What is in the quarantine and meant, oldest first; `prefix` is how its id begins."""
+    now = time.time()
+    return [
+        kept
+        for kept in quarantined(Spool(settings.spool))
+        if kept.id.startswith(prefix)
+        and wanted.sop_instance_uid in {None, kept.sop_instance_uid}
+        and wanted.passes(at=kept.received_at, now=now, reason=kept.reason)
+    ]
+
+
+def show(found: list[Quarantined], *, as_json: bool) -> None:
+    """Print what is in the quarantine."""
+    if as_json:
+        keys = Quarantined.__slots__
+        typer.echo(json.dumps([{key: getattr(kept, key) for key in keys} for kept in found], indent=2))
+        return
+    for kept in found:
+        typer.echo(
+            f"{kept.id[:8]}  {kept.sop_instance_uid}  {label(kept.transfer_syntax_uid)}  {kept.size} bytes  "
+            f"from {kept.calling_ae_title} ({kept.peer}) to {kept.called_ae_title}  {ago(kept.received_at)} "
+            f"ago\n  {kept.reason}"
+        )
+    typer.echo(f"quarantined: {len(found)}")
+
+
+def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
+    """Read them again with today's code and routes; False where one stays in the quarantine.
+
+    Raises:
+        Misconfigured: the spool belongs to another user, who could not write to what this one makes.
+    """
+    spool = Spool(settings.spool)
+    if not _shown(found, "to be read again"):
+        return True
+    _must_own(spool)
+    confirm("Read them again?", yes=yes)
+    notes, items = [], []
+    for kept in found:
+        try:
+            instance = take_in(spool, settings, kept)
+        except (NotTaken, OSError) as error:
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            typer.echo(f"{kept.id[:8]} stays: {reason}")
+            continue
+        typer.echo(f"{kept.id[:8]} is understood now: to {', '.join(instance.destinations)}")
+        notes.append(Item(instance.id, instance.sop_instance_uid))
+        items.append(Item(instance.id, instance.sop_instance_uid, instance.destinations))
+    if items:
+        words = "taken out of the quarantine: it is understood now"
+        give(spool, Order(Act.NOTE, tuple(notes), words), Order(Act.RETRY, tuple(items)))
+    return len(items) == len(found)
+
+
+def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
+    """Remove them for good."""
+    spool = Spool(settings.spool)
+    if not _shown(found, "to be removed for good; no destination gets them from here"):
+        return
+    confirm("Remove them for good?", yes=yes)
+    for kept in found:
+        words = f"discarded from the quarantine, where it was for: {kept.reason}"
+        orders.give(spool.orders, Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words))
+        remove(spool, kept)
+    typer.echo(f"Removed: {counted(len(found), 'quarantined object')}.")
+
+
+def _shown(found: list[Quarantined], consequence: str) -> bool:
+    if not found:
+        typer.echo("No quarantined object matches.")
+        return False
+    typer.echo(f"{counted(len(found), 'quarantined object')} {consequence}:")
+    for words, number in Counter(kept.reason for kept in found).most_common():
+        typer.echo(f"{number:8}  {words}")
+    return True
+
+
+def _must_own(spool: Spool) -> None:
+    owner = spool.instances.stat().st_uid
+    if owner != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"user {owner}"
+        raise Misconfigured(
+            f"the spool belongs to {name}, and what is read again must too: run this as {name}"
+        )

@@ -1,0 +1,86 @@
+"""`dicomferry transcode` at the terminal: a progress bar while it runs, then what became of the files.
+
+File names are the user's own and are shown; nothing of what stands in the files is.
+"""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from workers import limits
+from workers.files.folder import Job, Kind, Order, Outcome
+from workers.files.parallel import run
+
+
+def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
+    """Do all jobs and print the result; whether none failed. `processes` is one a core where it is None."""
+    signal.signal(signal.SIGTERM, _end)  # so that the children end and leave nothing
+    began = time.monotonic()
+    outcomes = list(_watched(run(jobs, order, processes or limits.cores()), len(jobs)))
+    took = time.monotonic() - began
+    console = Console(highlight=False, soft_wrap=True)
+    failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)
+    notes = Counter(o.words for o in outcomes if o.kind in {Kind.MADE, Kind.COPIED} and o.words)
+    for note, count in notes.most_common():
+        console.print(Text(f"{_files(count)}: {note}"))
+    if failed:
+        _print_failures(console, failed)
+    console.print(Text(_summary(outcomes, took)))
+    return not failed
+
+
+def _watched(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Transcoding", total=total)
+        failed = 0
+        for outcome in outcomes:
+            failed += outcome.kind is Kind.FAILED
+            progress.update(
+                task, advance=1, description=f"Transcoding, {failed} failed" if failed else "Transcoding"
+            )
+            yield outcome
+
+
+def _print_failures(console: Console, failed: Sequence[Outcome]) -> None:
+    if not console.is_terminal:
+        # For grep: a line each, whatever its length.
+        for outcome in failed:
+            console.print(Text(f"failed: {outcome.job.source}: {outcome.words}"))
+        return
+    table = Table("file", "reason", title="failed", title_justify="left")
+    for outcome in failed:
+        table.add_row(Text(str(outcome.job.source), overflow="fold"), Text(outcome.words))
+    console.print(table, soft_wrap=False)
+
+
+def _summary(outcomes: Sequence[Outcome], took: float) -> str:
+    """One line: how many became what, how much, how fast. Bytes are those of the files that were read."""
+    counted = Counter(outcome.kind for outcome in outcomes)
+    done = [outcome for outcome in outcomes if outcome.kind in {Kind.MADE, Kind.COPIED}]
+    read, written = sum(o.job.size for o in done), sum(o.written for o in done)
+    parts = [f"{counted[kind]} {kind.value}" for kind in Kind if counted[kind] or kind is Kind.FAILED]
+    return (
+        f"{_files(len(outcomes))}: {', '.join(parts)}; {_megabytes(read)} became {_megabytes(written)} "
+        f"in {took:.1f} s, {read / took / 1e6:.1f} MB/s"
+    )
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,295 @@
+"""`dicomferry demo`: a PACS, dicomferry and a workstation on this machine, for as long as a study takes.
+
+Sends sample images over DIMSE, waits for each at the workstation and compares its pixels with the source's.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dicomferry.dicom.syntaxes import GROUPS, label
+from dicomferry.errors import FerryError
+from gateway.demo.pacs import send
+from gateway.demo.samples import Sample, make
+from gateway.demo.workstation import TITLE, Arrival, Workstation, listening
+from gateway.local.warden import GATE, Warden
+
+_STALLED = 120.0  # seconds without progress
+_STOPPED_WITHIN = 20.0  # seconds
+_HISTORY_WITHIN = 10.0  # seconds for the dispatcher to note the last delivery
+_WIDE = 170  # columns, where no terminal limits them
+_LAST_LINES = 30
+
+_CONFIGURATION = """\
+spool = "spool"
+
+[ingest]
+port = {ingest}
+
+[worker]
+{concurrency}
+
+[flower]
+port = {flower}
+
+[[ae]]
+title = "FERRY"
+
+[[destination]]
+name = "workstation"
+title = "{title}"
+host = "127.0.0.1"
+port = {workstation}
+transfer_syntaxes = ["uncompressed"]
+
+[[route]]
+to = ["workstation"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A running dicomferry."""
+
+    folder: Path
+    ingest: int  # port
+    flower: int  # port
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What became of one sample."""
+
+    sample: Sample
+    arrival: Arrival | None
+    seconds: float  # from the start of its C-STORE to its arrival
+    why: str  # in the dispatcher's words
+    fault: str  # empty where all is well
+
+
+def run(workers: int | None = None, keep: Path | None = None) -> int:
+    """Run the demo; the exit code: 0 where every image arrived with its pixels.
+
+    `workers` is the number of transcoding processes; `keep` a folder for all that is written, which is
+    removed otherwise.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    try:
+        with _folder(keep) as (folder, warden), listening(folder / "received") as workstation:
+            rows = _through_ferry(console, folder, warden, workstation, workers)
+    except FerryError as error:
+        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 1
+    console.print(_table(rows))
+    faults = [row for row in rows if row.fault]
+    for row in faults:
+        console.print(
+            f"[bold red]Missed:[/] {row.sample.name} ({row.sample.uid}): {row.fault}", highlight=False
+        )
+    if not faults:
+        console.print(
+            f"[bold green]All {len(rows)} images were delivered, with the pixels that were sent.[/]"
+        )
+    return 1 if faults else 0
+
+
+def _through_ferry(
+    console: Console, folder: Path, warden: Warden, workstation: Workstation, workers: int | None
+) -> list[_Row]:
+    samples = make()
+    with (
+        console.status("Starting every part of dicomferry"),
+        _running(folder, warden, workstation, workers) as site,
+    ):
+        console.print(
+            f"dicomferry takes C-STORE at 127.0.0.1:{site.ingest} as FERRY, the workstation "
+            f"{TITLE} only uncompressed images at 127.0.0.1:{workstation.port}"
+        )
+        console.print(f"Flower shows the batches while this runs: http://127.0.0.1:{site.flower}/")
+        sent = _send_and_wait(console, samples, site, workstation)
+        words = _history(site.folder / "spool" / "history.sqlite", samples)
+    arrivals = workstation.arrivals()
+    return [_judge(sample, sent, arrivals.get(sample.uid), words.get(sample.uid, "")) for sample in samples]
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[tuple[Path, Warden]]:
+    """A folder for everything, and a warden that removes it, unless it is to be kept."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        warden = Warden()
+        try:
+            yield keep.absolute(), warden
+        finally:
+            warden.close()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="dicomferry-demo-"))
+    warden = Warden([folder])
+    try:
+        yield folder, warden
+    finally:
+        warden.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running(folder: Path, warden: Warden, workstation: Workstation, workers: int | None) -> Iterator[_Site]:
+    """`dicomferry up` in `folder`, from ``ready`` on."""
+    site = _Site(folder, *_free_ports(2))
+    config = folder / "dicomferry.toml"
+    config.write_text(
+        _CONFIGURATION.format(
+            ingest=site.ingest,
+            flower=site.flower,
+            workstation=workstation.port,
+            title=TITLE,
+            concurrency=f"concurrency = {workers}" if workers else "",
+        )
+    )
+    # Whatever an operator has set for a real dicomferry is not for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFERRY_")}
+    log = folder / "up.log"
+    waiting, gate = os.pipe()
+    with log.open("wb") as stderr:
+        # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+        program = subprocess.Popen(
+            [*GATE, sys.executable, "-P", "-m", "gateway.cli", "up", "--config", str(config)],
+            stdin=waiting,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            start_new_session=True,
+        )
+    os.close(waiting)
+    warden.admit(program.pid, gate)
+    try:
+        _wait_ready(program, log)
+        yield site
+    finally:
+        program.terminate()
+        try:
+            program.communicate(timeout=_STOPPED_WITHIN)
+        except subprocess.TimeoutExpired:
+            raise FerryError(f"`up` did not stop within {_STOPPED_WITHIN:g} s\n{_tail(log)}") from None
+        warden.forget(program.pid)
+
+
+def _wait_ready(program: subprocess.Popen[bytes], log: Path) -> None:
+    ready = threading.Event()
+
+    def listen() -> None:
+        for line in program.stdout or ():
+            if line.strip() == b"ready":
+                ready.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    deadline = time.monotonic() + _STALLED
+    while not ready.wait(0.1):
+        if program.poll() is not None:
+            raise FerryError(f"`up` ended with code {program.returncode}\n{_tail(log)}")
+        if time.monotonic() > deadline:
+            raise FerryError(f"`up` was not ready within {_STALLED:g} s\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+
+
+def _send_and_wait(
+    console: Console, samples: Sequence[Sample], site: _Site, workstation: Workstation
+) -> dict[str, float]:
+    """When the C-STORE of each began (time.monotonic()), by SOP Instance UID."""
+    columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    wanted = {sample.uid for sample in samples}
+    with Progress(*columns, console=console) as progress:
+        sending = progress.add_task("sent", total=len(samples))
+        arriving = progress.add_task("delivered", total=len(samples))
+
+        def arrived() -> int:
+            number = len(wanted & workstation.arrivals().keys())
+            progress.update(arriving, completed=number)
+            return number
+
+        def stored() -> None:
+            progress.advance(sending)
+            arrived()
+
+        sent = send(samples, site.ingest, stored)
+        seen, moved = -1, time.monotonic()
+        while seen < len(samples) and time.monotonic() - moved < _STALLED:
+            time.sleep(0.05)
+            if (number := arrived()) != seen:
+                seen, moved = number, time.monotonic()
+    return sent
+
+
+def _history(path: Path, samples: Sequence[Sample]) -> dict[str, str]:
+    """What the dispatcher says of each delivery, by SOP Instance UID; it notes them after they happened."""
+    deadline = time.monotonic() + _HISTORY_WITHIN
+    words: dict[str, str] = {}
+    while len(words) < len(samples) and time.monotonic() < deadline:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT sop_instance_uid, words FROM history WHERE what = 'delivered'")
+            words = dict(found.fetchall())
+        time.sleep(0.05)
+    return words
+
+
+def _judge(sample: Sample, sent: dict[str, float], arrival: Arrival | None, words: str) -> _Row:
+    if arrival is None:
+        return _Row(sample, None, 0, words, f"not delivered within {_STALLED:g} s without progress")
+    why = words.partition(": ")[2] or words
+    delivered = dcmread(arrival.path)
+    fault = sample.difference(delivered)
+    if arrival.syntax not in GROUPS["uncompressed"]:
+        fault = f"delivered as {label(arrival.syntax)}"
+    elif delivered.SOPInstanceUID != sample.uid:
+        fault = f"became another instance, {delivered.SOPInstanceUID}"
+    return _Row(sample, arrival, arrival.at - sent[sample.uid], why, fault)
+
+
+def _table(rows: Sequence[_Row]) -> Table:
+    table = Table(title="What was sent, and what the workstation received")
+    for heading in ("instance", "received", "chosen, and why", "delivered", "time", "pixels equal"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "time" else "left")
+    for row in rows:
+        equal = "within " + str(row.sample.tolerance) if row.sample.tolerance else "yes"
+        table.add_row(
+            f"{row.sample.name}\n[dim]…{row.sample.uid[-12:]}[/]",
+            label(row.sample.syntax),
+            row.why or "-",
+            label(row.arrival.syntax) if row.arrival else "-",
+            f"{row.seconds:.2f} s" if row.arrival else "-",
+            f"[red]{row.fault}[/]" if row.fault else f"[green]{equal}[/]",
+        )
+    return table
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(sock.getsockname()[1]) for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports

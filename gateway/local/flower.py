@@ -1,0 +1,99 @@
+"""Flower, the page that shows the batches, in this process: broker and password never become arguments.
+
+Flower 2.2 shows `/metrics` and `/healthcheck` without a password: names of workers, tasks and counts, nothing
+of a patient.
+"""
+
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+from types import FrameType
+
+from flower.app import Flower as FlowerApplication
+from flower.options import options
+from flower.urls import settings as web_settings
+
+from dicomferry.errors import Misconfigured
+from dicomferry.messages.broker import celery_app
+from dicomferry.settings import Flower, Settings
+
+log = logging.getLogger(__name__)
+
+_TASKS_KEPT = 20_000
+_PURGE_AFTER = 600  # seconds: a worker's name is new at each start, so the old ones would pile up
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        Misconfigured: the port is taken, the address is not this machine's, or there is no broker.
+    """
+    credentials = _credentials(settings.flower)
+    # Without this variable Flower keeps its API shut to everyone who gave no password, which we rely on.
+    os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
+    options.address = settings.flower.host
+    options.port = settings.flower.port
+    options.basic_auth = [credentials] if credentials else []
+    # Nothing may be changed there: what is to be done is the dispatcher's to decide, by what the spool says.
+    options.read_only = True
+    options.tasks_columns = "name,args,state,received,runtime,worker"  # its own choice hides the labels
+    options.max_tasks = _TASKS_KEPT
+    options.purge_offline_workers = _PURGE_AFTER
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    application = FlowerApplication(capp=celery_app(settings), options=options, **web_settings)
+    try:
+        application.start_http_server()
+    except OSError as error:
+        raise Misconfigured(
+            f"flower: cannot listen at {settings.flower.host}:{settings.flower.port}: {error.strerror}; "
+            "choose another [flower] port"
+        ) from error
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        application.io_loop.add_callback_from_signal(application.stop)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    log.info(
+        "FlowerServes url=%s auth=%s", url(settings.flower), "basic" if credentials else "none (loopback)"
+    )
+    application.start()
+
+
+def url(flower: Flower) -> str:
+    """Where a browser on this machine finds it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(flower.host, flower.host)  # noqa: S104  compared, not bound
+    return f"http://[{host}]:{flower.port}/" if ":" in host else f"http://{host}:{flower.port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens at `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = {str(address[4][0]) for address in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+
+
+def _credentials(flower: Flower) -> str | None:
+    if flower.password is not None and flower.password.get_secret_value():
+        return f"{flower.user}:{flower.password.get_secret_value()}"
+    if is_loopback(flower.host):
+        return None
+    password = secrets.token_urlsafe(12)
+    log.warning(
+        "FlowerPassword user=%s password=%s (made up for this run; set [flower] password or "
+        "DICOMFERRY_FLOWER__PASSWORD to choose one)",
+        flower.user,
+        password,
+    )
+    return f"{flower.user}:{password}"

@@ -1,0 +1,121 @@
+"""Image attributes: what is read of a data set, and what decoding it changes. Pure.
+
+A rendition keeps every attribute that the standard does not make wrong: lossy history (PS3.3 C.7.6.1.1.5),
+values and padding in their sign, the SOP Instance UID.
+"""
+
+import struct
+from collections.abc import Mapping
+
+from dicomferry.errors import Permanent
+from workers.codecs.decoders import RGB, YBR, Image
+
+SAMPLES = 0x00280002
+PHOTOMETRIC = 0x00280004
+PLANAR = 0x00280006
+FRAMES = 0x00280008
+ROWS = 0x00280010
+COLUMNS = 0x00280011
+ALLOCATED = 0x00280100
+STORED = 0x00280101
+HIGH_BIT = 0x00280102
+REPRESENTATION = 0x00280103
+SIZE = frozenset((ROWS, COLUMNS, ALLOCATED))
+OF_PIXELS = SIZE | {SAMPLES, PHOTOMETRIC}  # which nothing has that has no pixel data (PS3.3 C.7.6.3)
+DESCRIBING = frozenset(
+    (SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION)
+)
+LONGEST_READ = 2048  # bytes of a value that are read to describe an image
+
+# PS3.3 table C.7-11a: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
+# They describe fragments, which native pixel data has not.
+ONLY_ENCAPSULATED = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
+
+
+def describe(values: Mapping[int, bytes]) -> Image:
+    """The image that `values`, by tag and in little endian, describe.
+
+    Raises:
+        Permanent: one that no image does without is missing or no number.
+    """
+    allocated = number(values, ALLOCATED)
+    stored = number(values, STORED, allocated)
+    frames = _text(values, FRAMES) or "1"
+    if not frames.isdigit() or not int(frames):
+        raise Permanent("(0028,0008) Number of Frames is no positive number")
+    return Image(
+        rows=number(values, ROWS),
+        columns=number(values, COLUMNS),
+        samples=number(values, SAMPLES, 1),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=number(values, HIGH_BIT, stored - 1),
+        signed=bool(number(values, REPRESENTATION, 0)),
+        photometric=_text(values, PHOTOMETRIC),
+        frames=int(frames),
+        planar=number(values, PLANAR, 0),
+    )
+
+
+def native_colour(colour: str, wanted: str) -> str:
+    """The photometric interpretation of native samples that are `colour` now; `wanted` is a spec's colour."""
+    return RGB if colour == YBR and wanted == "rgb" else colour
+
+
+def changes(image: Image, colour: str) -> dict[int, tuple[bytes, bytes]]:
+    """VR and value of the elements that differ once `image` is native with samples in `colour`.
+
+    Raises:
+        Permanent: nothing here; elements not named stay as they are.
+    """
+    if image.samples == 1:
+        return {}
+    changed = {PLANAR: (b"US", b"\x00\x00")}
+    if colour != image.photometric:
+        changed[PHOTOMETRIC] = (b"CS", _code_string(colour))
+    return changed
+
+
+def changes_encapsulated(image: Image, photometric: str, high_bit: int) -> dict[int, tuple[bytes, bytes]]:
+    """VR and value of the elements that differ once `image` is encapsulated.
+
+    Planar Configuration is 0: compression orders the samples itself, so that it means nothing (PS3.3
+    C.7.6.3.1.3), and 0 is what every compressed syntax allows (PS3.5 8.2.1 to 8.2.16).
+    """
+    changed = {}
+    if image.samples > 1:
+        changed[PLANAR] = (b"US", b"\x00\x00")
+    if photometric != image.photometric:
+        changed[PHOTOMETRIC] = (b"CS", _code_string(photometric))
+    if high_bit != image.high_bit:
+        changed[HIGH_BIT] = (b"US", struct.pack("<H", high_bit))
+    return changed
+
+
+def _code_string(text: str) -> bytes:
+    return text.encode("ascii") + b" " * (len(text) % 2)
+
+
+def pixel_data_vr(bits_allocated: int, *, explicit: bool) -> bytes:
+    """The VR of native Pixel Data (PS3.5 A.1, A.2): OB only where it is explicit and a cell is one byte."""
+    return b"OB" if explicit and bits_allocated <= 8 else b"OW"
+
+
+def number(values: Mapping[int, bytes], tag: int, default: int | None = None) -> int:
+    """The first value of an element of VR US or SS, read as US; `default` where it is absent or empty.
+
+    Raises:
+        Permanent: it is, and there is no default.
+    """
+    value = values.get(tag, b"")
+    if len(value) >= 2:
+        return int(struct.unpack_from("<H", value)[0])
+    if default is None:
+        raise Permanent(
+            f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing: no image can be decoded without it"
+        )
+    return default
+
+
+def _text(values: Mapping[int, bytes], tag: int) -> str:
+    return values.get(tag, b"").decode("ascii", "replace").strip(" \x00")

@@ -1,0 +1,199 @@
+"""The frames of a Pixel Data element, one at a time, as native pixel cells, little endian, colour by pixel.
+
+Native pixel data is read frame by frame from disk; encapsulated pixel data is split into frames and decoded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from dicomferry.ceilings import Ceilings
+from dicomferry.errors import Permanent, Unsuitable
+from workers.codecs import decoders
+from workers.codecs.decoders import YBR, Decoded, Image
+from workers.dataset.elements import Element
+from workers.dataset.frames import split
+from workers.dataset.reencode import Source
+
+# Two pixels share their colour: Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2).
+SUBSAMPLED = "YBR_FULL_422"
+# A blank image compresses well: up to this size a frame may come out of any few bytes.
+_NO_BOMB = 64 << 20
+# Of six samples of two pixels, how many native pixel data hold where colours are shared.
+_OF_SIX = {SUBSAMPLED: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
+
+
+def frame_bits(image: Image) -> int:
+    """Bits of one frame in native form, whatever Bits Allocated is."""
+    return image.rows * image.columns * image.samples * image.bits_allocated
+
+
+def native_length(image: Image) -> int:
+    """Bytes of all native frames, which follow each other bit by bit (PS3.5 8.1.1), padded to even length."""
+    length = (frame_bits(image) * image.frames + 7) // 8
+    return length + length % 2
+
+
+def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Ceilings) -> Iterator[bytes]:
+    """The frames of encapsulated pixel data, still coded; `image` is what they claim to hold.
+
+    Raises:
+        Permanent: they are damaged, or claim more than is believed.
+    """
+    _check_claims(image, ceilings)
+    for fragments in split(source.view, pixel_data, image.frames, ceilings):
+        codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+        if image.frame_length > max(_NO_BOMB, len(codestream) * ceilings.largest_ratio):
+            what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
+            raise Permanent(ceilings.told(what, "largest_ratio"))
+        yield codestream
+
+
+def decoded(
+    source: Source,
+    pixel_data: Element,
+    image: Image,
+    transfer_syntax_uid: str,
+    *,
+    rgb: bool,
+    ceilings: Ceilings,
+) -> Iterator[Decoded]:
+    """Decode the frames of encapsulated pixel data. `rgb` lets decoders convert YCbCr.
+
+    Raises:
+        Permanent: a frame is damaged or missing, or differs in colour from the first, or claims more than is
+            believed.
+    """
+    colour = None
+    for number, codestream in enumerate(codestreams(source, pixel_data, image, ceilings), 1):
+        frame = decoders.decode(transfer_syntax_uid, codestream, image, rgb=rgb)
+        colour = colour or frame.colour
+        if frame.colour != colour:
+            raise Permanent(f"frame {number} is {frame.colour}, those before it are {colour}")
+        yield frame
+
+
+def native(
+    source: Source, pixel_data: Element, image: Image, *, planar: bool, big: bool, ceilings: Ceilings
+) -> Iterator[Decoded]:
+    """Read the frames of native pixel data.
+
+    `planar`: colour by plane, Planar Configuration 1. `big`: the data set is big endian. A frame of cells of
+    one bit is an array of bytes, the first pixel in the least significant bit.
+
+    Raises:
+        Unsuitable: only native transfer syntaxes hold such cells.
+        Permanent: there are fewer bytes than the attributes say, or more than is believed.
+    """
+    _check(image)
+    _check_claims(image, ceilings)
+    present = pixel_data.length * 8
+    subsampled = _is_subsampled(image, present)
+    bits = must_hold(pixel_data, image)
+    # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
+    swapped = big and pixel_data.vr == b"OW"
+    notes: tuple[str, ...] = ()
+    if (excess := (present - bits * image.frames) // 8) > 1:
+        notes = (f"{excess} bytes after the last frame were left out",)
+    for number in range(image.frames):
+        content = _bits(source, pixel_data, number * bits, bits, swapped=swapped)
+        yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
+
+
+def must_hold(pixel_data: Element, image: Image) -> int:
+    """The bits of one frame of native pixel data, which must hold what the attributes speak of, and no more.
+
+    Some bytes of padding are forgiven, a whole frame is not: it would be lost without a word.
+
+    Raises:
+        Permanent: there are fewer bytes than the attributes say, or a frame more.
+    """
+    if not frame_bits(image):
+        raise Permanent("there are pixel data, and Rows, Columns, Samples per Pixel or Bits Allocated is 0")
+    if image.bits_stored > image.bits_allocated:
+        raise Permanent(f"{image.bits_stored} bits cannot be stored in {image.bits_allocated} (PS3.5 8.1.1)")
+    present = pixel_data.length * 8
+    bits = frame_bits(image)
+    if _is_subsampled(image, present):
+        bits = bits * _OF_SIX[image.photometric] // 6
+    if bits * image.frames > present:
+        raise Permanent(
+            f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
+            "be: it is truncated, or its attributes are wrong"
+        )
+    excess = present - bits * image.frames
+    if excess >= max(bits, 16):
+        raise Permanent(
+            f"native pixel data has {pixel_data.length} bytes, at least a frame more than the {image.frames} "
+            "that the attributes speak of: they are wrong"
+        )
+    return bits
+
+
+def _check(image: Image) -> None:
+    if not (image.rows and image.columns and image.samples in (1, 3)):
+        raise Unsuitable(
+            f"no image has {image.rows} rows, {image.columns} columns and {image.samples} samples"
+        )
+    if image.bits_allocated not in (1, 8, 16, 32, 64):
+        raise Unsuitable(f"cells of {image.bits_allocated} bits stay native (PS3.5 8.1.1)")
+    if image.photometric.startswith("YBR_PARTIAL"):
+        raise Unsuitable(f"{image.photometric}, retired, stays native")
+
+
+def _check_claims(image: Image, ceilings: Ceilings) -> None:
+    """Rows x Columns x Samples per Pixel x Number of Frames, before anything is allocated for them."""
+    if image.frame_length > ceilings.largest_frame_mb << 20:
+        raise Permanent(ceilings.told(f"a frame has {image.frame_length} bytes", "largest_frame_mb"))
+    if image.native_length > ceilings.largest_image_mb << 20:
+        raise Permanent(ceilings.told(f"an image has {image.native_length} bytes", "largest_image_mb"))
+    if image.frames > ceilings.most_fragments:
+        raise Permanent(ceilings.told(f"an image has {image.frames} frames", "most_fragments"))
+
+
+def _is_subsampled(image: Image, present: int) -> bool:
+    """Whether colours are shared; there are files that say so and hold every sample all the same."""
+    return image.photometric in _OF_SIX and image.samples == 3 and present < frame_bits(image) * image.frames
+
+
+def _bits(source: Source, pixel_data: Element, start: int, count: int, *, swapped: bool) -> bytes:
+    """`count` bits from bit `start` on, the last byte filled up with zeros."""
+    first, last = start // 8, (start + count + 7) // 8
+    begin, stop = first - first % 2, min(last + last % 2, pixel_data.length)
+    content = source.read(pixel_data.value + begin, pixel_data.value + stop)
+    if swapped:
+        if len(content) % 2:
+            raise Permanent("big endian pixel data of odd length: it is damaged")
+        content = np.frombuffer(content, ">u2").astype("<u2").tobytes()
+    content = content[first - begin : last - begin]
+    if start % 8 == 0 and count % 8 == 0:
+        return content
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    return np.packbits(bits[start % 8 : start % 8 + count], bitorder="little").tobytes()
+
+
+def _cells(content: bytes, image: Image, *, planar: bool, subsampled: bool) -> Decoded:
+    if image.bits_allocated == 1:
+        return Decoded(np.frombuffer(content, np.uint8), image.photometric)
+    cells = np.frombuffer(content, f"<{'i' if image.signed else 'u'}{image.bits_allocated // 8}")
+    if image.samples == 1:
+        return Decoded(cells.reshape(image.rows, image.columns), image.photometric)
+    if subsampled:
+        return Decoded(_upsampled(cells, image), YBR)
+    colour = YBR if image.photometric == SUBSAMPLED else image.photometric
+    if planar:
+        # Copied: numpy calls the strides of one pixel contiguous, whatever they are; imagecodecs does not.
+        return Decoded(np.moveaxis(cells.reshape(3, image.rows, image.columns), 0, -1).copy(), colour)
+    return Decoded(cells.reshape(image.rows, image.columns, 3), colour)
+
+
+def _upsampled(cells: np.ndarray, image: Image) -> np.ndarray:
+    """4:2:2 to 4:4:4: each pair of pixels gets the colour that it shared. Nothing is lost by that."""
+    if image.columns % 2:
+        raise Permanent("YBR_FULL_422 with an odd number of columns (PS3.3 C.7.6.3.1.2)")
+    pairs = cells.reshape(image.rows, image.columns // 2, 4)
+    whole = np.empty((image.rows, image.columns // 2, 2, 3), cells.dtype)
+    whole[..., 0] = pairs[..., :2]
+    whole[..., 1:] = pairs[..., None, 2:]
+    return whole.reshape(image.rows, image.columns, 3)

@@ -1,0 +1,300 @@
+"""Files and whole folders from one transfer syntax to another, with the workers' engine but no service.
+
+Here is what is to be done and how one file is done; `parallel` does many. Originals are only read, outputs
+appear by rename.
+"""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from dicomferry.ceilings import Ceilings
+from dicomferry.dicom import syntaxes
+from dicomferry.dicom.part10 import PREFIX_LENGTH, is_bare, read_meta
+from dicomferry.errors import FerryError, Misconfigured, Permanent, place
+from dicomferry.spool import durable
+from dicomferry.spool.instance import RenditionSpec
+from workers import limits
+
+# PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
+_DIRECTORY = "1.2.840.10008.1.3.10"
+# A JPEG in another form, of which it can be restored: made of nothing else, it loses nothing.
+_RECOMPRESSED = "1.2.840.10008.1.2.4.111"
+_BARE = (
+    "a data set without the header of a DICOM file (PS3.10 7.1), which says its transfer syntax: "
+    "DCMTK's `dcmconv IN OUT` writes one"
+)
+_PIXELLESS = "no pixel data: left in its transfer syntax"
+# Which setting a lossy target of each group takes.
+_SETTING = {
+    "jpeg": "quality",
+    "jpeg-xl": "quality",
+    "jpeg2000": "ratio",
+    "htj2k": "ratio",
+    "jpeg-ls": "near",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """What a lossy encoder is told; None is the encoder's usual value. `asked` allows loss at all."""
+
+    asked: bool = False
+    quality: int | None = None
+    ratio: float | None = None
+    near: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be made of each file."""
+
+    specs: tuple[RenditionSpec, ...]  # the first that can hold the instance is made
+    keep: frozenset[str]  # files in one of these transfer syntaxes are copied as they are
+    verify: str = "always"
+    overwrite: bool = False
+    ceilings: Ceilings = Ceilings()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file."""
+
+    source: Path
+    target: Path
+    size: int
+    named: bool  # by the user, not found in a folder: that it is no DICOM is then a failure
+
+
+class Kind(Enum):
+    """What became of a file."""
+
+    MADE = "transcoded"
+    COPIED = "passed through unchanged"
+    PRESENT = "made before"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file, and why, in words without any patient's data."""
+
+    job: Job
+    kind: Kind
+    words: str = ""
+    written: int = 0  # bytes
+
+
+def order(
+    to: str,
+    lossy: Lossy,
+    *,
+    colour: str = "rgb",
+    verify: str = "always",
+    overwrite: bool = False,
+    ceilings: Ceilings = Ceilings(),
+) -> Order:
+    """What the transfer syntax `to` (a keyword, a UID or a group) asks for.
+
+    Raises:
+        Misconfigured: it is unknown, cannot be made, or contradicts `lossy`; the message says what to do.
+    """
+    asked = syntaxes.resolve([to])
+    made = [syntaxes.BY_UID[uid] for uid in asked if syntaxes.BY_UID[uid].encoded]
+    if not made:
+        raise Misconfigured(f"{to} can be passed through, but not made: {_makeable()}")
+    loses = lossy.asked or any(value is not None for value in (lossy.quality, lossy.ratio, lossy.near))
+    # Recompression first: what is no JPEG it refuses at once, and a JPEG it keeps bit for bit.
+    wanted = [s for s in made if not loses and s.uid == _RECOMPRESSED]
+    wanted += [s for s in made if s.lossless is not loses and s.uid != _RECOMPRESSED]
+    if not wanted and loses:
+        raise Misconfigured(f"{to} loses nothing: leave --lossy, --quality, --ratio and --near out")
+    if not wanted:
+        setting = _SETTING.get(made[0].group, "lossy")
+        raise Misconfigured(
+            f"{to} is lossy, and nothing is lost unasked: add --lossy (or --{setting}), "
+            "or choose a lossless syntax"
+        )
+    for setting in ("quality", "ratio", "near"):
+        if getattr(lossy, setting) is not None and all(_SETTING.get(s.group) != setting for s in wanted):
+            right = _SETTING.get(wanted[0].group)
+            raise Misconfigured(f"{to} does not take --{setting}; it takes --{right}")
+    return Order(
+        specs=tuple(_spec(syntax, lossy, colour) for syntax in wanted),
+        keep=frozenset(syntax.uid for syntax in wanted) if loses else frozenset(asked),
+        verify=verify,
+        overwrite=overwrite,
+        ceilings=ceilings,
+    )
+
+
+def _makeable() -> str:
+    groups = dict.fromkeys(syntax.group for syntax in syntaxes.TABLE if syntax.encoded)
+    return f"choose one of {', '.join(groups)}, or a keyword or UID of them"
+
+
+def _spec(syntax: syntaxes.Syntax, lossy: Lossy, colour: str) -> RenditionSpec:
+    if syntax.native:
+        return RenditionSpec(syntax.uid, colour)
+    setting = None if syntax.lossless else _SETTING.get(syntax.group)
+    return RenditionSpec(
+        syntax.uid,
+        "as-encoded",
+        quality=(lossy.quality or 90) if setting == "quality" else None,
+        ratio=(lossy.ratio or 10.0) if setting == "ratio" else None,
+        near=(lossy.near or 2) if setting == "near" else None,
+    )
+
+
+def jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
+    """The files that `inputs` (files and folders) name, each with its place at or under `out`.
+
+    Of one folder the content stands under `out`, of several each under its own name. A folder inside that
+    cannot be listed is a job too, which fails.
+
+    Raises:
+        Misconfigured: an input is missing or cannot be reached, or an output would fall on an original, on
+            another output, or on a device.
+    """
+    try:
+        return _jobs(inputs, out)
+    except OSError as error:
+        raise Misconfigured(f"{error.filename}: {error.strerror}") from error
+
+
+def _jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise Misconfigured(f"{out} is neither a file nor a folder: the rename would replace it")
+    for path in inputs:
+        if not (path.is_file() or path.is_dir()):
+            raise Misconfigured(f"{path}: no such file or folder")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise Misconfigured(
+                f"{out} is inside {path}: choose a folder outside of it, originals stay whole"
+            )
+    if len(inputs) == 1 and not inputs[0].is_dir() and not out.is_dir():
+        found = [_job(inputs[0], out, named=True)]
+    else:
+        if out.exists() and not out.is_dir():
+            raise Misconfigured(f"{out} is a file: several files need a folder")
+        found = [job for path in inputs for job in _under(path, out, alone=len(inputs) == 1)]
+    _check_apart(found)
+    return found
+
+
+def _under(path: Path, out: Path, *, alone: bool) -> Iterator[Job]:
+    if not path.is_dir():
+        yield _job(path, out / path.name, named=True)
+        return
+    root = out if alone else out / path.resolve().name
+    unlisted: list[OSError] = []
+    for folder, names, files in os.walk(path, onerror=unlisted.append):
+        names.sort()
+        for name in sorted(files):
+            source = Path(folder, name)
+            if source.is_file():
+                yield _job(source, root / source.relative_to(path), named=False)
+    for source in (Path(error.filename) for error in unlisted):
+        yield _job(source, root / source.relative_to(path), named=False)
+
+
+def _job(source: Path, target: Path, *, named: bool) -> Job:
+    return Job(source, target, source.stat().st_size, named)
+
+
+def _check_apart(found: Iterable[Job]) -> None:
+    targets: dict[Path, Path] = {}
+    originals = {job.source.resolve() for job in found}
+    for job in found:
+        target = job.target.parent.resolve() / job.target.name
+        if target.resolve() in originals or target in originals:
+            raise Misconfigured(f"{job.target} is an original: choose another place for what is made")
+        if (other := targets.setdefault(target, job.source)) is not job.source:
+            raise Misconfigured(f"{other} and {job.source} would both become {job.target}")
+
+
+def convert(job: Job, wanted: Order) -> Outcome:
+    """Do one job; whatever goes wrong is its outcome, but for a codec that hangs: this process then dies."""
+    try:
+        with limits.deadline(limits.seconds_for(job.size)):
+            return _convert(job, wanted)
+    except FerryError as error:
+        return Outcome(job, Kind.FAILED, str(error))
+    except MemoryError:
+        return Outcome(job, Kind.FAILED, wanted.ceilings.told("it needs more memory, in MB", "memory_mb"))
+    except OSError as error:
+        return Outcome(job, Kind.FAILED, error.strerror or type(error).__name__)
+    except Exception as error:  # noqa: BLE001  one file must not end the run
+        # Its text may quote values of the data set.
+        return Outcome(job, Kind.FAILED, f"unexpected {type(error).__name__} at {place(error)}")
+
+
+def _convert(job: Job, wanted: Order) -> Outcome:
+    if reason := _no_instance(job.source):
+        return Outcome(job, Kind.FAILED if job.named else Kind.SKIPPED, reason)
+    if job.target.exists() and not wanted.overwrite:
+        return _present(job, wanted)
+    if read_meta(job.source).transfer_syntax_uid in wanted.keep:
+        _copy(job.source, job.target)
+        return Outcome(job, Kind.COPIED, written=job.size)
+    # The parent, which only hands out work, needs no codecs.
+    from dicomferry.errors import NoPixelData, Unsuitable  # noqa: PLC0415
+    from workers.transcode import transcode  # noqa: PLC0415
+
+    refusals = []
+    for spec in wanted.specs:
+        try:
+            report = transcode(job.source, job.target, spec, verify=wanted.verify, ceilings=wanted.ceilings)
+        except NoPixelData:
+            if job.named:
+                raise
+            # A report among the images of a study.
+            _copy(job.source, job.target)
+            return Outcome(job, Kind.COPIED, _PIXELLESS, job.size)
+        except Unsuitable as error:
+            refusals.append(str(error))
+        else:
+            return Outcome(job, Kind.MADE, report.notes, job.target.stat().st_size)
+    raise Permanent("; ".join(refusals))
+
+
+def _no_instance(path: Path) -> str | None:
+    """Why the file at `path` holds no SOP instance; None where it does, sound or not.
+
+    Raises:
+        Permanent: it may hold one, and cannot be read as it is.
+    """
+    with path.open("rb") as file:
+        head = file.read(PREFIX_LENGTH)
+    if head[128:] != b"DICM":
+        if is_bare(head):
+            raise Permanent(_BARE)
+        return "no DICOM file"
+    if read_meta(path).sop_class_uid == _DIRECTORY:
+        return "a DICOMDIR: it describes other files as they were"
+    return None
+
+
+def _present(job: Job, wanted: Order) -> Outcome:
+    """What an output means that stands already: in a folder, what an earlier run made is not made again."""
+    syntax = read_meta(job.target).transfer_syntax_uid
+    made = syntax in {spec.transfer_syntax_uid for spec in wanted.specs} | wanted.keep
+    if not job.named and (made or filecmp.cmp(job.source, job.target, shallow=False)):
+        return Outcome(job, Kind.PRESENT)
+    raise Permanent(f"{job.target} exists already: --overwrite replaces it")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = durable.unpublished(target)
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.rename(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
