@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import sqlite3
 import time
 import uuid
 from collections import OrderedDict
@@ -106,7 +107,7 @@ class Dispatcher:
         self._spool = spool
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
-        self._history = History(spool.history)
+        self._history = History(spool.history, settings.keep_history)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
         self._manager = QueueManager(
@@ -328,6 +329,7 @@ class Dispatcher:
     def _conclude(self) -> None:
         """Write the history of what has ended, which only then may be removed."""
         self._write_history()
+        self._prune_history()
         self._removed |= self._retired
         self._retired = {}
         self._conclude_at = time.monotonic() + CONCLUDE_EVERY
@@ -397,3 +399,9 @@ class Dispatcher:
         if rows:
             self._history.write(rows)
             reach("history.written")
+
+    def _prune_history(self) -> None:
+        try:
+            self._history.prune(_now())
+        except sqlite3.Error as error:  # a full disk, say: old lines may stay
+            log.warning("HistoryNotPruned: %s", error)
