@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.hospital import Hospital
+from tests.support.stages.hospital import Hospital
 
 
 def measure(size: tuple[int, int, int]) -> dict[str, Any]:

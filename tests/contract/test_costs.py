@@ -22,16 +22,16 @@ from dicomferry.messages.events import EVENTS_KEY
 from dicomferry.settings import load
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.spool.spool import Spool, boot_id
-from tests.support.costs import Cost, cost_of, of_one_thread, returned_in, running
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, shipped
-from tests.support.ports import free_port, is_listening
-from tests.support.processes import wait_until
-from tests.support.redis import private_redis
-from tests.support.site import Site, destination
-from tests.support.spools import a_spool, put
-from tests.support.synthetic import dataset, write
-from tests.support.traces import traced
+from tests.support.images.files import fresh_copies, shipped
+from tests.support.images.synthetic import dataset, write
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.costs import Cost, cost_of, of_one_thread, returned_in, running
+from tests.support.running.ports import free_port, is_listening
+from tests.support.running.processes import wait_until
+from tests.support.running.redis import private_redis
+from tests.support.running.site import Site, destination
+from tests.support.running.traces import traced
+from tests.support.stages.spools import a_spool, put
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FEW, MANY = 4, 12  # instances, or pairs of them

@@ -10,11 +10,11 @@ from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomferry.dicom.part10 import dataset_offset
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, uid_of
-from tests.support.ports import free_port
-from tests.support.services import program
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies, uid_of
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.ports import free_port
+from tests.support.running.services import program
+from tests.support.running.site import Site, destination, progress
 
 J2K = "1.2.840.10008.1.2.4.90"
 

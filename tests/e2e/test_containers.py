@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import dcmtk
-from tests.support.containers import Composition, docker
-from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
-from tests.support.ports import free_port
-from tests.support.processes import wait_until
-from tests.support.site import progress
+from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
+from tests.support.peers import dcmtk
+from tests.support.running.containers import Composition, docker
+from tests.support.running.ports import free_port
+from tests.support.running.processes import wait_until
+from tests.support.running.site import progress
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 

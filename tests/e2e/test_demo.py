@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from tests.support.processes import alive, command_lines, wait_until
+from tests.support.running.processes import alive, command_lines, wait_until
 
 DEMO = [sys.executable, "-P", "-m", "gateway.cli", "demo"]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from dicomferry.dicom.syntaxes import GROUPS
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
-from tests.support.ports import free_port
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.ports import free_port
+from tests.support.running.site import Site, destination, progress
 
 J2K_FILES = ("693_J2KR.dcm", "MR2_J2KR.dcm", "RG3_J2KR.dcm", "US1_J2KR.dcm")
 

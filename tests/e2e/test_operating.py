@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, shipped, uid_of
-from tests.support.peers import black_hole, pynetdicom_scp
-from tests.support.ports import free_port
-from tests.support.processes import wait_until
-from tests.support.site import Site, destination, progress
-from tests.support.spools import a_spool, put
+from tests.support.images.files import fresh_copies, shipped, uid_of
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.peers.scps import black_hole, pynetdicom_scp
+from tests.support.running.ports import free_port
+from tests.support.running.processes import wait_until
+from tests.support.running.site import Site, destination, progress
+from tests.support.stages.spools import a_spool, put
 
 NATIVE = "CT_small.dcm"
 

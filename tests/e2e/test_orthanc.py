@@ -4,9 +4,9 @@ import json
 from http.client import HTTPConnection
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
-from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
-from tests.support.peers import orthanc
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
+from tests.support.peers.scps import orthanc
+from tests.support.running.site import Site, destination, progress
 
 
 def ask(port, path, body=None, method=None):

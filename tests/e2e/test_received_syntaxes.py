@@ -16,11 +16,11 @@ from pynetdicom import AE, _config
 from pynetdicom.sop_class import EncapsulatedPDFStorage, GrayscaleSoftcopyPresentationStateStorage
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, keyword
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
-from tests.support.ports import free_port
-from tests.support.services import program
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.ports import free_port
+from tests.support.running.services import program
+from tests.support.running.site import Site, destination, progress
 
 GREY, UNSIGNED, COLOUR = "CT_small.dcm", "ExplVR_BigEnd.dcm", "examples_rgb_color.dcm"
 _JPEG = "1.2.840.10008.1.2.4."

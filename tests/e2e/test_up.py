@@ -13,11 +13,11 @@ from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from gateway.demo.samples import Sample, make
-from tests.support.peers import Seen, pynetdicom_scp
-from tests.support.ports import free_port, is_listening
-from tests.support.processes import alive, command_lines, parent, wait_until
-from tests.support.redis import private_redis
-from tests.support.site import Site, destination
+from tests.support.peers.scps import Seen, pynetdicom_scp
+from tests.support.running.ports import free_port, is_listening
+from tests.support.running.processes import alive, command_lines, parent, wait_until
+from tests.support.running.redis import private_redis
+from tests.support.running.site import Site, destination
 
 PARTS = ("ingest", "dispatcher", "worker", "forwarder", "flower")
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.support.history import (
+from tests.support.faults.history import (
     Arrived,
     Fault,
     History,
@@ -29,12 +29,12 @@ from tests.support.history import (
     duplicates,
     violations,
 )
-from tests.support.nemesis import Nemesis
-from tests.support.processes import wait_until
-from tests.support.siege import SiegedSite, SmallDisk, answers
-from tests.support.site import destination
-from tests.support.traffic import Pacs, Receiver
-from tests.support.wire import Wire
+from tests.support.faults.nemesis import Nemesis
+from tests.support.faults.siege import SiegedSite, SmallDisk, answers
+from tests.support.faults.traffic import Pacs, Receiver
+from tests.support.peers.wire import Wire
+from tests.support.running.processes import wait_until
+from tests.support.running.site import destination
 
 RECEIVERS = {
     "plain": ["uncompressed"],

@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from tests.support.dcmtk import Workstation, send
-from tests.support.images import fresh_copies
-from tests.support.peers import black_hole
-from tests.support.ports import free_port
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies
+from tests.support.peers.dcmtk import Workstation, send
+from tests.support.peers.scps import black_hole
+from tests.support.running.ports import free_port
+from tests.support.running.site import Site, destination, progress
 
 ALIVE, DEAD = 50, 150
 SENT = 36  # seconds of work: beside less, what each black hole costs once would count

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
-from tests.support.dcmtk import send
-from tests.support.images import fresh_copies, uid_of
-from tests.support.peers import pynetdicom_scp
-from tests.support.processes import wait_until
-from tests.support.site import Site, destination, progress
+from tests.support.images.files import fresh_copies, uid_of
+from tests.support.peers.dcmtk import send
+from tests.support.peers.scps import pynetdicom_scp
+from tests.support.running.processes import wait_until
+from tests.support.running.site import Site, destination, progress
 
 FORWARDER_STOPS = re.compile("^forwarder .* Stopping$", re.MULTILINE)
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.history import Arrived, Journal
-from tests.support.ports import free_port
-from tests.support.processes import wait_until
-from tests.support.siege import SiegedSite
-from tests.support.site import destination
-from tests.support.traffic import Pacs, Receiver
-from tests.support.wire import Wire
+from tests.support.faults.history import Arrived, Journal
+from tests.support.faults.siege import SiegedSite
+from tests.support.faults.traffic import Pacs, Receiver
+from tests.support.peers.wire import Wire
+from tests.support.running.ports import free_port
+from tests.support.running.processes import wait_until
+from tests.support.running.site import destination
 
 DAY = 86400
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.history import (
+from tests.support.faults.history import (
     MARKING,
     Arrived,
     Fault,

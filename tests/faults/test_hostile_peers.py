@@ -14,12 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_ingest_association import Part
-from tests.support.dcmtk import send
-from tests.support.images import fresh_copies
-from tests.support.ingesting import Ingest, an_ingest
-from tests.support.processes import wait_until
-from tests.support.raw import (
+from tests.contract.ingest.dimse.test_association import Part
+from tests.support.images.files import fresh_copies
+from tests.support.peers.dcmtk import send
+from tests.support.peers.raw import (
     ABORT,
     AC,
     CT,
@@ -44,7 +42,9 @@ from tests.support.raw import (
     store_request,
     us,
 )
-from tests.support.services import missing
+from tests.support.running.processes import wait_until
+from tests.support.running.services import missing
+from tests.support.stages.ingesting import Ingest, an_ingest
 
 J2K = "1.2.840.10008.1.2.4.90"
 # Of an ingest that is to lose it, and not with a normal sender whose machine stalls: seconds.
@@ -562,7 +562,7 @@ def test_a_flood_of_silent_connections_keeps_nobody_out(part: Part, tmp_path: Pa
 
 @pytest.mark.large
 def test_an_object_of_10_gb_is_received_in_bounded_memory(part: Part, tmp_path: Path) -> None:
-    """One of 300 MB is in tests/contract/test_ingest_association.py."""
+    """One of 300 MB is in tests/contract/ingest/dimse/test_association.py."""
     serves(part.port, tmp_path / "before")
     memory = status_of(part, "VmHWM")
     uid, piece, pieces = b"1.2.10000", 1 << 30, 10

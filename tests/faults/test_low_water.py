@@ -11,12 +11,9 @@ from pathlib import Path
 import pytest
 
 from dicomferry.spool.spool import Spool
-from tests.support.dcmtk import send
-from tests.support.images import fresh_copies, shipped, uid_of
-from tests.support.mounts import small_file_system
-from tests.support.ports import free_port, is_listening
-from tests.support.processes import wait_until
-from tests.support.raw import (
+from tests.support.images.files import fresh_copies, shipped, uid_of
+from tests.support.peers.dcmtk import send
+from tests.support.peers.raw import (
     AC,
     RJ,
     RQ,
@@ -27,7 +24,10 @@ from tests.support.raw import (
     pdu,
     store_request,
 )
-from tests.support.services import program
+from tests.support.running.mounts import small_file_system
+from tests.support.running.ports import free_port, is_listening
+from tests.support.running.processes import wait_until
+from tests.support.running.services import program
 
 MB = 1_000_000
 LOCAL_LIMIT_EXCEEDED = (RJ, b"\0\2\3\2")  # transient, service provider (presentation): PS3.8 9.3.4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.services import program
+from tests.support.running.services import program
 
 SOAK = Path(__file__).with_name("soak.py")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.history import Arrived, History, Journal, Parked, Sent, violations
-from tests.support.processes import wait_until
-from tests.support.siege import SiegedSite
-from tests.support.site import destination
-from tests.support.synthetic import dataset, encapsulated
-from tests.support.traffic import Pacs, Receiver, Sending
+from tests.support.faults.history import Arrived, History, Journal, Parked, Sent, violations
+from tests.support.faults.siege import SiegedSite
+from tests.support.faults.traffic import Pacs, Receiver, Sending
+from tests.support.images.synthetic import dataset, encapsulated
+from tests.support.running.processes import wait_until
+from tests.support.running.site import destination
 
 RLE = "1.2.840.10008.1.2.5"
 SC = "1.2.840.10008.5.1.4.1.1.7"

@@ -1,7 +1,7 @@
 """What is on disk, in the order in which it is said: seen in the system calls of the running parts.
 
 What has not been synced may be gone after a power cut, and a rename that was not synced may be undone. How
-ingest keeps to that is in contract/test_ingest_association.py.
+ingest keeps to that is in contract/ingest/dimse/test_association.py.
 """
 
 import re
@@ -11,12 +11,12 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, DeliverBatch, Parcel, new_batch_id
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
-from tests.support.images import shipped
-from tests.support.peers import pynetdicom_scp
-from tests.support.processes import wait_until
-from tests.support.redis import private_redis
-from tests.support.spools import a_spool, put
-from tests.support.traces import calls_in, traced
+from tests.support.images.files import shipped
+from tests.support.peers.scps import pynetdicom_scp
+from tests.support.running.processes import wait_until
+from tests.support.running.redis import private_redis
+from tests.support.running.traces import calls_in, traced
+from tests.support.stages.spools import a_spool, put
 
 COUNT = 3
 SHOWN = ("-yy", "-s", "4096", "-e", "trace=fsync,rename,sendto,recvfrom,openat")

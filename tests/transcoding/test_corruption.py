@@ -17,14 +17,14 @@ from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
-from tests.support import corruption
-from tests.support.conformant import top_level
-from tests.support.containment import Ended, run_all
-from tests.support.corruption import Answer, Case
-from tests.support.damage import Damage
-from tests.support.gallery import SECRET
-from tests.support.independent import RLE
-from tests.support.sources import kinds, maker
+from tests.support.images import corruption
+from tests.support.images.conformant import top_level
+from tests.support.images.corruption import Answer, Case
+from tests.support.images.damage import Damage
+from tests.support.images.gallery import SECRET
+from tests.support.images.independent import RLE
+from tests.support.images.sources import kinds, maker
+from tests.support.running.containment import Ended, run_all
 from workers.transcode import transcode
 
 SEED = 20261122

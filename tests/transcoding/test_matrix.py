@@ -1,8 +1,8 @@
 """Every source syntax to every target syntax, and every kind of image to every target.
 
 The rows come from `dicomferry.dicom.syntaxes.TABLE`: a syntax that is added there is tested here at once, or
-fails `test_each_syntax_that_is_decoded_has_a_source`. `tests.support.independent` says who makes and who
-reads what, and where no independent decoder exists.
+fails `test_each_syntax_that_is_decoded_has_a_source`. `tests.support.images.independent` says who makes
+and who reads what, and where no independent decoder exists.
 
 Three sweeps instead of the whole product: each pair of syntaxes with a grey and a colour image; each kind of
 image, native, to each target; each shipped file to a few targets, which rotate.
@@ -19,12 +19,12 @@ from pydicom import dcmread
 from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
-from tests.support import independent
-from tests.support.conformant import problems
-from tests.support.gallery import BY_NAME, PICTURES, SECRET, Picture
-from tests.support.independent import JPEG, RECOMPRESSED
-from tests.support.sources import KINDS, Maker, kinds, maker
-from tests.support.surroundings import changeable, values
+from tests.support.images import independent
+from tests.support.images.conformant import problems
+from tests.support.images.gallery import BY_NAME, PICTURES, SECRET, Picture
+from tests.support.images.independent import JPEG, RECOMPRESSED
+from tests.support.images.sources import KINDS, Maker, kinds, maker
+from tests.support.images.surroundings import changeable, values
 from workers.codecs.decoders import to_rgb
 from workers.codecs.encoders import refusal
 from workers.transcode import Unsuitable, transcode

@@ -19,11 +19,11 @@ from pydicom.encaps import generate_frames
 from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
-from tests.support.conformant import problems
-from tests.support.gallery import Picture, surround
-from tests.support.independent import JPEG, RLE, native_cells
-from tests.support.surroundings import changeable, values
-from tests.support.synthetic import dataset, encapsulated, image, item, with_pixel_data, write
+from tests.support.images.conformant import problems
+from tests.support.images.gallery import Picture, surround
+from tests.support.images.independent import JPEG, RLE, native_cells
+from tests.support.images.surroundings import changeable, values
+from tests.support.images.synthetic import dataset, encapsulated, image, item, with_pixel_data, write
 from workers.codecs.encoders import refusal
 from workers.transcode import Unsuitable, transcode
 

@@ -8,9 +8,9 @@ from pydicom import dcmread
 
 from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, TABLE
 from dicomferry.spool.instance import RenditionSpec
-from tests.contract.test_transcode import SOUND, syntax
-from tests.support import independent
-from tests.support.surroundings import changeable, values
+from tests.contract.workers.test_transcode import SOUND, syntax
+from tests.support.images import independent
+from tests.support.images.surroundings import changeable, values
 from workers.transcode import Unsuitable, transcode
 
 TARGETS = [s for s in TABLE if s.encoded and s.lossless]

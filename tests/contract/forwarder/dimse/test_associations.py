@@ -1,0 +1,173 @@
+"""The associations that are kept open between batches, seen from the peer."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.settings import Destination
+from forwarder.dimse.associations import Associations, Loan
+from forwarder.dimse.line import PeerFailure
+from forwarder.dimse.proposal import ECHO, Context, Proposal
+from tests.support.peers.dcmtk import Workstation
+from tests.support.peers.scps import Seen, black_hole, pynetdicom_scp, unreachable
+from tests.support.running.ports import free_port
+from tests.support.running.processes import wait_until
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+NATIVE = (ECHO, (CT, EXPLICIT_LE))
+WIDER = (*NATIVE, (MR, IMPLICIT_LE))
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+
+def to(port: int, **keys: Any) -> Destination:
+    return Destination(
+        **({"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10} | keys)
+    )
+
+
+@pytest.fixture
+def associations() -> Iterator[Associations]:
+    made = Associations(idle_seconds=0.3)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Seen]:
+    with pynetdicom_scp() as seen:
+        yield seen
+
+
+def borrow(
+    associations: Associations,
+    to: Destination,
+    contexts: tuple[Context, ...] = NATIVE,
+    calling: str = "FERRY",
+) -> Loan:
+    loan = associations.borrow(to, calling, Proposal(contexts, ()), contexts)
+    assert loan.association.echo() == 0
+    return loan
+
+
+def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
+    associations = Associations(idle_seconds=60)
+    first = borrow(associations, to(peer.port))
+    associations.give_back(first, keep=True)
+    second = borrow(associations, to(peer.port))
+    assert (first.fresh, second.fresh) == (True, False)
+    associations.give_back(second, keep=False)
+    assert len(peer.callers) == 1
+
+
+def test_an_idle_one_is_soon_released_and_one_without_more_at_once(
+    associations: Associations, peer: Seen
+) -> None:
+    associations.give_back(borrow(associations, to(peer.port)), keep=True)
+    wait_until(lambda: peer.released == 1, "the kept association's release")
+    associations.give_back(borrow(associations, to(peer.port)), keep=False)
+    wait_until(lambda: peer.released == 2, "the other one's release")
+    assert peer.aborted == 0
+
+
+def test_one_that_lacks_a_context_gives_way_to_one_that_has_it(tmp_path: Path) -> None:
+    associations = Associations(idle_seconds=60)
+    # This peer serves one association at a time: the second would wait for the first's end.
+    with Workstation(tmp_path, free_port()) as peer:
+        associations.give_back(borrow(associations, to(peer.port)), keep=True)
+        wider = borrow(associations, to(peer.port), WIDER)
+        assert wider.fresh
+        associations.give_back(wider, keep=True)
+        assert not borrow(associations, to(peer.port), NATIVE).fresh
+
+
+def test_another_calling_title_is_another_association(tmp_path: Path) -> None:
+    associations = Associations(idle_seconds=60)
+    with Workstation(tmp_path, free_port()) as peer:
+        associations.give_back(borrow(associations, to(peer.port), calling="PACS1"), keep=True)
+        assert borrow(associations, to(peer.port), calling="PACS2").fresh
+
+
+def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
+    associations = Associations(idle_seconds=60)
+    port = free_port()
+    with pynetdicom_scp(port=port):
+        associations.give_back(borrow(associations, to(port)), keep=True)
+    with pynetdicom_scp(port=port) as again:
+        assert borrow(associations, to(port)).fresh
+        assert len(again.callers) == 1
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_destination_never_has_more_associations_than_it_allows(
+    associations: Associations, peer: Seen, most: int
+) -> None:
+    destination = to(peer.port, max_associations=most, timeout=120)  # for a place: some wait for all others
+    used = []
+
+    def work() -> None:
+        for turn in range(4):
+            loan = borrow(associations, destination, calling=f"FERRY{turn % 2}")
+            used.append(loan)
+            time.sleep(0.01)
+            associations.give_back(loan, keep=turn % 3 > 0)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(used) == 32
+    assert peer.most_at_once == most
+
+
+def test_whoever_finds_all_of_them_in_use_is_told_in_the_end(associations: Associations, peer: Seen) -> None:
+    loan = borrow(associations, to(peer.port))
+    with pytest.raises(PeerFailure, match="all 1 associations are in use"):
+        borrow(associations, to(peer.port, timeout=0.3))
+    associations.drop(loan)
+    borrow(associations, to(peer.port))
+
+
+def test_a_failed_request_leaves_its_place_to_the_next(associations: Associations) -> None:
+    port = free_port()
+    for _ in range(3):
+        with pytest.raises(PeerFailure, match="connection refused"):
+            borrow(associations, to(port))
+
+
+def test_closing_releases_what_is_kept_and_lends_no_more(associations: Associations, peer: Seen) -> None:
+    associations.give_back(borrow(associations, to(peer.port)), keep=True)
+    associations.close()
+    wait_until(lambda: peer.released == 1, "the release")
+    with pytest.raises(PeerFailure, match="stopping"):
+        borrow(associations, to(peer.port))
+
+
+@pytest.mark.parametrize("a_peer", [black_hole, unreachable], ids=["silent", "unreachable"])
+def test_a_cut_wakes_whoever_waits_for_a_peer(
+    associations: Associations, a_peer: Callable[[], AbstractContextManager[int]]
+) -> None:
+    ended = threading.Event()
+
+    def wait(port: int) -> None:
+        with pytest.raises(PeerFailure):
+            borrow(associations, to(port, timeout=120))
+        ended.set()
+
+    with a_peer() as port:
+        threading.Thread(target=wait, args=[port], daemon=True).start()
+
+        def is_cut() -> bool:
+            associations.cut(storing=True)
+            return ended.is_set()
+
+        wait_until(lambda: associations._sockets, "the wait to begin")
+        assert not ended.is_set()
+        wait_until(is_cut, "the end of the wait", 20)

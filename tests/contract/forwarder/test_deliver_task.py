@@ -1,0 +1,549 @@
+"""The deliver and probe tasks: what stands on the spool and what the dispatcher hears, with real peers."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
+from dicomferry.messages import events
+from dicomferry.messages.batches import (
+    DELIVER,
+    DELIVER_QUEUE,
+    PROBE,
+    DeliverBatch,
+    Parcel,
+    ProbeBatch,
+    new_batch_id,
+)
+from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.events import (
+    EVENTS_KEY,
+    Delivered,
+    EventSender,
+    Finished,
+    Learned,
+    Refused,
+    Started,
+    Unreachable,
+)
+from dicomferry.settings import Settings
+from dicomferry.spool.instance import Instance, RenditionSpec
+from dicomferry.spool.spool import Spool
+from forwarder.delivery import Forwarder
+from tests.support.images.files import shipped
+from tests.support.peers.dcmtk import Workstation
+from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp
+from tests.support.running.mounts import small_file_system
+from tests.support.running.ports import free_port
+from tests.support.running.processes import wait_until
+from tests.support.running.redis import private_redis
+from tests.support.stages.spools import a_spool, put
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+J2K = "1.2.840.10008.1.2.4.90"
+BOOT = "this-boot"
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    with private_redis() as url:
+        yield url
+
+
+class Post:
+    """A spool, a forwarder, and what the dispatcher would hear of it."""
+
+    def __init__(self, root: Path, broker: str, **destinations: dict[str, Any]) -> None:
+        self.spool: Spool = a_spool(root / "spool")
+        self.settings = Settings(
+            spool=self.spool.root,
+            broker=broker,
+            ae=[{"title": "FERRY"}],
+            destination=[
+                {"name": name, "title": "WS1", "host": "127.0.0.1", "port": 104, "timeout": 10} | keys
+                for name, keys in destinations.items()
+            ],
+            route=[{"to": list(destinations)}],
+        )
+        self.redis: Redis = client_for(broker)
+        self.redis.flushall()
+        self._sender = EventSender(self.redis)
+        self.forwarder = Forwarder(self.settings, self._sender)
+        self.forwarder._associations._idle_seconds = 60.0  # else a machine that stalls ends what is kept
+
+    def put(self, name: str = "CT_small.dcm", **keys: Any) -> Instance:
+        return put(self.spool, shipped(name), *(d.name for d in self.settings.destination), **keys)
+
+    def batch(
+        self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False, after: str | None = None
+    ) -> DeliverBatch:
+        made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
+        batch = DeliverBatch(new_batch_id(), BOOT, to, made, more, after)
+        self.spool.leases.make(batch.id)
+        return batch
+
+    def deliver(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> list[events.Event]:
+        """Run one batch; the events of it, Started and Finished checked and left out."""
+        batch = self.batch(*parcels, to=to, more=more)
+        self.forwarder.deliver(batch)
+        return self.inner(batch.id)
+
+    def probe(self, *sop_classes: str, to: str = "ws") -> list[events.Event]:
+        batch = ProbeBatch(new_batch_id(), to, sop_classes)
+        self.spool.leases.make(batch.id)
+        self.forwarder.probe(batch)
+        return self.inner(batch.id)
+
+    def inner(self, batch: str) -> list[events.Event]:
+        heard: list[events.Event] = []
+
+        def finished() -> bool:
+            while (text := self.redis.lpop(EVENTS_KEY)) is not None:
+                event = events.parse(text)  # type: ignore[arg-type]
+                assert event is not None
+                heard.append(event)
+            return Finished(batch) in heard
+
+        wait_until(finished, "the batch to be finished")
+        assert heard[0] == Started(batch)
+        assert self.spool.leases.state(batch) == "gone"
+        return heard[1:-1]
+
+
+def only(kind: type, heard: list[events.Event]) -> list[Any]:
+    return [event for event in heard if isinstance(event, kind)]
+
+
+def make_rendition(post: Post, instance: Instance, source: Path, syntax: str) -> Parcel:
+    """Put a file where a worker would have put its rendition."""
+    key = RenditionSpec(syntax).key
+    path = post.spool.rendition(BOOT, instance.id, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, path)
+    return Parcel(instance.id, key, "J2K->ExplicitLE")
+
+
+def test_a_batch_reaches_a_stock_storescp_and_is_marked_before_it_is_told(
+    tmp_path: Path, broker: str
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instances = [post.put(), post.put("MR_small.dcm"), post.put("MR_small_implicit.dcm")]
+        heard = post.deliver(*instances)
+        wait_until(lambda: len(peer.by_uid()) == 3, "three files")
+        assert set(peer.by_uid()) == {instance.sop_instance_uid for instance in instances}
+    assert [event.instance for event in only(Delivered, heard)] == [instance.id for instance in instances]
+    assert only(Delivered, heard)[0].status == 0
+    marker = post.spool.marker(instances[2].id, "delivered", "ws")
+    assert marker is not None
+    assert marker["at"] == pytest.approx(time.time(), abs=600)
+    assert (marker["status"], marker["transfer_syntax_uid"], marker["why"], marker["key"]) == (
+        0, IMPLICIT_LE, "as received", None,
+    )  # fmt: skip
+
+
+def test_what_the_peer_accepts_is_learned_with_the_first_batch(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        post.spool.learn("ws", {MR: [IMPLICIT_LE], CT: [J2K]})
+        heard = post.deliver(post.put(), post.put("MR2_J2KR.dcm"))
+    native = list(GROUPS["uncompressed"])
+    assert only(Learned, heard)[0].accepted == {CT: native, MR: native}
+    assert not only(Learned, heard)[0].probe
+    assert post.spool.learned("ws") == {CT: native, MR: native}
+    (refused,) = only(Refused, heard)
+    assert (refused.final, refused.status, refused.attempts) == (True, None, 1)
+    assert "does not accept MR Image Storage as J2K" in refused.reason
+
+
+def test_a_rendition_is_sent_in_its_own_syntax_and_a_missing_one_is_left_out(
+    tmp_path: Path, broker: str
+) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        first, second, third = post.put("MR2_J2KR.dcm"), post.put("MR2_J2KR.dcm"), post.put("MR2_J2KR.dcm")
+        parcel = make_rendition(post, first, post.spool.received(post.put("MR_small.dcm").id), EXPLICIT_LE)
+        missing = dataclasses.replace(parcel, instance=second.id)
+        damaged = make_rendition(post, third, Path(__file__), EXPLICIT_LE)
+        heard = post.deliver(parcel, missing, damaged)
+    (sent,) = peer.datasets
+    assert sent[1] == EXPLICIT_LE
+    assert only(Delivered, heard)[0].key == parcel.key
+    assert "no DICOM file" in only(Refused, heard)[0].reason
+    assert post.spool.state(second.id).pending == ("ws",)  # type: ignore[union-attr]
+
+
+def test_a_batch_that_comes_twice_is_sent_once_and_told_twice(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp(answer=lambda _: 0xB000) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instance = post.put()
+        batch = post.batch(instance)
+        post.forwarder.deliver(batch)
+        assert only(Delivered, post.inner(batch.id))[0].status == 0xB000
+        post.forwarder.deliver(batch)  # Celery's duplicate: the lease is gone.
+        again = post.deliver(instance)  # The dispatcher's: it has missed an event.
+        assert only(Delivered, again)[0].status == 0xB000
+        post.spool.retire(instance.id)
+        assert post.deliver(instance) == []
+        assert len(peer.datasets) == 1
+
+
+def test_a_batch_whose_lease_somebody_holds_is_dropped(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        batch = post.batch(post.put())
+        with post.spool.leases.hold(batch.id):
+            post.forwarder.deliver(batch)
+        assert peer.datasets == []
+    assert post.redis.llen(EVENTS_KEY) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "final"), [(0xC000, True), (0xA900, True), (0x0122, True), (0x0110, False)]
+)
+def test_a_refused_object_is_counted_and_the_others_go_on(
+    tmp_path: Path, broker: str, status: int, final: bool
+) -> None:
+    with pynetdicom_scp(answer=lambda event: status if event.request.MessageID == 1 else 0) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        bad, good = post.put(), post.put()
+        first = post.deliver(bad, good)
+        second = post.deliver(bad)
+    refused = only(Refused, first) + only(Refused, second)
+    assert [(event.status, event.final, event.attempts) for event in refused] == [
+        (status, final, 1),
+        (status, final, 2),
+    ]
+    assert [event.instance for event in only(Delivered, first)] == [good.id]
+    assert post.spool.attempts(bad.id, "ws") == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(0xA700, "out of resources"), (0x0213, "resource"), (0x0124, "not authorised")]
+)
+def test_a_peer_that_takes_nothing_now_ends_the_batch_and_costs_no_attempt(
+    tmp_path: Path, broker: str, status: int, words: str
+) -> None:
+    with pynetdicom_scp(answer=lambda _: status) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instances = [post.put(), post.put()]
+        heard = post.deliver(*instances)
+        assert len(peer.datasets) == 1
+        wait_until(lambda: peer.released == 1, "the release")
+    assert words in only(Unreachable, heard)[0].reason
+    assert not only(Refused, heard)
+    assert [post.spool.attempts(instance.id, "ws") for instance in instances] == [0, 0]
+
+
+def test_an_absent_peer_is_unreachable_in_words_and_everything_stays_pending(
+    tmp_path: Path, broker: str
+) -> None:
+    post = Post(tmp_path, broker, ws={"port": free_port()})
+    instance = post.put()
+    heard = post.deliver(instance)
+    assert [event.reason for event in only(Unreachable, heard)] == ["connection refused"]
+    assert post.spool.state(instance.id).pending == ("ws",)  # type: ignore[union-attr]
+
+
+def test_an_abort_in_the_middle_keeps_what_was_delivered_before_it(tmp_path: Path, broker: str) -> None:
+    def abort_at_second(event: Any) -> int:
+        if event.request.MessageID == 2:
+            event.assoc.abort()
+        return 0
+
+    with pynetdicom_scp(answer=abort_at_second) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instances = [post.put() for _ in range(3)]
+        heard = post.deliver(*instances)
+        assert len(peer.callers) == 1
+    assert [event.instance for event in only(Delivered, heard)] == [instances[0].id]
+    assert "by the destination" in only(Unreachable, heard)[0].reason
+
+
+def test_a_kept_association_that_died_is_no_sign_of_an_absent_peer(tmp_path: Path, broker: str) -> None:
+    port = free_port()
+    post = Post(tmp_path, broker, ws={"port": port})
+    with pynetdicom_scp(port=port):
+        assert only(Delivered, post.deliver(post.put(), more=True))
+    with pynetdicom_scp(port=port) as again:
+        heard = post.deliver(post.put(), more=False)
+        assert len(again.datasets) == 1
+    assert only(Delivered, heard)
+    assert not only(Unreachable, heard)
+
+
+def test_a_kept_association_that_dies_under_the_first_object_is_replaced_once(
+    tmp_path: Path, broker: str
+) -> None:
+    doomed = []
+
+    def abort_when_doomed(event: Any) -> int:
+        if doomed:
+            doomed.pop()
+            event.assoc.abort()
+        return 0
+
+    with pynetdicom_scp(answer=abort_when_doomed) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        post.deliver(post.put(), more=True)
+        doomed.append(True)
+        heard = post.deliver(post.put(), post.put())
+        assert len(peer.callers) == 2
+    assert len(only(Delivered, heard)) == 2
+    assert not only(Unreachable, heard)
+
+
+def test_batches_with_more_to_come_share_an_association(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        for more in (True, True, False):
+            post.deliver(post.put(), more=more)
+        wait_until(lambda: peer.released == 1, "the release")
+        assert len(peer.callers) == 1
+
+
+def waiting(post: Post, batch: DeliverBatch) -> threading.Thread:
+    """A thread in which the batch has read what it reads ahead, and waits for the one that it follows."""
+    thread = threading.Thread(target=post.forwarder.deliver, args=[batch])
+    thread.start()
+    wait_until(lambda: batch.after in post.forwarder._followed, "the batch to wait")
+    return thread
+
+
+def test_a_batch_that_follows_waits_for_the_other_and_takes_over_its_association(
+    tmp_path: Path, broker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        earlier, later = post.put(), post.put()
+        first = post.batch(earlier)
+        second = post.batch(later, after=first.id)
+        follower = waiting(post, second)
+        post.forwarder.deliver(first)
+        follower.join()
+        told = only(Delivered, post.inner(second.id))
+        assert len(peer.files()) == 2
+    assert [event.instance for event in told] == [earlier.id, later.id]
+    assert caplog.text.count("Associated") == 1
+
+
+def test_a_batch_that_follows_one_that_is_over_or_was_taken_back_does_not_wait(
+    tmp_path: Path, broker: str
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        batch = post.batch(post.put(), after="gone")
+        post.forwarder.deliver(batch)
+        assert only(Delivered, post.inner(batch.id))
+
+
+def test_a_batch_that_follows_one_that_failed_does_not_try(tmp_path: Path, broker: str) -> None:
+    calls = []
+
+    def close_at_once() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                calls.append(connection)
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=close_at_once, daemon=True).start()
+        post = Post(tmp_path, broker, ws={"port": server.getsockname()[1]})
+        first = post.batch(post.put())
+        second = post.batch(post.put(), after=first.id)
+        follower = waiting(post, second)
+        post.forwarder.deliver(first)
+        follower.join()
+        failures = only(Unreachable, post.inner(second.id))
+    assert [failure.batch for failure in failures] == [first.id, second.id]
+    assert failures[0].reason == failures[1].reason
+    assert len(calls) == 1
+
+
+def test_what_was_delivered_or_discarded_while_its_batch_waited_is_not_sent(
+    tmp_path: Path, broker: str
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        first = post.batch()
+        delivered, discarded, due = post.put(), post.put(), post.put()
+        follower = waiting(post, post.batch(delivered, discarded, due, after=first.id))
+        post.spool.mark_delivered(delivered.id, "ws", {"status": 0})
+        shutil.rmtree(post.spool.folder(discarded.id))
+        post.forwarder.deliver(first)
+        follower.join()
+        assert post.spool.is_delivered(due.id, "ws")
+        assert len(peer.files()) == 1
+        post.forwarder.close()  # its last events are not to reach the next test
+
+
+def test_a_batch_that_waits_for_another_ends_when_the_forwarder_stops(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instance = post.put()
+        follower = waiting(post, post.batch(instance, after=post.batch(instance).id))
+        post.forwarder.stop(1.0, 1.0)
+        follower.join(10.0)
+        assert not follower.is_alive()
+        assert not peer.files()
+        post.forwarder.close()  # its last events are not to reach the next test
+
+
+def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port, "calling": "original"})
+        callers = ("CT1", "CT1", "MR1", "", "no\\title")
+        heard = post.deliver(*(post.put(calling=caller) for caller in callers))
+    assert len(only(Delivered, heard)) == 5
+    assert peer.callers == ["CT1", "MR1", "FERRY"]
+
+
+def test_more_contexts_than_one_association_carries_take_several(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp(resolve(["all"])) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        heard = post.probe(*(f"1.2.840.10008.5.1.4.1.1.{n}" for n in (1, 2, 4, 7, 20, 128)))
+        assert len(peer.callers) > 1
+        assert max(peer.proposed) <= 128
+    (learned,) = only(Learned, heard)
+    assert learned.probe
+    assert len(learned.accepted) == 6
+    assert all(set(syntaxes) == set(resolve(["all"])) for syntaxes in learned.accepted.values())
+    assert post.spool.learned("ws") == learned.accepted
+
+
+def test_a_probe_of_an_absent_silent_or_rejecting_peer_says_which(tmp_path: Path, broker: str) -> None:
+    with black_hole() as hole, pynetdicom_scp(require_called_aet=True) as peer:
+        post = Post(
+            tmp_path, broker,
+            off={"port": free_port()}, silent={"port": hole, "timeout": 0.5}, strict={"port": peer.port},
+        )  # fmt: skip
+        reasons = [
+            only(Unreachable, post.probe(CT, to=name))[0].reason for name in ("off", "silent", "strict")
+        ]
+    assert reasons == ["connection refused", "no answer (timeout)", "called AE title not recognised"]
+
+
+def test_orthanc_learns_and_receives(tmp_path: Path, broker: str) -> None:
+    with orthanc(tmp_path / "orthanc", title="WS1") as (dicom, _):
+        post = Post(tmp_path, broker, ws={"port": dicom})
+        (learned,) = post.probe(CT, MR)
+        assert J2K in learned.accepted[MR]  # type: ignore[union-attr]
+        heard = post.deliver(post.put(), post.put("MR2_J2KR.dcm"))
+    assert len(only(Delivered, heard)) == 2
+
+
+def test_a_destination_that_is_configured_no_longer_leaves_its_objects_pending(
+    tmp_path: Path, broker: str
+) -> None:
+    post = Post(tmp_path, broker, ws={})
+    assert post.deliver(post.put(), to="gone") == []
+
+
+def test_nothing_is_sent_that_could_not_be_marked_as_delivered(tmp_path: Path, broker: str) -> None:
+    with small_file_system(tmp_path / "disk", 8 << 20) as disk, pynetdicom_scp([EXPLICIT_LE]) as seen:
+        post = Post(disk, broker, ws={"port": seen.port})
+        instance = post.put()
+        filler = disk / "filler"
+        filler.write_bytes(b"\0" * (7 << 20))
+        (unreachable,) = only(Unreachable, post.deliver(instance))
+        assert "spool is full" in unreachable.reason
+        assert not seen.datasets
+        filler.unlink()
+        assert only(Delivered, post.deliver(instance))
+        assert len(seen.datasets) == 1
+
+
+def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instance = post.put()
+        marker = post.spool.folder(instance.id) / "delivered-ws.json"
+        (
+            marker.parent / f".{marker.name}.{os.getpid()}.{threading.get_ident()}.tmp"
+        ).mkdir()  # No marker can be written.
+        heard = post.deliver(instance, post.put())
+        assert len(peer.datasets) == 1
+    assert only(Unreachable, heard)[0].reason.startswith("internal error: IsADirectoryError")
+
+
+# The Celery worker
+
+
+@pytest.fixture
+def worker_settings(tmp_path: Path, broker: str) -> Iterator[tuple[Post, subprocess.Popen[bytes], int]]:
+    """A running worker with a black hole and a stock pynetdicom SCP as destinations."""
+    with black_hole() as hole, pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port}, hole={"port": hole, "timeout": 60})
+        keys = {
+            "spool": str(post.spool.root), "broker": broker, "ae": [{"title": "FERRY"}],
+            "destination": [d.model_dump() for d in post.settings.destination], "route": [{"to": ["ws"]}],
+        }  # fmt: skip
+        program = (
+            "import json, sys\n"
+            "from dicomferry.logs import configure\n"
+            "from dicomferry.settings import Settings\n"
+            "from forwarder.tasks import run\n"
+            "configure('forwarder')\n"
+            "run(Settings(**json.loads(sys.argv[1])))\n"
+        )
+        environment = os.environ | {"REMAP_SIGTERM": "SIGQUIT"}
+        worker = subprocess.Popen([sys.executable, "-c", program, json.dumps(keys)], env=environment)
+        app = celery_app(post.settings)
+        wait_until(lambda: app.control.ping(timeout=0.3), "the worker to answer a ping", seconds=30)
+        try:
+            yield post, worker, peer.port
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(
+    worker_settings: tuple[Post, subprocess.Popen[bytes], int],
+) -> None:
+    post, worker, _ = worker_settings
+    app = celery_app(post.settings)
+    stuck = [post.batch(post.put(), to="hole") for _ in range(3)]
+    batch = post.batch(post.put(), post.put())
+    for one in (*stuck, batch):
+        app.send_task(DELIVER, kwargs=one.to_message(), queue=DELIVER_QUEUE)
+    probe = ProbeBatch(new_batch_id(), "ws", (CT,))
+    post.spool.leases.make(probe.id)
+    app.send_task(PROBE, kwargs=probe.to_message(), queue=DELIVER_QUEUE)
+
+    heard = []
+
+    def done() -> bool:
+        heard.extend(filter(None, map(events.parse, post.redis.lpop(EVENTS_KEY, 1000) or [])))
+        return {Finished(batch.id), Finished(probe.id)} <= set(filter(_hashable, heard))
+
+    wait_until(done, "both batches", seconds=30)
+    assert len(only(Delivered, heard)) == 2
+    assert [event.accepted.keys() for event in only(Learned, heard) if event.probe] == [{CT}]
+    assert "running" in {post.spool.leases.state(one.id) for one in stuck}
+
+    worker.send_signal(signal.SIGTERM)
+    # The black hole's own timeout is a minute: whoever waits for it is cut.
+    assert worker.wait(timeout=20) == 0
+    assert {post.spool.leases.state(one.id) for one in stuck} == {"gone"}
+
+
+def _hashable(event: events.Event) -> bool:
+    return not isinstance(event, Learned)

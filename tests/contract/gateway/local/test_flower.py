@@ -1,0 +1,230 @@
+"""Flower as we run it, on a real Redis: who may see what, and what nobody may."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dicomferry.messages.broker import celery_app
+from dicomferry.settings import Settings, load
+from gateway.local import private_redis
+from gateway.local.flower import is_loopback
+from tests.support.running.ports import free_port
+from tests.support.running.processes import command_lines, wait_until
+from tests.support.running.redis import answers
+
+CONFIGURATION = """
+spool = "spool"
+[flower]
+host = "{host}"
+port = {port}
+{more}
+[[ae]]
+title = "FERRY"
+[[destination]]
+name = "ws"
+title = "WS"
+host = "127.0.0.1"
+port = 1
+[[route]]
+to = ["ws"]
+"""
+
+# A worker of ours, with the part of Celery's settings that it answers to Flower.
+WORKER = """
+import sys
+from pathlib import Path
+from dicomferry.messages.broker import celery_app
+from dicomferry.settings import load
+app = celery_app(load(Path(sys.argv[1])))
+@app.task(name="dicomferry.transcode")
+def transcode(**message):
+    pass
+app.Worker(pool="solo", queues=["transcode"], hostname="worker@test", quiet=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    redis = private_redis.prepare()
+    server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(redis.url), "Redis")
+        yield redis.url
+    finally:
+        server.kill()
+        server.wait()
+        (redis.folder / "redis.conf").unlink()
+        (redis.folder / "redis.sock").unlink(missing_ok=True)
+        redis.folder.rmdir()
+
+
+class Site:
+    """A running Flower."""
+
+    def __init__(self, folder: Path, broker: str, host: str, more: str) -> None:
+        self.config = folder / "dicomferry.toml"
+        self.log = folder / "log"
+        self.port = free_port()
+        self.config.write_text(CONFIGURATION.format(host=host, port=self.port, more=more))
+        self.environment = os.environ | {"DICOMFERRY_BROKER": broker}
+        self.program: subprocess.Popen[bytes] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return load(self.config).model_copy(update={"broker": self.environment["DICOMFERRY_BROKER"]})
+
+    def get(self, path: str, credentials: str = "", post: dict[str, str] | None = None) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        if post is not None:
+            request.data = json.dumps(post).encode()
+        if credentials:
+            encoded = base64.b64encode(credentials.encode()).decode()
+            request.add_header("Authorization", f"Basic {encoded}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  http
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def serves(self) -> bool:
+        assert self.program is not None
+        assert self.program.poll() is None, self.log.read_text()
+        try:
+            return self.get("/healthcheck")[0] == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def flower(folder: Path, broker: str, host: str = "127.0.0.1", more: str = "") -> Iterator[Site]:
+    site = Site(folder, broker, host, more)
+    with site.log.open("wb") as log:
+        site.program = subprocess.Popen(
+            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
+            stderr=log,
+            env=site.environment,
+        )
+    try:
+        wait_until(site.serves, "Flower to serve", seconds=30)
+        yield site
+        site.program.send_signal(signal.SIGTERM)
+        assert site.program.wait(timeout=10) == 0
+    finally:
+        site.program.kill()
+        site.program.wait()
+
+
+def test_on_loopback_it_is_open_to_look_at_and_shut_to_changes(tmp_path: Path, broker: str) -> None:
+    with flower(tmp_path, broker) as site:
+        assert site.get("/tasks")[0] == 200
+        status, answer = site.get("/api/task/send-task/dicomferry.transcode", post={})
+        assert status in (401, 403), answer
+
+
+def test_anywhere_else_it_asks_for_a_password_that_it_makes_up_and_logs_once(
+    tmp_path: Path, broker: str
+) -> None:
+    with flower(tmp_path, broker, host="0.0.0.0") as site:
+        lines = [line for line in site.log.read_text().splitlines() if "FlowerPassword" in line]
+        assert len(lines) == 1
+        password = lines[0].partition("password=")[2].split()[0]
+        assert len(password) >= 16
+        for path in ("/", "/tasks", "/workers", "/broker", "/api/workers", "/api/tasks"):
+            assert site.get(path)[0] == 401, path
+            assert site.get(path, "dicomferry:wrong")[0] == 401, path
+        assert site.get("/tasks", f"dicomferry:{password}")[0] == 200
+        assert site.log.read_text().count(password) == 1
+
+
+def test_with_a_password_even_loopback_asks_and_nothing_can_be_changed(tmp_path: Path, broker: str) -> None:
+    with flower(tmp_path, broker, more='user = "reader"\npassword = "s3cr3t-of-flower"') as site:
+        assert site.get("/tasks")[0] == 401
+        assert site.get("/tasks", "reader:s3cr3t-of-flower")[0] == 200
+        # What needs no password: counts, and that it is there. docs/architecture.md says so.
+        assert site.get("/healthcheck") == (200, "OK")
+        assert "patient" not in site.get("/metrics")[1].lower()
+        status, answer = site.get(
+            "/api/task/send-task/dicomferry.transcode", "reader:s3cr3t-of-flower", post={}
+        )
+        assert status == 403, answer
+        assert "s3cr3t" not in site.log.read_text()
+
+
+def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: Path, broker: str) -> None:
+    password = broker.partition("://:")[2].partition("@")[0]
+    label = "WS1 study 1.2.3...843 CT n=16 J2K->ExplicitLE"
+    with flower(tmp_path, broker) as site:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(site.config)], env=site.environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_until(lambda: "worker@test" in site.get("/workers?json=1")[1], "the worker", seconds=30)
+            app = celery_app(site.settings)
+            sent = app.send_task(
+                "dicomferry.transcode",
+                kwargs={"instances": ["an id"]},
+                queue="transcode",
+                argsrepr=label,
+                kwargsrepr="{}",
+            )
+            wait_until(lambda: "SUCCESS" in site.get(f"/task/{sent.id}")[1], "the batch to end", seconds=30)
+            page = site.get(f"/task/{sent.id}")[1]
+            assert label in page.replace("&gt;", ">")
+            assert "an id" not in page
+            assert "Runtime" in page
+            table = site.get("/tasks/datatable?draw=1&start=0&length=10&search[value]=&order[0][column]=0"
+                             "&order[0][dir]=asc&columns[0][data]=name")[1]  # fmt: skip
+            assert label in json.loads(table)["data"][0]["args"].replace("&gt;", ">")
+            assert 'data-column="args"' in site.get("/tasks")[1]
+            # It asks the worker when it is asked, and gives up after a second.
+            wait_until(
+                lambda: site.get("/worker/worker@test")[0] == 200 and "transcode" in site.get("/broker")[1],
+                "the worker's answer to Flower",
+                seconds=30,
+            )
+            for path in ("/workers", "/worker/worker@test", "/broker", "/tasks", "/metrics"):
+                status, page = site.get(path)
+                assert status == 200, (path, page)
+                assert password not in page, path
+            assert "transcode" in site.get("/broker")[1]  # its queue: Flower itself has the password
+            assert password not in site.log.read_text()
+            assert not [line for line in command_lines().values() if password in line]
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, broker: str) -> None:
+    with flower(tmp_path, broker) as site:
+        second = subprocess.run(
+            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
+            env=site.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert second.returncode == 2
+    assert f"flower: cannot listen at 127.0.0.1:{site.port}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+        ("::", False), ("10.1.2.3", False), ("no.such.host.invalid", False),
+    ],
+)  # fmt: skip
+def test_only_what_this_machine_alone_reaches_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

@@ -1,0 +1,209 @@
+"""The command line: exit codes and refusals, as scripts and operators meet them."""
+
+import fcntl
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomferry import __version__
+from dicomferry.messages.broker import celery_app
+from dicomferry.settings import load
+from gateway.local import private_redis
+from tests.support.running.ports import free_port
+from tests.support.running.processes import command_lines, wait_until
+from tests.support.running.redis import answers
+from tests.support.running.site import Site, destination
+
+
+def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "gateway.cli", *map(str, words)],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "site", destination("ws", free_port()))
+
+
+def test_a_right_configuration_is_said_to_be_right(site: Site, tmp_path: Path) -> None:
+    checked = ferry("check-config", "--config", site.config, folder=tmp_path)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "1 destinations" in checked.stdout
+    assert not site.spool.exists(), "checking starts nothing"
+
+
+def test_a_wrong_configuration_ends_with_2_and_says_what_would_be_right(site: Site, tmp_path: Path) -> None:
+    site.config.write_text(site.config.read_text().replace('["ws"]', '["nowhere"]'))
+    for command in ("check-config", "up", "ingest", "dispatcher", "worker", "forwarder", "flower"):
+        refused = ferry(command, "--config", site.config, folder=tmp_path)
+        assert refused.returncode == 2, command
+        assert refused.stderr == (
+            f"dicomferry: {site.config}: route.0.to: unknown destination 'nowhere'; there are ws\n"
+        )
+
+
+def test_without_a_configuration_the_default_is_named(tmp_path: Path) -> None:
+    refused = ferry("check-config", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "dicomferry.toml: no such file" in refused.stderr
+
+
+def test_an_unknown_command_ends_with_2(tmp_path: Path) -> None:
+    assert ferry("ferry", folder=tmp_path).returncode == 2
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert ferry("--version", folder=tmp_path).stdout == f"dicomferry {__version__}\n"
+
+
+def test_a_part_that_runs_alone_without_a_broker_is_told_what_to_set(site: Site, tmp_path: Path) -> None:
+    for part in ("dispatcher", "worker", "forwarder", "flower"):
+        refused = ferry(part, "--config", site.config, folder=tmp_path)
+        assert refused.returncode == 2, (part, refused.stderr)
+        assert "DICOMFERRY_BROKER" in refused.stderr, part
+        assert "Traceback" not in refused.stderr, part
+
+
+def test_help_loads_no_stage_and_no_celery(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom gateway import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'celery', 'pynetdicom', 'numpy', 'ingest', 'dispatcher', 'workers', 'forwarder'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert shown.stderr == "[]\n"
+
+
+def test_health_of_a_part_that_is_not_there_ends_with_1(site: Site, tmp_path: Path) -> None:
+    asked = ferry("health", "ingest", "--config", site.config, folder=tmp_path)
+    assert asked.returncode == 1
+    assert "does not answer" in asked.stderr
+
+
+@pytest.mark.parametrize("section", ["ingest", "flower"])
+def test_up_names_the_port_that_is_taken_and_starts_nothing(site: Site, tmp_path: Path, section: str) -> None:
+    port = site.port if section == "ingest" else site.flower_port
+    with socket.create_server(("127.0.0.1", port)):
+        refused = ferry("up", "--config", site.config, folder=tmp_path)
+    assert refused.returncode == 2
+    assert f"{section}: cannot listen at 127.0.0.1:{port}: another program listens there" in refused.stderr
+    assert not [line for line in command_lines().values() if str(site.config) in line]
+
+
+def test_up_names_an_address_that_is_not_this_machines(site: Site, tmp_path: Path) -> None:
+    refused = ferry("up", "--config", site.config, folder=tmp_path, DICOMFERRY_INGEST__HOST="192.0.2.1")
+    assert refused.returncode == 2
+    assert "ingest: cannot listen at 192.0.2.1" in refused.stderr
+
+
+def test_up_names_a_spool_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = ferry("up", "--config", site.config, folder=tmp_path, DICOMFERRY_SPOOL=str(tmp_path / "file"))
+    assert refused.returncode == 2
+    assert f"spool {tmp_path / 'file'}: cannot be used" in refused.stderr
+
+
+def test_up_stops_with_the_part_that_refuses_to_start(site: Site, tmp_path: Path) -> None:
+    # A dispatcher holds the spool already: the second one is Misconfigured, which restarting does not cure.
+    site.spool.mkdir()
+    with (site.spool / "dispatcher.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = ferry("up", "--config", site.config, folder=tmp_path)
+    assert refused.returncode == 2
+    assert "another dispatcher works on the spool" in refused.stderr
+    assert "dispatcher refuses to start" in refused.stderr
+    assert not [line for line in command_lines().values() if str(site.config) in line]
+
+
+# The worker's Celery, with a task that outlasts everybody's patience.
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from gateway import cli
+cli._tame_celery()
+from dicomferry.messages.broker import celery_app
+from dicomferry.settings import load
+app = celery_app(load(Path(sys.argv[1])))
+
+@app.task(name="sleep")
+def sleep():
+    print("asleep", flush=True)
+    time.sleep(1000)
+
+app.Worker(pool="prefork", concurrency=1, queues=["transcode"], quiet=True).start()
+"""
+
+
+@pytest.fixture
+def broker() -> Iterator[str]:
+    redis = private_redis.prepare()
+    server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(redis.url), "Redis")
+        yield redis.url
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(redis.folder)
+
+
+@pytest.mark.parametrize("part", ["worker", "forwarder"])
+def test_celerys_parts_stop_by_sigterm(site: Site, tmp_path: Path, broker: str, part: str) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        program = subprocess.Popen(
+            [sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(site.config)],
+            env={"DICOMFERRY_BROKER": broker},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(lambda: " ready." in log.read_text(), f"the {part}", seconds=40)
+        program.terminate()
+        assert program.wait(timeout=20) == 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_a_worker_with_a_batch_that_does_not_end_stops_all_the_same(
+    site: Site, tmp_path: Path, broker: str
+) -> None:
+    # What REMAP_SIGTERM is for: without it, the warm shutdown would wait for the batch.
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        program = subprocess.Popen(
+            [sys.executable, "-P", "-c", SLEEPER, str(site.config)],
+            env={"DICOMFERRY_BROKER": broker},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        app = celery_app(load(site.config).model_copy(update={"broker": broker}))
+        app.send_task("sleep", queue="transcode")
+        wait_until(lambda: "asleep" in log.read_text(), "the batch to run", seconds=40)
+        program.terminate()
+        program.wait(timeout=20)
+        assert not [line for line in command_lines().values() if str(site.config) in line]
+    finally:
+        program.kill()
+        program.wait()

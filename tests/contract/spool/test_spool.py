@@ -1,0 +1,210 @@
+"""The spool on a real file system: commits, markers, leases."""
+
+import fcntl
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dicomferry.errors import Misconfigured
+from dicomferry.spool import leases
+from dicomferry.spool.instance import RenditionSpec, State, instance_id
+from dicomferry.spool.leases import Claim
+from dicomferry.spool.spool import Spool, boot_id
+from tests.support.images.files import shipped
+from tests.support.running.processes import wait_until
+from tests.support.stages.spools import a_spool, put
+
+IMAGE = "MR_small_jp2klossless.dcm"
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return a_spool(tmp_path / "spool")
+
+
+def state_of(spool, instance) -> State:
+    state = spool.state(instance)
+    assert state is not None
+    return state
+
+
+def test_what_was_committed_is_read_back_as_it_was(spool):
+    instance = put(spool, shipped(IMAGE), "ws1", "ws2")
+    assert spool.read(instance.id) == instance
+    assert state_of(spool, instance.id).pending == ("ws1", "ws2")
+
+
+def test_the_same_instance_while_pending_is_committed_once(spool):
+    first = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
+    second = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
+    assert first.id == second.id
+    assert sum(len(spool.ids(shard.name)) for shard in spool.instances.iterdir()) == 1
+    assert not list(spool.incoming.iterdir())
+
+
+def test_ids_differ_by_destinations_content_and_repetition():
+    ids = {
+        instance_id("1.2.3", "digest", ("ws1",)),
+        instance_id("1.2.3", "digest", ("ws2",)),
+        instance_id("1.2.3", "other", ("ws1",)),
+        instance_id("1.2.3", "digest", ("ws1",), again="x"),
+    }
+    assert len(ids) == 4
+
+
+def test_a_delivered_marker_wins_over_a_dead_one(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    spool.mark_dead(instance.id, "ws1", {"reason": "refused"})
+    spool.mark_delivered(instance.id, "ws1", {"status": 0})
+    state = state_of(spool, instance.id)
+    assert state.delivered == {"ws1"}
+    assert not state.dead
+
+
+def test_an_instance_that_is_not_delivered_everywhere_is_never_retired(spool):
+    instance = put(spool, shipped(IMAGE), "ws1", "ws2")
+    spool.mark_delivered(instance.id, "ws1", {})
+    assert not spool.retire(instance.id)
+    assert spool.read(instance.id) == instance
+    spool.mark_delivered(instance.id, "ws2", {})
+    assert spool.retire(instance.id)
+    assert spool.read(instance.id) is None
+    assert not list(spool.trash.iterdir())
+
+
+def test_attempts_are_counted_across_processes_and_forgotten_when_cleared(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    assert [spool.add_attempt(instance.id, "transcode") for _ in range(3)] == [1, 2, 3]
+    assert state_of(Spool(spool.root), instance.id).attempts == {"transcode": 3}
+    spool.clear_attempts(instance.id, "transcode")
+    assert spool.attempts(instance.id, "transcode") == 0
+
+
+def test_equal_specs_have_equal_keys_and_other_settings_other_keys():
+    rgb, again, ybr = (RenditionSpec("1.2.840.10008.1.2.1", c) for c in ("rgb", "rgb", "as-encoded"))
+    assert rgb.key == again.key != ybr.key
+
+
+def test_renditions_of_another_boot_or_of_no_instance_are_swept(spool):
+    pending = put(spool, shipped(IMAGE), "ws1").id
+    for boot, instance in ((boot_id(), pending), (boot_id(), "retired"), ("earlier", pending)):
+        path = spool.rendition(boot, instance, "k")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    spool.sweep()
+    assert list(spool.renditions.glob("*/*/*")) == [spool.rendition(boot_id(), pending, "k")]
+    assert not (spool.renditions / "earlier").exists()
+
+
+def test_a_spool_of_another_schema_is_refused_and_not_touched(spool):
+    (spool.root / "schema.json").write_text('{"schema": 99}')
+    with pytest.raises(Misconfigured, match="has schema 99"):
+        Spool(spool.root).prepare()
+
+
+# Leases
+
+
+def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
+    spool.leases.make("b")
+    assert spool.leases.state("b") == "idle"
+    with spool.leases.hold("b") as held:
+        assert held
+        assert spool.leases.state("b") == "running"
+        with spool.leases.hold("b") as second:
+            assert not second
+        assert not spool.leases.take_back("b")
+    assert spool.leases.state("b") == "gone"
+
+
+@pytest.mark.parametrize(
+    "claim", [Claim(), Claim(("i1", "i2")), Claim((), "ws1"), Claim(("i1", "i2"), "ws1")]
+)
+def test_a_lease_says_what_its_batch_is_about(spool, claim):
+    spool.leases.make("b", claim)
+    assert spool.leases.claim("b") == claim
+    assert spool.leases.take_back("b")
+    assert spool.leases.claim("b") == Claim()
+
+
+def test_a_lease_of_an_earlier_build_names_its_instances_alone(spool):
+    (spool.leases.folder / "b").write_text("i1\ni2")
+    assert spool.leases.claim("b") == Claim(("i1", "i2"))
+
+
+def test_a_lease_is_open_for_writing_without_which_nfs_locks_nothing_exclusively(spool):
+    spool.leases.make("b")
+    with spool.leases.hold("b"):
+        held = [
+            int(link.name)
+            for link in Path("/proc/self/fd").iterdir()
+            if link.is_symlink() and link.readlink() == spool.leases.folder / "b"
+        ]
+        assert [fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE for descriptor in held] == [os.O_RDWR]
+
+
+def test_threads_of_one_process_do_not_share_a_lease(spool):
+    spool.leases.make("b")
+    seen = []
+    with spool.leases.hold("b"):
+        thread = threading.Thread(target=lambda: seen.append(spool.leases.state("b")))
+        thread.start()
+        thread.join()
+    assert seen == ["running"]
+
+
+def test_a_batch_whose_lease_was_taken_back_is_dropped(spool):
+    spool.leases.make("b")
+    assert spool.leases.take_back("b")
+    with spool.leases.hold("b") as held:
+        assert not held
+
+
+def test_a_lease_that_was_unlinked_between_opening_and_locking_is_no_lease(spool):
+    spool.leases.make("b")
+    late = os.open(spool.leases.folder / "b", os.O_RDONLY)
+    assert spool.leases.take_back("b")
+    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)  # can be locked, and still:
+    assert os.fstat(late).st_nlink == 0
+    os.close(late)
+
+
+def test_the_dispatcher_s_glance_does_not_cost_a_batch(spool, monkeypatch):
+    monkeypatch.setattr(leases, "_GLANCES", 1000)  # the thread that ends it may be late
+    spool.leases.make("b")
+    descriptor = os.open(spool.leases.folder / "b", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    threading.Timer(0.02, os.close, [descriptor]).start()
+    with spool.leases.hold("b") as held:
+        assert held
+
+
+def _hold(root, ready):
+    with Spool(root).leases.hold("b"):
+        ready.set()
+        threading.Event().wait(60)
+
+
+def test_a_killed_holder_leaves_the_lease_idle(spool):
+    spool.leases.make("b")
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(spool.root, ready))
+    holder.start()
+    assert ready.wait(30)
+    assert spool.leases.state("b") == "running"
+    holder.kill()
+    holder.join()
+    wait_until(lambda: spool.leases.state("b") == "idle", "the kernel to free the lease")
+    assert spool.leases.take_back("b")
+
+
+def test_what_a_killed_dispatcher_left_beside_its_status_is_swept(spool: Spool) -> None:
+    spool.write_status({"at": 1.0})
+    (spool.root / ".status.json.4711.1.tmp").write_text("half of")
+    spool.sweep()
+    assert not list(spool.root.glob(".status*"))
+    assert spool.status() == {"at": 1.0}

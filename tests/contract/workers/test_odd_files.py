@@ -1,0 +1,133 @@
+"""Files that are not quite what the standard wants, as archives hold them: read where that is safe."""
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
+
+from dicomferry.dicom.part10 import dataset_offset, read_meta
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.errors import Permanent
+from dicomferry.spool.instance import RenditionSpec
+from tests.support.images.files import native_pixels, shipped
+from tests.support.images.independent import encode
+from tests.support.images.synthetic import dataset, encapsulated
+from tests.support.running.services import program
+from workers.files import folder
+from workers.files.folder import Kind, Lossy
+from workers.transcode import transcode
+
+JPEG = "1.2.840.10008.1.2.4.50"
+RLE = "1.2.840.10008.1.2.5"
+LENGTH_ELEMENT = slice(132, 144)
+
+
+def rendition(source: Path, uid: str = EXPLICIT_LE) -> tuple[bytes, str]:
+    """The data set of a rendition, and what was noted."""
+    target = source.with_suffix(".out")
+    notes = transcode(source, target, RenditionSpec(uid)).notes
+    return target.read_bytes()[dataset_offset(target) :], notes
+
+
+def group_length(value: int) -> bytes:
+    return struct.pack("<HH2sHI", 2, 0, b"UL", 4, value)
+
+
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, RLE])
+@pytest.mark.parametrize(
+    "stated",
+    [b"", *map(group_length, (0, 1, 16, 150, 5000, 0xFFFFFFFF))],
+    ids=lambda s: s[8:].hex() or "none",
+)
+def test_the_meta_information_ends_where_its_group_ends_whatever_its_length_says(
+    stated: bytes, uid: str, tmp_path: Path
+) -> None:
+    sound = shipped("CT_small.dcm") if uid == EXPLICIT_LE else tmp_path / "sound.dcm"
+    if uid != EXPLICIT_LE:
+        encode(shipped("CT_small.dcm"), sound, uid)
+    content = sound.read_bytes()
+    odd = tmp_path / "odd.dcm"
+    odd.write_bytes(content[: LENGTH_ELEMENT.start] + stated + content[LENGTH_ELEMENT.stop :])
+    copy = tmp_path / "copy.dcm"
+    copy.write_bytes(content)
+    assert read_meta(odd).transfer_syntax_uid == uid
+    target = IMPLICIT_LE if uid == EXPLICIT_LE else EXPLICIT_LE
+    assert rendition(odd, target) == rendition(copy, target)
+
+
+def test_a_deflated_data_set_that_begins_like_meta_information_is_none(tmp_path: Path) -> None:
+    encode(shipped("CT_small.dcm"), tmp_path / "sound.dcm", DEFLATED_LE)
+    content = (tmp_path / "sound.dcm").read_bytes()
+    start = dataset_offset(tmp_path / "sound.dcm")
+    # RFC 1951: an empty block of fixed codes, then an empty stored one.
+    odd = tmp_path / "odd.dcm"
+    odd.write_bytes(content[:start] + b"\x02\x00\x00\x00\xff\xff" + content[start:])
+    assert rendition(odd) == rendition(tmp_path / "sound.dcm")
+
+
+def test_meta_information_that_ends_early_is_refused(tmp_path: Path) -> None:
+    content = shipped("CT_small.dcm").read_bytes()
+    start = dataset_offset(shipped("CT_small.dcm"))
+    cut = tmp_path / "cut.dcm"
+    for length in (*range(120, start), start, start + 7):
+        cut.write_bytes(content[:length])
+        with pytest.raises(Permanent):
+            rendition(cut)
+        assert list(tmp_path.iterdir()) == [cut]
+
+
+@pytest.mark.parametrize("name", ["ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "rtstruct.dcm"])
+def test_a_data_set_without_a_header_fails_by_a_message_that_helps(name: str, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (archive / name).write_bytes(shipped(name).read_bytes())
+    wanted = folder.order("uncompressed", Lossy())
+    for inputs, out in ((archive, "out"), (archive / name, "one.dcm")):
+        (job,) = folder.jobs([inputs], tmp_path / out)
+        outcome = folder.convert(job, wanted)
+        assert outcome.kind is Kind.FAILED  # in a folder too: it would be missed
+        assert "dcmconv IN OUT" in outcome.words
+    whole = archive / "whole.dcm"
+    subprocess.run([program("dcmconv"), str(archive / name), str(whole)], check=True, capture_output=True)
+    (job,) = folder.jobs([whole], tmp_path / "whole.dcm")
+    assert folder.convert(job, wanted).kind in {Kind.MADE, Kind.COPIED}
+
+
+@pytest.mark.parametrize(("said", "found"), [(EXPLICIT_LE, IMPLICIT_LE), (IMPLICIT_LE, EXPLICIT_LE)])
+@pytest.mark.parametrize("target", [EXPLICIT_LE, IMPLICIT_LE, RLE])
+@pytest.mark.parametrize("name", ["MR_small.dcm", "rtplan.dcm", "image_dfl.dcm", "693_UNCI.dcm"])
+def test_a_data_set_whose_label_is_wrong_about_its_vr_is_read_as_it_is_and_noted(
+    name: str, target: str, said: str, found: str, tmp_path: Path
+) -> None:
+    if target == RLE and name == "rtplan.dcm":
+        pytest.skip("no pixels")
+    right, wrong = tmp_path / "right.dcm", tmp_path / "wrong.dcm"
+    transcode(shipped(name), right, RenditionSpec(found))
+    content = right.read_bytes()
+    # UIDs of the same length: one is padded where the other is not.
+    uids = (
+        f"{found}\0".encode() if len(found) % 2 else found.encode(),
+        said.encode() + b"\0" * (len(said) % 2),
+    )
+    element = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(uids[0])) + uids[0]
+    assert content.count(element) == 1
+    wrong.write_bytes(
+        content.replace(element, b"\x02\x00\x10\x00UI" + struct.pack("<H", len(uids[1])) + uids[1])
+    )
+    made, notes = rendition(wrong, target)
+    assert made == rendition(right, target)[0]
+    assert f"in {'Explicit' if found == EXPLICIT_LE else 'Implicit'} VR" in notes
+
+
+def test_a_compressed_file_in_implicit_vr_gives_the_pixels_that_dcmtk_decodes(tmp_path: Path) -> None:
+    source, ours, theirs = shipped("SC_rgb_jpeg.dcm"), tmp_path / "ours.dcm", tmp_path / "theirs.dcm"
+    assert "Implicit VR" in transcode(source, ours, RenditionSpec(EXPLICIT_LE)).notes
+    read = dcmread(source)
+    frame = next(generate_frames(read.PixelData, number_of_frames=1))
+    same = dataset((read.Rows, read.Columns, 3), 8)  # RGB, as that file says
+    explicit = encapsulated(tmp_path / "explicit.dcm", same, JPEG, [frame])
+    subprocess.run([program("dcmdjpeg"), str(explicit), str(theirs)], check=True, capture_output=True)
+    assert native_pixels(ours) == native_pixels(theirs)

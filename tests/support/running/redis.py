@@ -1,0 +1,40 @@
+"""A Redis of one test's own: a unix socket in a short folder, nothing on disk."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from dicomferry.messages.broker import client_for
+from tests.support.running.processes import wait_until
+from tests.support.running.services import program
+
+
+@contextmanager
+def private_redis() -> Iterator[str]:
+    """The address, in Celery's spelling, of a Redis that ends with the context."""
+    with tempfile.TemporaryDirectory(prefix="rds") as folder:  # Short: a socket's path has 107 bytes.
+        path = Path(folder) / "s"
+        command = [
+            program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", "",
+            "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir", folder,
+        ]  # fmt: skip
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        url = f"redis+socket://{path}?virtual_host=0"
+        try:
+            wait_until(lambda: answers(url), "Redis to answer")
+            yield url
+        finally:
+            server.kill()
+            server.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether a Redis answers there: its socket exists before that."""
+    try:
+        return bool(client_for(url).ping())
+    except RedisError:
+        return False

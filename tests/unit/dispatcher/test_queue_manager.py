@@ -1,0 +1,654 @@
+"""The queue manager as a table of events and commands, and in a simulated hospital."""
+
+import random
+
+import pytest
+
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.messages import events
+from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
+from dicomferry.spool.instance import RenditionSpec, State
+from dispatcher.circuit import Circuit
+from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.lanes import LOOKAHEAD, NEARLY_THROUGH, Place
+from dispatcher.manager import DELIVER_MOST, GATHER_FOR, TRANSCODE_MOST, UNSTARTED
+from tests.support.stages.queue import (
+    CT,
+    J2K,
+    asked,
+    delivered,
+    destination,
+    feed,
+    known,
+    manager,
+    of,
+    only,
+    refused,
+    rendered,
+)  # fmt: skip
+
+# One instance's way
+
+
+def test_an_instance_is_rendered_then_delivered_then_retired():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    assert transcode.spec.transfer_syntax_uid == EXPLICIT_LE
+    deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
+    assert [(p.instance, p.key) for p in deliver.parcels] == [("i1", transcode.spec.key)]
+    commands = feed(queue, *delivered(deliver), events.Finished(deliver.id))
+    assert Retire("i1") in commands
+    assert not queue.entries
+    assert not queue.outstanding
+
+
+def test_an_instance_in_an_accepted_syntax_skips_transcode():
+    commands = feed(manager(), known(1, syntax=EXPLICIT_LE))
+    assert not of(commands, TranscodeBatch)
+    assert only(commands, DeliverBatch).parcels[0].key is None
+
+
+def test_history_is_written_before_the_instance_is_retired():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    kinds = [type(c) for c in feed(queue, *delivered(deliver))]
+    assert kinds.index(Note) < kinds.index(Retire)
+
+
+def test_two_destinations_that_want_the_same_share_one_rendition():
+    queue = manager(destination("ws1"), destination("ws2"))
+    transcode = only(feed(queue, known(1, ("ws1", "ws2"))), TranscodeBatch)
+    deliveries = of(feed(queue, *rendered(transcode)), DeliverBatch)
+    assert sorted(batch.destination for batch in deliveries) == ["ws1", "ws2"]
+
+
+def test_an_instance_stays_until_its_last_destination_has_it():
+    queue = manager(destination("ws1"), destination("ws2"))
+    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    assert not any(isinstance(c, Retire) for c in feed(queue, *delivered(first)))
+    assert Retire("i1") in feed(queue, *delivered(second))
+
+
+def test_what_was_delivered_everywhere_before_a_restart_is_retired_at_once():
+    assert Retire("i1") in feed(manager(), known(1, delivered=["ws1"]))
+
+
+def test_what_is_dead_stays_parked_after_a_restart():
+    queue = manager()
+    assert not asked(feed(queue, known(1, dead=["ws1"])))
+    assert queue.parked == {"i1"}
+    assert queue.lanes["ws1"].dead == 1
+
+
+def test_the_same_instance_told_twice_is_sent_once():
+    queue = manager()
+    feed(queue, known(1, syntax=EXPLICIT_LE))
+    assert not of(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+
+
+def test_a_delivery_to_a_destination_that_was_removed_is_left_on_the_spool():
+    queue = manager()
+    assert not asked(feed(queue, known(1, ("gone",))))
+    assert "i1" in queue.entries
+
+
+def test_one_stuck_destination_does_not_hold_up_the_other():
+    queue = manager(destination("ws1", transfer_syntaxes=["mpeg"]), destination("ws2"))
+    commands = feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    assert any(isinstance(c, Bury) and c.destination == "ws1" for c in commands)
+    deliver = only(commands, DeliverBatch)
+    commands = feed(queue, *delivered(deliver))
+    assert not any(isinstance(c, Retire) for c in commands)
+    assert queue.parked == {"i1"}
+
+
+# Learning what a peer accepts
+
+
+def test_an_unlearned_lane_is_probed_with_the_classes_that_wait():
+    commands = feed(manager(learned=False), known(1))
+    assert only(commands, ProbeBatch).sop_classes == (CT,)
+    assert not of(commands, TranscodeBatch)
+
+
+def test_what_the_probe_learned_decides_the_rendition():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    commands = feed(queue, events.Learned(probe.id, "ws1", {CT: [IMPLICIT_LE]}, probe=True))
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+def test_a_class_that_the_peer_does_not_take_is_parked_and_not_asked_for_ever():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    commands = feed(queue, events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id))
+    assert any(isinstance(c, Bury) for c in commands)
+    assert not of(commands, ProbeBatch)
+
+
+def test_a_peer_that_changed_its_mind_gets_what_it_takes_now():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    deliver = only(feed(queue, *rendered(transcode)), DeliverBatch)
+    commands = feed(
+        queue,
+        events.Learned(deliver.id, "ws1", {CT: [IMPLICIT_LE]}, probe=False),
+        refused(deliver, status=None),
+        events.Finished(deliver.id),
+    )
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+# What workers say
+
+
+def test_an_unsuitable_rendition_gives_way_to_the_next_syntax():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
+    assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
+
+
+def test_what_no_rendition_can_hold_is_parked_with_the_reasons():
+    queue = manager()
+    commands = feed(queue, known(1))
+    for _ in (EXPLICIT_LE, IMPLICIT_LE):
+        transcode = only(commands, TranscodeBatch)
+        commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
+    bury = next(c for c in commands if isinstance(c, Bury))
+    assert "too long" in bury.reason
+
+
+def test_a_damaged_instance_is_parked_with_the_reason():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    commands = feed(queue, events.Failed(transcode.id, "i1", transcode.spec.key, "truncated codestream"))
+    assert Bury("i1", "ws1", "truncated codestream", None, 0) in commands
+
+
+def test_what_was_seen_of_a_renditions_pixels_is_noted():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    seen = events.Rendered(batch.id, "i1", batch.spec.key, "", "0f1e", "verified: pixels equal")
+    noted = [c.words for c in feed(queue, seen) if isinstance(c, Note)]
+    assert noted == ["ExplicitLE: verified: pixels equal; pixels 0f1e"]
+
+
+def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
+    queue = manager()
+    batches = of(feed(queue, *(known(n) for n in range(8))), TranscodeBatch)
+    died = next(batch for batch in batches if len(batch.instances) == 2)
+    assert not died.alone
+    commands = feed(queue, events.Started(died.id), Lost(died.id, died=True))
+    reread = next(c for c in commands if isinstance(c, Reread))
+    assert set(reread.instances) == set(died.instances)
+    for batch in batches:
+        if batch is not died:
+            feed(queue, *rendered(batch), events.Finished(batch.id))
+    again = of(feed(queue, *(known(int(i[1:])) for i in died.instances)), TranscodeBatch)
+    again = [batch for batch in again if set(batch.instances) & set(died.instances)]
+    assert sorted(batch.instances for batch in again) == sorted((i,) for i in died.instances)
+    assert all(batch.alone for batch in again)
+
+
+def test_a_batch_that_died_before_anybody_saw_it_run_is_repeated_alone_too():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    feed(queue, events.Started(batch.id), Lost(batch.id, died=False))
+    assert only(feed(queue, known(1)), TranscodeBatch).alone
+
+
+def test_a_message_that_redis_lost_is_simply_published_again():
+    queue = manager()
+    batch = only(feed(queue, known(1)), TranscodeBatch)
+    feed(queue, Lost(batch.id, died=False))
+    again = only(feed(queue, known(1)), TranscodeBatch)
+    assert again.instances == batch.instances
+    assert not again.alone
+
+
+def test_work_that_comes_back_undone_is_asked_for_ever_more_rarely():
+    queue, asked_at, now = manager(), [], 0.0
+    commands = feed(queue, known(1))
+    while now < 700:
+        batches, commands = of(commands, TranscodeBatch), []
+        for batch in batches:  # a full disk: the worker has nothing to say
+            asked_at.append(now)
+            feed(queue, events.Started(batch.id), events.Finished(batch.id), now=now)
+            commands += feed(queue, known(1), now=now)
+        now += 1
+        commands += feed(queue, now=now)
+    assert len(asked_at) < 12
+    assert asked_at[-1] - asked_at[-2] > asked_at[2] - asked_at[1]
+    assert queue.lanes["ws1"].pending == 1
+
+
+def test_a_rendition_that_is_missing_at_the_forwarder_is_made_again():
+    queue = manager()
+    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
+    assert Reread(("i1",)) in feed(queue, events.Finished(deliver.id))
+    assert only(feed(queue, known(1)), TranscodeBatch).instances == ("i1",)
+
+
+# What destinations say
+
+
+def test_a_refused_object_goes_in_the_next_best_syntax_once_then_waits_then_dies():
+    queue = manager(destination(max_attempts=3, retry_after=30))
+    syntaxes, now, attempts = [], 0.0, 0
+    commands = feed(queue, known(1))
+    for _ in range(20):
+        for transcode in of(commands, TranscodeBatch):
+            commands = feed(queue, *rendered(transcode), events.Finished(transcode.id), now=now)
+        if any(isinstance(c, Bury) for c in commands):
+            break
+        for deliver in of(commands, DeliverBatch):
+            syntaxes.append(deliver.parcels[0].key.split("-")[0])
+            attempts += 1
+            commands = feed(queue, refused(deliver, attempts=attempts), events.Finished(deliver.id), now=now)
+            break
+        else:
+            now += 5.0
+            commands = feed(queue, now=now)
+    assert syntaxes[:2] == [EXPLICIT_LE, IMPLICIT_LE]
+    assert len(syntaxes) == 3
+    assert now >= 30.0
+    bury = next(c for c in commands if isinstance(c, Bury))
+    assert (bury.status, bury.attempts) == (0xA900, 3)
+
+
+def test_a_processing_failure_is_tried_again_in_the_same_syntax():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    commands = feed(queue, refused(deliver, final=False, status=0x0110), events.Finished(deliver.id))
+    assert not of(commands, DeliverBatch)
+    assert only(feed(queue, now=40.0), DeliverBatch).parcels[0].key is None
+
+
+def test_a_refusal_does_not_open_the_circuit():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    feed(queue, refused(deliver), events.Finished(deliver.id))
+    assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
+
+
+# Circuits
+
+
+def unreachable(queue, deliver, now=0.0):
+    return feed(
+        queue,
+        events.Unreachable(deliver.id, deliver.destination, "connection refused"),
+        events.Finished(deliver.id),
+        now=now,
+    )
+
+
+def test_an_unreachable_destination_gets_nothing_but_probes():
+    queue = manager()
+    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    assert unreachable(queue, deliver) == []
+    commands = feed(queue, known(2, syntax=EXPLICIT_LE), known(3), now=1.0)
+    assert not asked(commands)
+    commands = feed(queue, now=7.0)
+    assert [type(c.batch) for c in commands] == [ProbeBatch]
+    assert feed(queue, now=8.0) == []
+
+
+def test_an_answered_probe_lets_one_object_try_and_then_all():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(10))), DeliverBatch)
+    unreachable(queue, deliver)
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    commands = feed(
+        queue, events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id), now=7.1
+    )
+    trial = only(commands, DeliverBatch)
+    assert [p.instance for p in trial.parcels] == ["i0"]
+    commands = feed(queue, *delivered(trial), events.Finished(trial.id), now=7.2)
+    assert [p.instance for p in only(commands, DeliverBatch).parcels] == [f"i{n}" for n in range(1, 10)]
+
+
+def test_an_object_that_makes_its_peer_abort_does_not_hold_up_the_others():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(3))), DeliverBatch)
+    aborted = events.Unreachable(deliver.id, "ws1", "aborted by the destination", "i0")
+    feed(queue, aborted, events.Finished(deliver.id))
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    answer = events.Learned(probe.id, "ws1", {}, probe=True)
+    trial = only(feed(queue, answer, events.Finished(probe.id), now=7.1), DeliverBatch)
+    assert [p.instance for p in trial.parcels] == ["i1"]
+    rest = only(feed(queue, *delivered(trial), events.Finished(trial.id), now=7.2), DeliverBatch)
+    assert [p.instance for p in rest.parcels] == ["i2", "i0"]
+
+
+def test_no_delivery_loses_an_attempt_while_the_destination_is_off():
+    queue, now = manager(destination(max_attempts=1)), 0.0
+    commands = feed(queue, known(1, syntax=EXPLICIT_LE))
+    for _ in range(50):
+        now += 700.0
+        for deliver in of(commands, DeliverBatch):
+            commands = unreachable(queue, deliver, now)
+        for probe in of(commands, ProbeBatch):
+            down = events.Unreachable(probe.id, "ws1", "no answer")
+            commands = feed(queue, down, events.Finished(probe.id), now=now)
+        commands = feed(queue, now=now + 650)
+    assert queue.lanes["ws1"].pending == 1
+
+
+def test_one_destination_that_is_off_does_not_touch_the_other():
+    queue = manager(destination("ws1"), destination("ws2"))
+    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    unreachable(queue, first)
+    feed(queue, *delivered(second), events.Finished(second.id))
+    commands = feed(queue, known(2, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    assert only(commands, DeliverBatch).destination == "ws2"
+
+
+def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit():
+    queue = manager(destination(max_associations=2))
+    many = [known(n, syntax=EXPLICIT_LE, size=200 << 20) for n in range(4)]
+    first, second = of(feed(queue, *many), DeliverBatch)
+    commands = unreachable(queue, second)
+    assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
+    assert [batch.after for batch in of(commands, DeliverBatch)] == [first.id]
+    assert of(feed(queue, *delivered(first), events.Finished(first.id)), DeliverBatch)
+
+
+def ready(*numbers):
+    return [known(n, syntax=EXPLICIT_LE) for n in numbers]
+
+
+def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
+    queue = manager()
+    first = only(feed(queue, *ready(*range(100))), DeliverBatch)
+    assert first.after is None
+    assert not of(feed(queue, *ready(100, 101)), DeliverBatch)
+    told = delivered(first)
+    assert not of(feed(queue, *told[: -NEARLY_THROUGH - 1]), DeliverBatch)
+    second = only(feed(queue, told[-NEARLY_THROUGH - 1]), DeliverBatch)
+    assert (second.after, len(second.parcels)) == (first.id, 2)
+    # One at a time: the second is followed when its turn has come.
+    assert not of(feed(queue, *told[-NEARLY_THROUGH:], *ready(102)), DeliverBatch)
+    third = only(feed(queue, events.Finished(first.id)), DeliverBatch)
+    assert third.after == second.id
+
+
+def test_a_lane_sends_nothing_while_a_batch_of_an_earlier_dispatcher_does():
+    queue = manager(destination(), destination("ws2"))
+    queue.hold({"ws1"})
+    other = known(2, ("ws2",), syntax=EXPLICIT_LE)
+    assert only(feed(queue, *ready(1), other), DeliverBatch).destination == "ws2"
+    queue.hold(())
+    assert [p.instance for p in only(feed(queue), DeliverBatch).parcels] == ["i1"]
+
+
+def test_nothing_follows_where_there_are_several_associations():
+    """Who is free first takes what there is, however long the others take."""
+    queue = manager(destination(max_associations=2))
+    _, second = of(feed(queue, *ready(*range(32))), DeliverBatch)
+    assert not of(feed(queue, *ready(*range(32, 40))), DeliverBatch)
+    third = only(feed(queue, *delivered(second), events.Finished(second.id)), DeliverBatch)
+    assert (third.after, len(third.parcels)) == (None, 8)
+
+
+@pytest.mark.parametrize("associations", [1, 2, 4])
+def test_a_destination_that_goes_off_is_left_alone_after_a_batch_for_each_association(associations):
+    queue = manager(destination(max_associations=associations))
+    batches = of(feed(queue, *ready(*range(100))), DeliverBatch)
+    batches += of(feed(queue, *(delivered(batches[0])[:80]), *ready(100, 101)), DeliverBatch)
+    failed = 0
+    while batches:
+        failed += 1
+        assert failed <= 2 * associations
+        batches += of(unreachable(queue, batches.pop(0)), DeliverBatch)
+    assert queue.lanes["ws1"].circuit.state is Circuit.OPEN
+
+
+def test_what_follows_opens_the_circuit_though_the_end_of_the_other_was_not_heard_of():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    feed(queue, *delivered(first))
+    unreachable(queue, second)
+    assert queue.lanes["ws1"].circuit.state is Circuit.OPEN
+
+
+def test_what_follows_a_batch_that_failed_opens_the_circuit_no_further():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    assert not of(unreachable(queue, first), DeliverBatch)
+    circuit = queue.lanes["ws1"].circuit
+    assert not of(unreachable(queue, second, now=1.0), DeliverBatch)
+    assert queue.lanes["ws1"].circuit == circuit
+    assert queue.lanes["ws1"].counts[Place.READY] == 2
+
+
+def test_what_follows_closes_the_circuit_again_where_it_is_delivered():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    unreachable(queue, first)
+    again = only(feed(queue, *delivered(second), events.Finished(second.id)), DeliverBatch)
+    assert [parcel.instance for parcel in again.parcels] == ["i1"]
+
+
+def test_nothing_follows_the_one_object_that_tries_whether_its_peer_works_again():
+    queue = manager()
+    first = only(feed(queue, *ready(1, 2, 3)), DeliverBatch)
+    unreachable(queue, first)
+    probe = only(feed(queue, now=7.0), ProbeBatch)
+    answer = events.Learned(probe.id, "ws1", {}, probe=True)
+    assert only(feed(queue, answer, events.Finished(probe.id), now=7.1), DeliverBatch)
+    assert not of(feed(queue, *ready(4), now=7.2), DeliverBatch)
+
+
+def test_what_follows_and_is_lost_is_sent_after_all():
+    queue = manager()
+    first = only(feed(queue, *ready(1)), DeliverBatch)
+    second = only(feed(queue, *ready(2)), DeliverBatch)
+    assert Reread(("i2",)) in feed(queue, Lost(second.id, died=True))
+    again = only(feed(queue, *ready(2)), DeliverBatch)
+    assert again.after == first.id
+    feed(queue, *delivered(first), events.Finished(first.id))
+    feed(queue, *delivered(again), events.Finished(again.id))
+    assert not queue.entries
+    assert only(feed(queue, *ready(3)), DeliverBatch).after is None
+
+
+@pytest.mark.parametrize(
+    ("count", "associations", "sizes"),
+    [
+        (100, 4, [25, 25, 25, 25]),
+        (40, 4, [16, 16, 8]),
+        (10, 4, [10]),
+        (100, 1, [100]),
+        (600, 2, [DELIVER_MOST, DELIVER_MOST]),
+    ],
+)
+def test_what_is_ready_is_shared_among_the_associations_of_a_lane(count, associations, sizes):
+    queue = manager(destination(max_associations=associations))
+    batches = of(feed(queue, *ready(*range(count))), DeliverBatch)
+    assert [len(batch.parcels) for batch in batches] == sizes
+
+
+def test_a_probe_that_was_lost_is_asked_again_later():
+    queue = manager(learned=False)
+    probe = only(feed(queue, known(1)), ProbeBatch)
+    assert not of(feed(queue, Lost(probe.id, died=True)), ProbeBatch)
+    assert of(feed(queue, now=7.0), ProbeBatch)
+
+
+# Bounds and fairness
+
+
+def test_work_outstanding_in_celery_is_bounded():
+    queue = manager()
+    commands = feed(queue, *(known(n) for n in range(1000)))
+    batches = of(commands, TranscodeBatch)
+    assert len(batches) == UNSTARTED
+    assert all(len(batch.instances) <= TRANSCODE_MOST for batch in batches)
+
+
+def test_a_batch_is_replaced_when_a_worker_starts_it():
+    queue = manager()
+    first = of(feed(queue, *(known(n) for n in range(1000))), TranscodeBatch)[0]
+    assert len(of(feed(queue, events.Started(first.id)), TranscodeBatch)) == 1
+
+
+def test_lanes_take_turns_at_the_workers():
+    queue = manager(destination("ws1"), destination("ws2"))
+    commands = feed(queue, *(known(n) for n in range(500)), *(known(n, ("ws2",)) for n in range(500, 510)))
+    labels = [c.label for c in commands if isinstance(c, Publish) and isinstance(c.batch, TranscodeBatch)]
+    assert {text.split()[0] for text in labels} == {"WS1", "WS2"}
+
+
+def test_renditions_are_made_ahead_only_so_far():
+    queue = manager()
+    commands = feed(queue, *(known(n) for n in range(1000)))
+    made = 0
+    while batches := of(commands, TranscodeBatch):
+        commands = []
+        for batch in batches:
+            made += len(batch.instances)
+            commands += feed(queue, events.Started(batch.id), *rendered(batch), events.Finished(batch.id))
+    assert LOOKAHEAD <= made < LOOKAHEAD + TRANSCODE_MOST * (UNSTARTED + 1)
+
+
+def test_a_deliver_batch_is_bounded_and_one_a_lane():
+    queue = manager()
+    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
+    assert len(deliver.parcels) == DELIVER_MOST
+    assert deliver.more
+
+
+def in_one_batch(queue, count):
+    """The transcode batch, begun, of so many instances."""
+    batch = only(feed(queue, *(known(n, size=50_000) for n in range(count))), TranscodeBatch)
+    feed(queue, events.Started(batch.id))
+    return batch
+
+
+def test_what_is_ready_waits_a_moment_for_the_rest_of_its_batch_and_goes_with_it():
+    queue = manager()
+    first, *others = rendered(in_one_batch(queue, 8))
+    assert not of(feed(queue, first), DeliverBatch)
+    deliver = only(feed(queue, *others, now=GATHER_FOR / 2), DeliverBatch)
+    assert len(deliver.parcels) == 8
+
+
+def test_what_is_ready_waits_no_longer_than_a_moment_for_slow_images():
+    queue = manager()
+    first, second, *_ = rendered(in_one_batch(queue, 8))
+    assert not of(feed(queue, first), DeliverBatch)
+    assert queue.next_timer == GATHER_FOR
+    deliver = only(queue.schedule(GATHER_FOR), DeliverBatch)
+    assert len(deliver.parcels) == 1
+    commands = feed(queue, *delivered(deliver), events.Finished(deliver.id), second, now=1.0)
+    assert not of(commands, DeliverBatch)  # each has its own moment
+    assert only(queue.schedule(1.0 + GATHER_FOR), DeliverBatch)
+
+
+def test_one_image_alone_waits_for_nobody():
+    queue = manager()
+    batch = in_one_batch(queue, 1)
+    assert only(feed(queue, *rendered(batch), events.Finished(batch.id)), DeliverBatch)
+
+
+def test_a_few_small_images_are_no_work_for_several_workers_and_a_few_large_ones_are():
+    small = of(feed(manager(), *(known(n, size=50_000) for n in range(8))), TranscodeBatch)
+    large = of(feed(manager(), *(known(n, size=5_000_000) for n in range(8))), TranscodeBatch)
+    assert [len(batch.instances) for batch in small] == [8]
+    assert [len(batch.instances) for batch in large] == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("workers", "size"), [(1, TRANSCODE_MOST), (2, TRANSCODE_MOST), (8, 6), (16, 3)])
+def test_what_a_lane_wants_is_shared_among_the_workers_that_there_are(workers, size):
+    """Else the end of a study, in a batch for each of a few, would leave most of many workers idle."""
+    queue = manager()
+    for n in range(workers):
+        queue.outstanding.add(TranscodeBatch(f"other{n}", "boot", RenditionSpec(EXPLICIT_LE), ()), ())
+        queue.outstanding.started(f"other{n}")
+    batches = of(feed(queue, *(known(n, size=1 << 20) for n in range(96))), TranscodeBatch)
+    assert len(batches[0].instances) == size
+
+
+def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
+    commands = feed(manager(), known(1, study="1.2.826.0.1.3680043.2.843"))
+    labels = [c.label for c in commands if isinstance(c, Publish)]
+    assert labels == ["WS1 study 1.2.8...843 CT n=1 J2K->ExplicitLE"]
+
+
+# A hospital, simulated: a world that loses messages, kills batches, forgets events
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
+    chance = random.Random(seed)
+    names = ["ws1", "ws2", "ws3"]
+    queue = manager(*(destination(n, max_associations=chance.choice([1, 2])) for n in names), learned=False)
+    spool = {f"i{n}": known(n, chance.sample(names, chance.randint(1, 3))).state for n in range(60)}
+    accepted = {
+        n: chance.choice([[EXPLICIT_LE], [IMPLICIT_LE, J2K], [EXPLICIT_LE, IMPLICIT_LE]]) for n in names
+    }
+    off_until = {n: chance.choice([0.0, 0.0, 100.0]) for n in names}
+    sent = []
+    for state in spool.values():
+        queue.handle(Known(state), 0.0)
+
+    def mark(instance, name):
+        state = spool[instance]
+        spool[instance] = State(state.instance, state.delivered | {name}, state.dead)
+
+    def say(event):
+        if chance.random() < 0.9:  # else Redis forgot it
+            queue.handle(event, now)
+
+    def run(batch):
+        if chance.random() < 0.1:
+            queue.handle(Lost(batch.id, died=chance.random() < 0.5), now)
+            return
+        say(events.Started(batch.id))
+        if isinstance(batch, TranscodeBatch):
+            for event in rendered(batch):
+                say(event)
+        elif now < off_until[batch.destination]:
+            say(events.Unreachable(batch.id, batch.destination, "off"))
+        elif isinstance(batch, ProbeBatch):
+            answer = dict.fromkeys(batch.sop_classes, accepted[batch.destination])
+            say(events.Learned(batch.id, batch.destination, answer, probe=True))
+        else:
+            assert len({parcel.instance for parcel in batch.parcels}) == len(batch.parcels)
+            for parcel in batch.parcels:
+                if batch.destination in spool[parcel.instance].delivered:
+                    continue
+                sent.append((parcel.instance, batch.destination))
+                mark(parcel.instance, batch.destination)
+                say(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, 0))
+        queue.handle(events.Finished(batch.id), now)
+
+    now = 0.0
+    retired = set()
+    while spool.keys() - retired and now < 20_000:
+        commands = queue.schedule(now)
+        now += 1.0
+        for command in commands:
+            match command:
+                case Publish():
+                    run(command.batch)
+                case Reread():
+                    for instance in command.instances:
+                        gone = instance in retired
+                        queue.handle(Vanished(instance) if gone else Known(spool[instance]), now)
+                case Retire():
+                    assert not spool[command.instance].pending
+                    retired.add(command.instance)
+                case Bury():
+                    pytest.fail(command.reason)
+    wanted = {(i, name) for i, state in spool.items() for name in state.instance.destinations}
+    assert sorted(sent) == sorted(wanted)
+    assert not queue.entries
+    assert not queue.outstanding
+    assert all(lane.pending == 0 for lane in queue.lanes.values())

@@ -1,0 +1,609 @@
+"""What the encoders write: read back by others' decoders, with the precision and refusals of the standard.
+
+Who reads what: DCMTK and GDCM read RLE, JPEG and JPEG-LS; ffmpeg's own decoder and GDCM (by OpenJPEG) read
+JPEG 2000; OpenJPEG and OpenJPH both read HTJ2K, which OpenJPH wrote; zlib reads what libdeflate wrote. No
+second implementation of JPEG XL is here: libjxl alone reads it, and lossless it is held against the samples.
+"""
+
+import tracemalloc
+import zlib
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import openjpeg
+import pytest
+from pydicom import dcmread
+
+from dicomferry.dicom.syntaxes import BY_UID, TABLE
+from dicomferry.errors import Permanent, Unsuitable
+from tests.support.images import independent
+from tests.support.images.files import gdcm_pixels, shipped
+from tests.support.images.synthetic import dataset, encapsulated
+from workers.codecs import decoders
+from workers.codecs.codestreams import read_j2k, read_jpeg
+from workers.codecs.decoders import Image, decode
+from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
+from workers.codecs.jxl_header import read_jxl
+
+JPEG = "1.2.840.10008.1.2.4."
+RLE = "1.2.840.10008.1.2.5"
+DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+BASELINE, EXTENDED, LOSSLESS, SV1 = (JPEG + suffix for suffix in ("50", "51", "57", "70"))
+JPEG_LS, JPEG_LS_NEAR, J2K, J2K_LOSSY = (JPEG + suffix for suffix in ("80", "81", "90", "91"))
+HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY = (JPEG + suffix for suffix in ("201", "202", "203"))
+JPEG_XL, RECOMPRESSED, JPEG_XL_LOSSY = (JPEG + suffix for suffix in ("110", "111", "112"))
+
+ALL_LOSSLESS = [uid for uid in ENCODERS if BY_UID[uid].lossless]
+# The baseline JPEGs of 8 bits that pydicom and pydicom-data ship.
+BASELINE_FILES = [
+    "SC_rgb_jpeg.dcm",
+    "SC_rgb_jpeg_app14_dcmd.dcm",
+    "SC_rgb_jpeg_dcmtk.dcm",
+    "SC_rgb_jpeg_lossy_gdcm.dcm",
+    "SC_rgb_dcmtk_+eb+cr.dcm",
+    "SC_rgb_dcmtk_+eb+cy+n1.dcm",
+    "SC_rgb_dcmtk_+eb+cy+n2.dcm",
+    "SC_rgb_dcmtk_+eb+cy+np.dcm",
+    "SC_rgb_dcmtk_+eb+cy+s2.dcm",
+    "SC_rgb_dcmtk_+eb+cy+s4.dcm",
+    "SC_rgb_small_odd_jpeg.dcm",
+    "SC_jpeg_no_color_transform.dcm",
+    "SC_jpeg_no_color_transform_2.dcm",
+    "color3d_jpeg_baseline.dcm",
+    "examples_ybr_color.dcm",
+]
+
+
+def picture(
+    bits: int,
+    *,
+    samples: int = 1,
+    signed: bool = False,
+    allocated: int | None = None,
+    shape: tuple[int, int] = (37, 53),
+) -> tuple[np.ndarray, Image]:
+    """Cells with the extremes of `bits` in smooth noise, and their description."""
+    random = np.random.default_rng(bits + samples)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    step = max(1, 1 << max(bits - 5, 0))
+    steps = random.integers(-step, step + 1, (*shape, samples) if samples > 1 else shape)
+    values = np.clip(np.cumsum(steps, axis=1) + (low + high) // 2, low, high)
+    values.flat[0], values.flat[-1] = low, high
+    size = allocated or (8 if bits <= 8 else 16)
+    cells = values.astype(f"<{'i' if signed else 'u'}{size // 8}")
+    photometric = "RGB" if samples == 3 else "MONOCHROME2"
+    return cells, Image(*shape, samples, size, bits, bits - 1, signed, photometric)
+
+
+def wrapped(path: Path, uid: str, encoded: Encoded, image: Image) -> Path:
+    """A file around one frame, as the pipeline would describe it."""
+    shape = (image.rows, image.columns, *((3,) if image.samples == 3 else ()))
+    made = dataset(
+        shape,
+        image.bits_stored,
+        signed=image.signed,
+        BitsAllocated=image.bits_allocated,
+        PhotometricInterpretation=encoded.photometric,
+    )
+    return encapsulated(path, made, uid, [encoded.codestream])
+
+
+def back(uid: str, encoded: Encoded, image: Image) -> np.ndarray:
+    """By our own decoder, which must have nothing to remark on."""
+    decoded = decode(uid, encoded.codestream, replace(image, photometric=encoded.photometric), rgb=True)
+    assert decoded.notes == ()
+    return decoded.samples
+
+
+def test_the_table_says_what_each_encoder_can_hold_and_names_its_library() -> None:
+    made = {*ENCODERS, RECOMPRESSED}
+    assert {syntax.uid for syntax in TABLE if syntax.encoded and not syntax.native} == made
+    assert {syntax.uid for syntax in TABLE if syntax.holds and syntax.encoder} == made
+    assert all(syntax.decoder for syntax in TABLE if syntax.uid in decoders.DECODERS)
+
+
+@pytest.mark.parametrize("uid", ALL_LOSSLESS)
+def test_lossless_encoders_keep_every_value_of_every_precision_sign_and_colour(uid: str) -> None:
+    held = 0
+    for allocated, samples, signed, shape in product(
+        (8, 16, 32), (1, 3), (False, True), ((37, 53), (16, 17), (5, 3))
+    ):
+        for bits in range(1, allocated + 1):
+            cells, image = picture(bits, samples=samples, signed=signed, allocated=allocated, shape=shape)
+            if refusal(uid, image) is None:
+                held += 1
+                encoded = encode(uid, cells, image, Quality())
+                assert back(uid, encoded, image).tobytes() == cells.tobytes(), image
+    assert held >= 84
+
+
+@pytest.mark.parametrize("bits", [2, 7, 8, 9, 10, 12, 15, 16])
+def test_the_codestream_has_the_precision_of_bits_stored(bits: int) -> None:
+    for uid, signed, samples in product(ALL_LOSSLESS, (False, True), (1, 3)):
+        cells, image = picture(bits, samples=samples, signed=signed, allocated=16)
+        if uid in (RLE, DEFLATED_FRAME) or refusal(uid, image):
+            continue
+        codestream = encode(uid, cells, image, Quality()).codestream
+        read = read_j2k if uid in (J2K, HTJ2K, HTJ2K_RPCL) else read_jxl if uid == JPEG_XL else read_jpeg
+        header = read(codestream)
+        assert header.precision == bits, uid
+        assert header.signed == (signed and read is read_j2k), uid
+
+
+def dcmtk_cases() -> list[tuple[str, int, bool, int]]:
+    return [
+        (uid, bits, signed, samples)
+        for uid, bits, signed, samples in product(
+            (RLE, LOSSLESS, SV1, JPEG_LS, J2K), (8, 10, 12, 16), (False, True), (1, 3)
+        )
+        if not (samples == 3 and (signed or bits != 8))
+    ]
+
+
+@pytest.mark.parametrize(("uid", "bits", "signed", "samples"), dcmtk_cases())
+def test_an_independent_decoder_reads_the_same_values(
+    uid: str, bits: int, signed: bool, samples: int, tmp_path: Path
+) -> None:
+    cells, image = picture(bits, samples=samples, signed=signed)
+    path = wrapped(tmp_path / "made.dcm", uid, encode(uid, cells, image, Quality()), image)
+    read, photometric = independent.cells(path, tmp_path)
+    # DCMTK leaves the bits above Bits Stored of signed values empty: they mean nothing (PS3.5 8.1.1).
+    stored = cells.dtype.type(
+        (1 << bits) - 1 if bits < 8 * cells.itemsize else -1 if signed else (1 << bits) - 1
+    )
+    assert (read[0] & stored == cells & stored).all()
+    assert photometric == image.photometric
+
+
+@pytest.mark.parametrize("uid", [RLE, LOSSLESS, SV1, JPEG_LS, J2K])
+def test_gdcm_reads_the_same_values(uid: str, tmp_path: Path) -> None:
+    for bits, signed, samples in (
+        (8, False, 1),
+        (8, False, 3),
+        (12, False, 1),
+        (16, True, 1),
+        (16, False, 1),
+    ):
+        cells, image = picture(bits, samples=samples, signed=signed)
+        name = f"{bits}-{signed}-{samples}.dcm"
+        path = wrapped(tmp_path / name, uid, encode(uid, cells, image, Quality()), image)
+        assert gdcm_pixels(path, tmp_path) == cells.tobytes(), name
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_rle_of_32_bits_is_read_by_dcmtk_and_gdcm(signed: bool, tmp_path: Path) -> None:
+    cells, image = picture(32, signed=signed, allocated=32)
+    path = wrapped(tmp_path / "made.dcm", RLE, encode(RLE, cells, image, Quality()), image)
+    assert (independent.cells(path, tmp_path)[0][0] == cells).all()
+    assert gdcm_pixels(path, tmp_path) == cells.tobytes()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_htj2k_of_any_precision_is_read_alike_by_openjpeg_and_openjph(signed: bool) -> None:
+    """The precision is written by us, so noise over the whole range must survive two decoders."""
+    random = np.random.default_rng(7)
+    for bits, samples in product(range(1, 17), (1, 3)):
+        if signed and samples == 3:
+            continue
+        _, image = picture(bits, samples=samples, signed=signed, allocated=16, shape=(70, 93))
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        shape = (70, 93, 3) if samples == 3 else (70, 93)
+        for values in (
+            random.integers(low, high + 1, shape),
+            np.where(random.integers(0, 2, shape), low, high),
+            np.full(shape, low),
+            np.full(shape, high),
+        ):
+            encoded = encode(HTJ2K, values.astype("<i2" if signed else "<u2"), image, Quality())
+            kind = f"<{'i' if signed else 'u'}{1 if bits <= 8 else 2}"
+            first = openjpeg.utils.decode(encoded.codestream, 0, reshape=False).view(kind).reshape(shape)
+            assert (first == values).all(), (bits, samples)
+            assert (imagecodecs.htj2k_decode(encoded.codestream) == values).all(), (bits, samples)
+
+
+def markers(codestream: bytes) -> dict[int, bytes]:
+    """The marker segments of a JPEG 2000 main header."""
+    found, at = {}, 2
+    while (marker := int.from_bytes(codestream[at : at + 2], "big")) != 0xFF90:
+        length = int.from_bytes(codestream[at + 2 : at + 4], "big")
+        found[marker] = codestream[at + 4 : at + 2 + length]
+        at += 2 + length
+    return found
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (16, 2048), (40, 2049), (4100, 9)])
+def test_htj2k_rpcl_has_tlm_and_a_base_resolution_of_at_most_64(shape: tuple[int, int]) -> None:
+    cells, image = picture(12, shape=shape)
+    codestream = encode(HTJ2K_RPCL, cells, image, Quality()).codestream
+    found = markers(codestream)
+    assert 0xFF55 in found  # TLM
+    progression, levels, style, kernel = (found[0xFF52][n] for n in (1, 5, 8, 9))
+    assert progression == 2  # RPCL
+    assert -(-max(shape) // 2**levels) <= 64
+    assert style & 0x40  # high throughput
+    assert kernel == 1  # reversible
+    assert (back(HTJ2K_RPCL, Encoded(codestream, "MONOCHROME2"), image) == cells).all()
+
+
+@pytest.mark.parametrize(
+    ("uid", "kernel", "photometric"),
+    [(J2K, 1, "YBR_RCT"), (J2K_LOSSY, 0, "YBR_ICT"), (HTJ2K, 1, "YBR_RCT"), (HTJ2K_LOSSY, 0, "YBR_ICT")],
+)
+def test_wavelets_transform_rgb_and_nothing_else_and_say_so(uid: str, kernel: int, photometric: str) -> None:
+    cells, image = picture(8, samples=3, shape=(64, 64))
+    coded = encode(uid, cells, image, Quality(ratio=3))
+    assert coded.photometric == photometric
+    cod = markers(coded.codestream)[0xFF52]
+    assert (cod[4], cod[9]) == (1, kernel)
+    kept = encode(uid, cells, replace(image, photometric="YBR_FULL"), Quality(ratio=3))
+    assert kept.photometric == "YBR_FULL"
+    assert markers(kept.codestream)[0xFF52][4] == 0
+
+
+@pytest.mark.parametrize("uid", [RLE, DEFLATED_FRAME, LOSSLESS, SV1, JPEG_LS, J2K, HTJ2K])
+def test_ybr_full_stays_as_it_is_without_loss(uid: str) -> None:
+    cells, image = picture(8, samples=3)
+    image = replace(image, photometric="YBR_FULL")
+    encoded = encode(uid, cells, image, Quality())
+    decoded = decode(uid, encoded.codestream, image, rgb=True)
+    assert (encoded.photometric, decoded.colour) == ("YBR_FULL", "YBR_FULL")
+    assert (decoded.samples == cells).all()
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_grey_lossy_jpeg_is_read_by_dcmtk_as_by_us(bits: int, tmp_path: Path) -> None:
+    uid = BASELINE if bits == 8 else EXTENDED
+    cells, image = picture(bits, shape=(64, 80))
+    encoded = encode(uid, cells, image, Quality(quality=95))
+    assert read_jpeg(encoded.codestream).precision == bits
+    assert encoded.codestream[:2] + encoded.codestream[-2:] == b"\xff\xd8\xff\xd9"
+    read, _ = independent.cells(wrapped(tmp_path / "made.dcm", uid, encoded, image), tmp_path)
+    assert abs(read[0].astype(int) - back(uid, encoded, image)).max() <= 1
+    assert abs(read[0].astype(int) - cells).mean() < 1 << bits - 5
+
+
+def test_colour_jpeg_is_ycbcr_with_half_the_chroma_columns_and_dcmtk_shows_it_alike(tmp_path: Path) -> None:
+    cells, image = picture(8, samples=3, shape=(64, 80))
+    smooth = np.sort(cells, axis=1)
+    encoded = encode(BASELINE, smooth, image, Quality(quality=95))
+    frame = encoded.codestream.find(b"\xff\xc0")
+    assert encoded.photometric == "YBR_FULL_422"
+    assert [encoded.codestream[frame + 11 + 3 * n] for n in range(3)] == [0x21, 0x11, 0x11]
+    read, photometric = independent.cells(wrapped(tmp_path / "made.dcm", BASELINE, encoded, image), tmp_path)
+    assert photometric == "RGB"
+    assert abs(read[0].astype(int) - smooth).mean() < 6
+
+
+def test_colour_jpeg_of_ybr_full_is_not_converted_again() -> None:
+    cells, image = picture(8, samples=3, shape=(64, 80))
+    cells = np.sort(cells, axis=1)
+    image = replace(image, photometric="YBR_FULL")
+    encoded = encode(BASELINE, cells, image, Quality(quality=98))
+    decoded = decode(BASELINE, encoded.codestream, replace(image, photometric="YBR_FULL_422"), rgb=False)
+    assert decoded.colour == "YBR_FULL"
+    assert abs(decoded.samples.astype(int) - cells).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "samples"), [(8, False, 1), (12, False, 1), (12, True, 1), (8, False, 3)]
+)
+def test_near_lossless_jpeg_ls_is_off_by_no_more_than_it_was_allowed(
+    bits: int, signed: bool, samples: int, tmp_path: Path
+) -> None:
+    cells, image = picture(bits, samples=samples, signed=signed)
+    cells = cells // 2  # away from the ends of the range
+    for near in (0, 1, 3):
+        encoded = encode(JPEG_LS_NEAR, cells, image, Quality(near=near))
+        path = wrapped(tmp_path / f"{near}.dcm", JPEG_LS_NEAR, encoded, image)
+        read, _ = independent.cells(path, tmp_path)
+        spare = image.bits_allocated - bits  # which DCMTK leaves empty
+        values = (read[0] << spare).view(cells.dtype) >> spare
+        worst = abs(values.astype(int) - cells.astype(int)).max()
+        assert worst <= near
+        assert near == 0 or worst > 0
+        assert back(JPEG_LS_NEAR, encoded, image).tobytes() == values.tobytes()
+
+
+def test_a_ratio_that_htj2k_cannot_reach_is_refused() -> None:
+    with pytest.raises(Unsuitable, match="one part in 500"):
+        encode(HTJ2K_LOSSY, *picture(8, shape=(32, 32)), Quality(ratio=500))
+
+
+def test_near_lossless_refuses_what_would_turn_over() -> None:
+    cells, image = picture(12, signed=True)
+    with pytest.raises(Unsuitable, match="sign"):
+        encode(JPEG_LS_NEAR, cells, image, Quality(near=2))
+    with pytest.raises(Unsuitable, match="near of 0 to 1"):
+        encode(JPEG_LS_NEAR, *picture(2), Quality(near=2))
+
+
+@pytest.mark.parametrize("uid", [J2K_LOSSY, HTJ2K_LOSSY])
+@pytest.mark.parametrize(("bits", "signed", "samples"), [(8, False, 3), (12, False, 1), (16, True, 1)])
+def test_lossy_wavelets_reach_the_ratio_and_are_read_alike_by_two_decoders(
+    uid: str, bits: int, signed: bool, samples: int, tmp_path: Path
+) -> None:
+    cells, image = picture(bits, samples=samples, signed=signed, shape=(256, 256))
+    raw = cells.size * bits / 8
+    sizes = [len(encode(uid, cells, image, Quality(ratio=ratio)).codestream) for ratio in (4, 16)]
+    assert raw / 4 * 0.8 <= sizes[0] <= raw / 4 * 1.05
+    assert sizes[1] <= raw / 16 * 1.05
+    encoded = encode(uid, cells, image, Quality(ratio=4))
+    assert read_j2k(encoded.codestream).precision == bits
+    read, _ = independent.cells(wrapped(tmp_path / "made.dcm", uid, encoded, image), tmp_path)
+    ours = back(uid, encoded, image).view(cells.dtype).astype(int)
+    # OpenJPH as imagecodecs calls it turns over what overshoots 8 or 16 bits, in its own streams too.
+    inside = abs(read[0].astype(int) - ours) < 1 << bits - 1
+    assert inside.mean() > 0.99
+    assert abs(read[0].astype(int) - ours)[inside].max() <= max(
+        1, (1 << bits) >> 9
+    )  # other rounding of other filters
+    assert abs(ours - cells.astype(int)).mean() < 1 << bits - 4
+
+
+@pytest.mark.parametrize(("bits", "samples"), [(8, 1), (8, 3), (12, 1), (16, 1)])
+def test_lossy_jpeg_xl_is_xyb_colour_and_near_the_original(bits: int, samples: int) -> None:
+    """libjxl alone reads it here."""
+    cells, image = picture(bits, samples=samples, shape=(64, 64))
+    cells = np.sort(cells, axis=1)
+    encoded = encode(JPEG_XL_LOSSY, cells, image, Quality(quality=95))
+    assert encoded.photometric == ("XYB" if samples == 3 else "MONOCHROME2")
+    header = read_jxl(encoded.codestream)
+    assert (header.rows, header.columns, header.components, header.precision) == (64, 64, samples, bits)
+    decoded = decode(
+        JPEG_XL_LOSSY, encoded.codestream, replace(image, photometric=encoded.photometric), rgb=True
+    )
+    assert decoded.colour == image.photometric
+    assert abs(decoded.samples.astype(int) - cells).mean() < 1 << bits - 5
+    worse = encode(JPEG_XL_LOSSY, cells, image, Quality(quality=20))
+    assert len(worse.codestream) < len(encoded.codestream)
+
+
+@pytest.mark.parametrize(
+    "uid", [uid for uid in ENCODERS if uid not in (RLE, DEFLATED_FRAME, BASELINE, EXTENDED)]
+)
+def test_bits_above_bits_stored_are_never_dropped(uid: str) -> None:
+    cells, image = picture(12, shape=(40, 40))
+    cells[3, 3] |= 0x1000
+    with pytest.raises(Unsuitable, match="overlay"):
+        encode(uid, cells, image, Quality())
+    cells, image = picture(12, signed=True, shape=(40, 40))
+    cells[3, 3] = -5 & 0x7FFF  # a negative value whose extension lacks a bit
+    with pytest.raises(Unsuitable, match="overlay" if refusal(uid, image) is None else "signed"):
+        encode(uid, cells, image, Quality())
+
+
+@pytest.mark.parametrize("uid", [RLE, DEFLATED_FRAME])
+def test_syntaxes_that_see_bytes_keep_bits_above_bits_stored(uid: str) -> None:
+    cells, image = picture(16)
+    image = replace(image, bits_stored=12, high_bit=11)
+    assert back(uid, encode(uid, cells, image, Quality()), image).tobytes() == cells.tobytes()
+    assert refusal(uid, replace(image, high_bit=15)) is None
+
+
+@pytest.mark.parametrize("uid", [SV1, JPEG_LS, J2K, HTJ2K, JPEG_XL])
+def test_signed_values_without_extended_sign_keep_their_values(uid: str) -> None:
+    cells, image = picture(12, signed=True)
+    bare = (cells.view("<u2") & 0xFFF).view("<i2")
+    assert back(uid, encode(uid, bare, image, Quality()), image).tobytes() == cells.tobytes()
+
+
+GREY = Image(64, 64, 1, 16, 12, 11, signed=False, photometric="MONOCHROME2")
+REFUSED = [
+    (BASELINE, {}, r"JPEG cannot hold 16 bits allocated \(PS3\.5 8\.2\.1\)"),
+    (BASELINE, {"bits_allocated": 8, "bits_stored": 7, "high_bit": 6}, "7 bits stored"),
+    (BASELINE, {"bits_allocated": 8, "bits_stored": 8, "high_bit": 7, "signed": True}, "signed"),
+    (
+        BASELINE,
+        {"bits_allocated": 8, "bits_stored": 8, "high_bit": 7, "photometric": "PALETTE COLOR"},
+        "PALETTE",
+    ),
+    (EXTENDED, {"bits_stored": 10, "high_bit": 9}, "10 bits stored"),
+    (EXTENDED, {"samples": 3, "photometric": "RGB"}, "RGB of 3 samples"),
+    (SV1, {"bits_allocated": 32, "bits_stored": 32, "high_bit": 31}, "32 bits allocated"),
+    (JPEG_LS, {"bits_stored": 1, "high_bit": 0}, "1 bits stored"),
+    (JPEG_LS_NEAR, {"photometric": "PALETTE COLOR"}, "PALETTE COLOR"),
+    (J2K, {"bits_allocated": 32, "bits_stored": 32, "high_bit": 31}, "proved to 16"),
+    (J2K, {"high_bit": 15}, r"High Bit 15 with 12 bits stored \(PS3\.5 8\.1\.1\)"),
+    (J2K_LOSSY, {"photometric": "PALETTE COLOR"}, r"PALETTE COLOR of 1 samples \(PS3\.5 8\.2\.4\)"),
+    (J2K_LOSSY, {"rows": 31}, "31 rows"),
+    (HTJ2K, {"samples": 3, "photometric": "RGB", "signed": True}, r"signed samples \(PS3\.5 8\.2\.14\)"),
+    (HTJ2K, {"samples": 4, "photometric": "CMYK"}, "CMYK of 4 samples"),
+    (JPEG_XL, {"samples": 3, "photometric": "YBR_FULL"}, "YBR_FULL"),
+    (JPEG_XL_LOSSY, {"signed": True}, "signed"),
+    (RLE, {"bits_allocated": 1, "bits_stored": 1, "high_bit": 0}, "1 bits allocated"),
+    (RECOMPRESSED, {}, "JPEG frames alone"),
+    (JPEG + "92", {}, "workers cannot make J2KPart2"),
+    ("1.2.3", {}, r"workers cannot make 1\.2\.3"),
+]
+
+
+@pytest.mark.parametrize(("uid", "changed", "words"), REFUSED)
+def test_what_a_target_cannot_hold_is_refused_with_the_reason(
+    uid: str, changed: dict[str, object], words: str
+) -> None:
+    image = replace(GREY, **changed)  # type: ignore[arg-type]
+    with pytest.raises(Unsuitable, match=words):
+        encode(uid, np.zeros((64, 64), "<u2"), image, Quality())
+    assert refusal(uid, image)
+
+
+@pytest.mark.parametrize("uid", [RLE, SV1, J2K])
+def test_cells_that_are_not_what_the_image_says_are_refused(uid: str) -> None:
+    cells, image = picture(12)
+    for wrong in (cells[:-1], cells.astype("<u4"), cells.astype("u1"), cells[..., None]):
+        with pytest.raises(Permanent, match="not a frame"):
+            encode(uid, wrong, image, Quality())
+
+
+def test_cells_in_the_other_byte_order_or_not_contiguous_are_the_same_values() -> None:
+    cells, image = picture(12, shape=(64, 64))
+    for uid in ALL_LOSSLESS:
+        expected = encode(uid, cells, image, Quality())
+        assert encode(uid, cells.astype(">u2"), image, Quality()) == expected
+        assert encode(uid, np.repeat(cells, 2, axis=1)[:, ::2], image, Quality()) == expected
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    cells, image = picture(8, shape=(64, 64))
+    for uid in ENCODERS:
+        if refusal(uid, image) is None:
+            assert encode(uid, cells, image, Quality()) == encode(uid, cells.copy(), image, Quality())
+
+
+def test_rle_rows_are_apart_and_segments_even() -> None:
+    cells = np.zeros((4, 300), np.uint8)  # one run, were it not for the rows
+    image = Image(4, 300, 1, 8, 8, 7, signed=False, photometric="MONOCHROME2")
+    codestream = encode(RLE, cells, image, Quality()).codestream
+    assert len(codestream) % 2 == 0
+    lengths, at = [], 64
+    while at < len(codestream):
+        lengths.append(257 - codestream[at])
+        at += 2
+    assert sum(lengths[:3]) == 300
+
+
+def test_rle_segments_of_odd_length_are_padded() -> None:
+    cells, image = picture(16, shape=(5, 7))
+    odd = 0
+    for seed in range(8):
+        codestream = encode(RLE, np.roll(cells, seed, axis=1) // (seed + 1), image, Quality()).codestream
+        offsets = np.frombuffer(codestream, "<u4", 2, 4)
+        assert not (offsets % 2).any()
+        assert len(codestream) % 2 == 0
+        odd += codestream[-1] == 0 or codestream[offsets[1] - 1] == 0
+    assert odd
+
+
+def test_a_deflated_frame_is_raw_deflate_of_the_native_bytes() -> None:
+    for cells, image in (picture(12), picture(8, samples=3), picture(32, allocated=32)):
+        codestream = encode(DEFLATED_FRAME, cells, image, Quality()).codestream
+        assert zlib.decompress(codestream, -zlib.MAX_WBITS) == cells.tobytes()
+        padded = Encoded(codestream + b"\x00", image.photometric)
+        assert back(DEFLATED_FRAME, padded, image).tobytes() == cells.tobytes()
+
+
+def test_a_deflated_frame_by_plane_becomes_one_by_pixel() -> None:
+    cells, image = picture(8, samples=3)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    codestream = packer.compress(np.ascontiguousarray(cells.transpose(2, 0, 1)).tobytes()) + packer.flush()
+    decoded = decode(DEFLATED_FRAME, codestream, replace(image, planar=1), rgb=True)
+    assert (decoded.samples == cells).all()
+
+
+@pytest.mark.parametrize("uid", [DEFLATED_FRAME, J2K, HTJ2K, HTJ2K_RPCL])
+@pytest.mark.parametrize("columns", [16, 13])
+def test_single_bits_stay_packed(uid: str, columns: int) -> None:
+    image = Image(41, columns, 1, 1, 1, 0, signed=False, photometric="MONOCHROME2")
+    bits = np.random.default_rng(1).integers(0, 2, 41 * columns).astype(np.uint8)
+    packed = np.packbits(bits, bitorder="little")
+    encoded = encode(uid, packed, image, Quality())
+    if uid != DEFLATED_FRAME:
+        assert read_j2k(encoded.codestream).precision == 1
+    assert back(uid, encoded, image).tobytes() == packed.tobytes()
+
+
+@pytest.mark.parametrize("uid", [DEFLATED_FRAME, JPEG_XL, JPEG_XL_LOSSY])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.97])
+def test_a_cut_frame_is_refused(uid: str, kept: float) -> None:
+    cells, image = picture(12, shape=(128, 128))
+    codestream = encode(uid, cells, image, Quality()).codestream
+    with pytest.raises(Permanent):
+        decode(uid, codestream[: int(len(codestream) * kept)], image, rgb=True)
+
+
+def test_a_deflated_frame_without_the_end_of_its_stream_is_refused() -> None:
+    cells, image = picture(12)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    endless = packer.compress(cells.tobytes()) + packer.flush(zlib.Z_SYNC_FLUSH)
+    with pytest.raises(Permanent, match="cut or damaged"):
+        decode(DEFLATED_FRAME, endless, image, rgb=True)
+
+
+def test_a_deflated_bomb_is_not_inflated_beyond_the_frame() -> None:
+    _, image = picture(8)
+    bomb = imagecodecs.deflate_encode(bytes(50 << 20), level=6, raw=True)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Permanent, match="does not hold"):
+            decode(DEFLATED_FRAME, bomb, image, rgb=True)
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# The seven ratios that have a short form, multiples of eight and others.
+JXL_SHAPES = [
+    (1, 1), (8, 8), (50, 60), (240, 320), (200, 300), (90, 160), (80, 100), (50, 100),
+    (64, 256), (7, 513), (300, 200), (1, 9000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", JXL_SHAPES)
+def test_the_header_of_jpeg_xl_says_size_depth_and_colour(shape: tuple[int, int]) -> None:
+    for bits, samples, container in product((1, 8, 10, 13, 16), (1, 3), (False, True)):
+        cells, image = picture(bits, samples=samples, shape=shape)
+        codestream = imagecodecs.jpegxl_encode(
+            cells, lossless=True, effort=1, bitspersample=bits, usecontainer=container
+        )
+        header = read_jxl(bytes(codestream))
+        assert (header.rows, header.columns) == shape
+        assert (header.precision, header.components, header.transformed) == (bits, samples, False)
+        assert (decode(JPEG_XL, bytes(codestream) + b"\x00", image, rgb=True).samples == cells).all()
+
+
+@pytest.mark.parametrize("changed", [{"rows": 65}, {"columns": 63}, {"samples": 3, "photometric": "RGB"}])
+def test_a_jpeg_xl_frame_that_contradicts_the_data_set_is_refused(changed: dict[str, object]) -> None:
+    cells, image = picture(12, shape=(64, 64))
+    codestream = encode(JPEG_XL, cells, image, Quality()).codestream
+    with pytest.raises(Permanent, match="the data set says"):
+        decode(JPEG_XL, codestream, replace(image, **changed), rgb=True)  # type: ignore[arg-type]
+
+
+def test_what_is_no_jpeg_xl_is_refused() -> None:
+    _, image = picture(8)
+    container = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+    for wrong in (b"", b"\xff\x0a", bytes(100), container, container + bytes(40), b"\xff\xd8\xff\xd9"):
+        for uid in (JPEG_XL, RECOMPRESSED):
+            with pytest.raises(Permanent):
+                decode(uid, wrong, image, rgb=True)
+    with pytest.raises(Permanent, match="floating point"):
+        read_jxl(bytes(imagecodecs.jpegxl_encode(np.zeros((8, 8), "f4"), lossless=True)))
+
+
+@pytest.mark.parametrize("name", BASELINE_FILES)
+def test_a_baseline_jpeg_survives_jpeg_xl_bit_for_bit(name: str) -> None:
+    made = dcmread(shipped(name))
+    assert made.file_meta.TransferSyntaxUID == BASELINE
+    for jpeg in independent.codestreams(made)[::10]:
+        recompressed = recompress(jpeg, BASELINE, RECOMPRESSED)
+        assert recompressed is not None
+        assert recompress(recompressed, RECOMPRESSED, BASELINE) == jpeg
+        assert recompress(recompressed + b"\x00", RECOMPRESSED, BASELINE) == jpeg
+        image = Image(
+            made.Rows, made.Columns, made.SamplesPerPixel, 8, 8, 7, False, str(made.PhotometricInterpretation)
+        )
+        for rgb in (True, False):
+            before, after = (
+                decode(uid, c, image, rgb=rgb) for uid, c in ((BASELINE, jpeg), (RECOMPRESSED, recompressed))
+            )
+            assert (before.samples == after.samples).all()
+            assert (before.colour, before.notes) == (after.colour, after.notes)
+
+
+def test_a_grey_jpeg_survives_jpeg_xl_and_twelve_bits_are_refused() -> None:
+    jpeg = encode(BASELINE, *picture(8, shape=(64, 64)), Quality()).codestream
+    recompressed = recompress(jpeg, BASELINE, RECOMPRESSED)
+    assert recompressed is not None
+    assert recompress(recompressed, RECOMPRESSED, BASELINE) == jpeg
+    twelve = encode(EXTENDED, *picture(12, shape=(64, 64)), Quality()).codestream
+    with pytest.raises(Unsuitable, match="cannot become"):
+        recompress(twelve, BASELINE, RECOMPRESSED)
+    with pytest.raises(Permanent):
+        recompress(recompressed[: len(recompressed) // 2], RECOMPRESSED, BASELINE)
+    with pytest.raises(Permanent):
+        recompress(jpeg[: len(jpeg) // 2], BASELINE, RECOMPRESSED)
+    assert recompress(jpeg, BASELINE, JPEG_XL) is None
+    assert recompress(jpeg, EXTENDED, RECOMPRESSED) is None
