@@ -25,11 +25,12 @@ from dicomferry.spool.spool import Spool, boot_id
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.images.synthetic import dataset, write
 from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.configuration import configured, destination
 from tests.support.running.costs import Cost, cost_of, of_one_thread, returned_in, running
 from tests.support.running.ports import free_port, is_listening
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
-from tests.support.running.site import Site, destination
+from tests.support.running.site import Site
 from tests.support.running.traces import traced
 from tests.support.stages.spools import a_spool, put
 
@@ -65,26 +66,6 @@ HISTORY = 24_000  # bytes that are written of it at most, where each delivery is
 OF_A_BATCH = 6 + 2
 OF_AN_INSTANCE = {"CT_small.dcm": 2, "MR_small_jp2klossless.dcm": 3}
 
-CONFIGURATION = """
-broker = "{broker}"
-spool = "spool"
-[ingest]
-port = {ingest}
-min_free_mb = 1
-[worker]
-concurrency = 1
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws"
-title = "WS1"
-host = "127.0.0.1"
-port = {port}
-transfer_syntaxes = ["uncompressed"]
-[[route]]
-to = ["ws"]
-"""
-
 
 @pytest.fixture
 def broker() -> Iterator[str]:
@@ -97,8 +78,13 @@ class Place:
 
     def __init__(self, folder: Path, broker: str, port: int = 104) -> None:
         self.ingest = free_port()
-        self.config = folder / "dicomferry.toml"
-        self.config.write_text(CONFIGURATION.format(broker=broker, ingest=self.ingest, port=port))
+        self.config = configured(
+            folder,
+            destination("ws", port),
+            broker=broker,
+            ingest={"port": self.ingest, "min_free_mb": 1},
+            worker={"concurrency": 1},
+        )
         self.spool: Spool = a_spool(folder / "spool")
         self.trace = folder / "trace"
         self._broker = broker

@@ -3,7 +3,6 @@
 import subprocess
 from pathlib import Path
 
-import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE
@@ -11,24 +10,11 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 
 from dicomferry.dicom.part10 import dataset_offset
 from tests.support.images.files import fresh_copies, uid_of
-from tests.support.peers.dcmtk import Workstation, send
-from tests.support.running.ports import free_port
+from tests.support.peers.dcmtk import send
 from tests.support.running.services import program
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.site import Site, progress
 
 J2K = "1.2.840.10008.1.2.4.90"
-
-
-@pytest.fixture(scope="module")
-def workstation(tmp_path_factory):
-    with Workstation(tmp_path_factory.mktemp("ws1"), free_port()) as peer:
-        yield peer
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, workstation):
-    with Site(tmp_path_factory.mktemp("site"), destination("ws1", workstation.port)) as running:
-        yield running
 
 
 def store(site: Site, path: Path, content: bytes) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from tests.support.running.processes import alive, command_lines, wait_until
+from tests.support.running.processes import DICOMFERRY, alive, command_lines, wait_until
 
-DEMO = [sys.executable, "-P", "-m", "gateway.cli", "demo"]
+DEMO = [*DICOMFERRY, "demo"]
 
 
 def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path) -> None:

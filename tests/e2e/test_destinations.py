@@ -9,10 +9,11 @@ from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.site import Site, progress
 
 OFF_FOR = 60.0  # seconds
 

@@ -7,8 +7,9 @@ import pytest
 from dicomferry.dicom.syntaxes import GROUPS
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers.dcmtk import Workstation, send
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.site import Site, progress
 
 J2K_FILES = ("693_J2KR.dcm", "MR2_J2KR.dcm", "RG3_J2KR.dcm", "US1_J2KR.dcm")
 

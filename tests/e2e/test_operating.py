@@ -2,15 +2,15 @@
 
 import json
 import subprocess
-import sys
 import time
 
 from tests.support.images.files import fresh_copies, shipped, uid_of
 from tests.support.peers.dcmtk import Workstation, send
 from tests.support.peers.scps import black_hole, pynetdicom_scp
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
-from tests.support.running.processes import wait_until
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.processes import DICOMFERRY, wait_until
+from tests.support.running.site import Site, progress
 from tests.support.stages.spools import a_spool, put
 
 NATIVE = "CT_small.dcm"
@@ -86,7 +86,7 @@ def test_at_a_terminal_the_answer_no_changes_nothing(tmp_path):
     site = Site(tmp_path / "site", destination("ws1", free_port()))
     spool = a_spool(site.spool)
     spool.mark_dead(put(spool, shipped(NATIVE), "ws1").id, "ws1", {"reason": "damaged", "at": time.time()})
-    words = [sys.executable, "-P", "-m", "gateway.cli", "dead", "discard", "--config", str(site.config)]
+    words = [*DICOMFERRY, "dead", "discard", "--config", str(site.config)]
     answered = {}
     for answer in ("n\n", "y\n"):
         # script(1) gives the command a terminal.

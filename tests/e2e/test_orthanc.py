@@ -6,7 +6,8 @@ from http.client import HTTPConnection
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers.scps import orthanc
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.configuration import destination
+from tests.support.running.site import Site, progress
 
 
 def ask(port, path, body=None, method=None):

@@ -17,10 +17,9 @@ from pynetdicom.sop_class import EncapsulatedPDFStorage, GrayscaleSoftcopyPresen
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, keyword
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
-from tests.support.peers.dcmtk import Workstation, send
-from tests.support.running.ports import free_port
+from tests.support.peers.dcmtk import send
 from tests.support.running.services import program
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.site import progress
 
 GREY, UNSIGNED, COLOUR = "CT_small.dcm", "ExplVR_BigEnd.dcm", "examples_rgb_color.dcm"
 _JPEG = "1.2.840.10008.1.2.4."
@@ -40,18 +39,6 @@ MADE = {
 }
 SHIPPED = {_JPEG + "90": "693_J2KR.dcm", _JPEG + "91": "693_J2KI.dcm"}
 LOSSY_DCT = {_JPEG + "50", _JPEG + "51"}  # right decoders of these differ by 1
-
-
-@pytest.fixture(scope="module")
-def workstation(tmp_path_factory):
-    with Workstation(tmp_path_factory.mktemp("ws1"), free_port()) as peer:
-        yield peer
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory, workstation):
-    with Site(tmp_path_factory.mktemp("site"), destination("ws1", workstation.port)) as running:
-        yield running
 
 
 def convert(tool, source: Path, target: Path) -> Path:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,11 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 
 from gateway.demo.samples import Sample, make
 from tests.support.peers.scps import Seen, pynetdicom_scp
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port, is_listening
-from tests.support.running.processes import alive, command_lines, parent, wait_until
+from tests.support.running.processes import DICOMFERRY, alive, command_lines, parent, wait_until
 from tests.support.running.redis import private_redis
-from tests.support.running.site import Site, destination
+from tests.support.running.site import Site
 
 PARTS = ("ingest", "dispatcher", "worker", "forwarder", "flower")
 
@@ -92,7 +92,7 @@ def test_a_second_up_on_the_same_spool_is_refused_and_disturbs_nothing(
         .replace(f"port = {running.flower_port}", f"port = {free_port()}")
     )
     second = subprocess.run(
-        [sys.executable, "-P", "-m", "gateway.cli", "up", "--config", str(other)],
+        [*DICOMFERRY, "up", "--config", str(other)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,9 +15,10 @@ from pydicom import dcmread
 
 from tests.support.images import synthetic
 from tests.support.peers.dcmtk import Workstation
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
-from tests.support.running.site import Site, destination
+from tests.support.running.site import Site
 
 SPOOL = Path(__file__).parents[1] / "data" / "spool-0.1.0.tar.xz"
 IMAGES = {f"1.2.826.0.1.3680043.8.498.10.{n + 1}": synthetic.image(16, 16, 16, seed=n) for n in range(3)}

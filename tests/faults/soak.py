@@ -33,8 +33,8 @@ from tests.support.faults.nemesis import Nemesis
 from tests.support.faults.siege import SiegedSite, SmallDisk, answers
 from tests.support.faults.traffic import Pacs, Receiver
 from tests.support.peers.wire import Wire
+from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
-from tests.support.running.site import destination
 
 RECEIVERS = {
     "plain": ["uncompressed"],

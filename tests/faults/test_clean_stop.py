@@ -10,8 +10,9 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.files import fresh_copies, uid_of
 from tests.support.peers.dcmtk import send
 from tests.support.peers.scps import pynetdicom_scp
+from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
-from tests.support.running.site import Site, destination, progress
+from tests.support.running.site import Site, progress
 
 FORWARDER_STOPS = re.compile("^forwarder .* Stopping$", re.MULTILINE)
 

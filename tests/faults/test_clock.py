@@ -8,9 +8,9 @@ from tests.support.faults.history import Arrived, Journal
 from tests.support.faults.siege import SiegedSite
 from tests.support.faults.traffic import Pacs, Receiver
 from tests.support.peers.wire import Wire
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
-from tests.support.running.site import destination
 
 DAY = 86400
 

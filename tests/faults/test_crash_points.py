@@ -16,8 +16,8 @@ from dicomferry.messages.events import CANARY_KEY
 from tests.support.faults.history import Arrived, Fault, History, Journal, Sent, violations
 from tests.support.faults.siege import SiegedSite
 from tests.support.faults.traffic import Pacs, Receiver, Sending, make
+from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
-from tests.support.running.site import destination
 
 RECEIVERS = {"plain": ["uncompressed"], "rle": ["rle", "ImplicitVRLittleEndian"]}
 BY_FORWARDER = ("delivery.", "replacement.")

@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.support.faults.history import Arrived, Journal
 from tests.support.faults.siege import SiegedSite
 from tests.support.faults.traffic import Pacs, Receiver
+from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
-from tests.support.running.site import destination
 
 
 def test_what_was_received_while_redis_was_full_is_found_as_soon_as_it_is_not(tmp_path: Path) -> None:

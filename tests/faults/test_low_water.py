@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,48 +23,32 @@ from tests.support.peers.raw import (
     pdu,
     store_request,
 )
+from tests.support.running.configuration import destination
 from tests.support.running.mounts import small_file_system
-from tests.support.running.ports import free_port, is_listening
+from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
+from tests.support.stages.ingesting import IngestProcess
+from tests.support.stages.spools import instances_of
 
 MB = 1_000_000
 LOCAL_LIMIT_EXCEEDED = (RJ, b"\0\2\3\2")  # transient, service provider (presentation): PS3.8 9.3.4
-CONFIGURATION = """
-spool = "{spool}"
-broker = "redis://127.0.0.1:{nobody}/0"
-[ingest]
-port = {port}
-min_free_mb = 10
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws1"
-title = "WS1"
-host = "127.0.0.1"
-port = {nobody}
-[[route]]
-to = ["ws1"]
-"""
 
 
-class Alone:
-    """`dicomferry ingest` without Redis, dispatcher, worker and forwarder, on a file system of 32 MB."""
+class Alone(IngestProcess):
+    """Ingest without Redis, dispatcher, worker and forwarder, on a file system of 32 MB."""
 
     def __init__(self, folder: Path, disk: Path) -> None:
-        self.port = free_port()
         self.spool = Spool(disk / "spool")
         self.filler = disk / "filler"
-        config = folder / "dicomferry.toml"
-        config.write_text(
-            CONFIGURATION.format(spool=self.spool.root, port=self.port, nobody=free_port()), encoding="utf-8"
+        nobody = free_port()
+        super().__init__(
+            folder,
+            spool=str(self.spool.root),
+            broker=f"redis://127.0.0.1:{nobody}/0",
+            ingest={"min_free_mb": 10},
+            destination=[destination("ws1", nobody)],
         )
-        command = [sys.executable, "-P", "-m", "gateway.cli", "ingest", "--config", str(config)]
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(lambda: is_listening(self.port) or self.process.poll() is not None, "ingest", 60)
-        assert self.process.poll() is None, self.log.read_text()
 
     def fill(self, left: int) -> None:
         """Leave so many bytes free."""
@@ -83,8 +66,7 @@ class Alone:
             return peer.read()
 
     def uids(self) -> list[str]:
-        names = [path.name for path in self.spool.instances.glob("*/*")]
-        return [found.sop_instance_uid for name in names if (found := self.spool.read(name)) is not None]
+        return [found.sop_instance_uid for found in instances_of(self.spool)]
 
     def leftovers(self) -> list[Path]:
         return list(self.spool.incoming.iterdir())

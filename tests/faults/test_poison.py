@@ -12,8 +12,8 @@ from tests.support.faults.history import Arrived, History, Journal, Parked, Sent
 from tests.support.faults.siege import SiegedSite
 from tests.support.faults.traffic import Pacs, Receiver, Sending
 from tests.support.images.synthetic import dataset, encapsulated
+from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
-from tests.support.running.site import destination
 
 RLE = "1.2.840.10008.1.2.5"
 SC = "1.2.840.10008.5.1.4.1.1.7"

@@ -13,6 +13,7 @@ from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
 from tests.support.images.files import shipped
 from tests.support.peers.scps import pynetdicom_scp
+from tests.support.running.configuration import configured, destination
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
 from tests.support.running.traces import calls_in, traced
@@ -21,26 +22,13 @@ from tests.support.stages.spools import a_spool, put
 COUNT = 3
 SHOWN = ("-yy", "-s", "4096", "-e", "trace=fsync,rename,sendto,recvfrom,openat")
 SLOW_DISK = ("-e", "inject=fsync:delay_enter=300ms")  # longer than an event waits for others
-CONFIGURATION = """
-broker = "{broker}"
-spool = "spool"
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws"
-title = "WS1"
-host = "127.0.0.1"
-port = {port}
-[[route]]
-to = ["ws"]
-"""
 
 
 def test_a_delivery_is_noted_for_good_after_its_answer_and_before_anybody_is_told(tmp_path: Path) -> None:
     spool = a_spool(tmp_path / "spool")
-    trace, config = tmp_path / "trace", tmp_path / "dicomferry.toml"
+    trace = tmp_path / "trace"
     with private_redis() as broker, pynetdicom_scp([EXPLICIT_LE]) as seen:
-        config.write_text(CONFIGURATION.format(broker=broker, port=seen.port))
+        config = configured(tmp_path, destination("ws", seen.port), broker=broker)
         instances = [put(spool, shipped("CT_small.dcm"), "ws") for _ in range(COUNT)]
         batch = DeliverBatch(
             new_batch_id(), "boot", "ws", tuple(Parcel(i.id, None, "as received") for i in instances)

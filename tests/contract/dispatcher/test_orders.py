@@ -23,24 +23,12 @@ from ingest.header import Malformed
 from tests.support.images.files import fresh_copies, shipped, uid_of
 from tests.support.peers.dcmtk import send
 from tests.support.running.processes import wait_until
-from tests.support.running.redis import private_redis
-from tests.support.stages.bench import Bench
 from tests.support.stages.ingesting import an_ingest, data_set_of
 from tests.support.stages.spools import a_spool, put
 
 PLAIN = "CT_small.dcm"  # needs no rendition
 REFUSED = {"reason": "refused: cannot understand (0xC000)", "status": 0xC000, "attempts": 5}
 EVERYTHING = Filter()
-
-
-@pytest.fixture
-def bench(tmp_path):
-    with private_redis() as url:
-        bench = Bench(tmp_path / "spool", url)
-        try:
-            yield bench
-        finally:
-            bench.stop()
 
 
 def a_dead_one(spool, *destinations, hours=0.0, **keys):

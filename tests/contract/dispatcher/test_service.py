@@ -19,16 +19,6 @@ from tests.support.stages.bench import IMAGE, Bench
 from tests.support.stages.spools import put
 
 
-@pytest.fixture
-def bench(tmp_path):
-    with private_redis() as url:
-        bench = Bench(tmp_path / "spool", url)
-        try:
-            yield bench
-        finally:
-            bench.stop()
-
-
 def test_an_instance_goes_through_probe_transcode_deliver_and_is_retired(bench):
     bench.start()
     instance = bench.receive()

@@ -1,13 +1,11 @@
 """The deliver and probe tasks: what stands on the spool and what the dispatcher hears, with real peers."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
 from dicomferry.messages import events
@@ -25,118 +22,30 @@ from dicomferry.messages.batches import (
     DELIVER_QUEUE,
     PROBE,
     DeliverBatch,
-    Parcel,
     ProbeBatch,
     new_batch_id,
 )
-from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.broker import celery_app
 from dicomferry.messages.events import (
     EVENTS_KEY,
     Delivered,
-    EventSender,
     Finished,
     Learned,
     Refused,
-    Started,
     Unreachable,
 )
-from dicomferry.settings import Settings
-from dicomferry.spool.instance import Instance, RenditionSpec
-from dicomferry.spool.spool import Spool
-from forwarder.delivery import Forwarder
-from tests.support.images.files import shipped
 from tests.support.peers.dcmtk import Workstation
 from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp
 from tests.support.running.mounts import small_file_system
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
-from tests.support.running.redis import private_redis
-from tests.support.stages.spools import a_spool, put
+from tests.support.stages.celery_process import celery_process
+from tests.support.stages.post import Post, make_rendition, only
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 J2K = "1.2.840.10008.1.2.4.90"
-BOOT = "this-boot"
 
 pytestmark = pytest.mark.usefixtures("patient")
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with private_redis() as url:
-        yield url
-
-
-class Post:
-    """A spool, a forwarder, and what the dispatcher would hear of it."""
-
-    def __init__(self, root: Path, broker: str, **destinations: dict[str, Any]) -> None:
-        self.spool: Spool = a_spool(root / "spool")
-        self.settings = Settings(
-            spool=self.spool.root,
-            broker=broker,
-            ae=[{"title": "FERRY"}],
-            destination=[
-                {"name": name, "title": "WS1", "host": "127.0.0.1", "port": 104, "timeout": 10} | keys
-                for name, keys in destinations.items()
-            ],
-            route=[{"to": list(destinations)}],
-        )
-        self.redis: Redis = client_for(broker)
-        self.redis.flushall()
-        self._sender = EventSender(self.redis)
-        self.forwarder = Forwarder(self.settings, self._sender)
-        self.forwarder._associations._idle_seconds = 60.0  # else a machine that stalls ends what is kept
-
-    def put(self, name: str = "CT_small.dcm", **keys: Any) -> Instance:
-        return put(self.spool, shipped(name), *(d.name for d in self.settings.destination), **keys)
-
-    def batch(
-        self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False, after: str | None = None
-    ) -> DeliverBatch:
-        made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
-        batch = DeliverBatch(new_batch_id(), BOOT, to, made, more, after)
-        self.spool.leases.make(batch.id)
-        return batch
-
-    def deliver(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> list[events.Event]:
-        """Run one batch; the events of it, Started and Finished checked and left out."""
-        batch = self.batch(*parcels, to=to, more=more)
-        self.forwarder.deliver(batch)
-        return self.inner(batch.id)
-
-    def probe(self, *sop_classes: str, to: str = "ws") -> list[events.Event]:
-        batch = ProbeBatch(new_batch_id(), to, sop_classes)
-        self.spool.leases.make(batch.id)
-        self.forwarder.probe(batch)
-        return self.inner(batch.id)
-
-    def inner(self, batch: str) -> list[events.Event]:
-        heard: list[events.Event] = []
-
-        def finished() -> bool:
-            while (text := self.redis.lpop(EVENTS_KEY)) is not None:
-                event = events.parse(text)  # type: ignore[arg-type]
-                assert event is not None
-                heard.append(event)
-            return Finished(batch) in heard
-
-        wait_until(finished, "the batch to be finished")
-        assert heard[0] == Started(batch)
-        assert self.spool.leases.state(batch) == "gone"
-        return heard[1:-1]
-
-
-def only(kind: type, heard: list[events.Event]) -> list[Any]:
-    return [event for event in heard if isinstance(event, kind)]
-
-
-def make_rendition(post: Post, instance: Instance, source: Path, syntax: str) -> Parcel:
-    """Put a file where a worker would have put its rendition."""
-    key = RenditionSpec(syntax).key
-    path = post.spool.rendition(BOOT, instance.id, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
-    return Parcel(instance.id, key, "J2K->ExplicitLE")
 
 
 def test_a_batch_reaches_a_stock_storescp_and_is_marked_before_it_is_told(
@@ -486,33 +395,25 @@ def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, brok
 
 # The Celery worker
 
+START = """
+import os
+os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+import json, sys
+from dicomferry.logs import configure
+from dicomferry.settings import Settings
+from forwarder.tasks import run
+configure("forwarder")
+run(Settings(**json.loads(sys.argv[1])))
+"""
+
 
 @pytest.fixture
 def worker_settings(tmp_path: Path, broker: str) -> Iterator[tuple[Post, subprocess.Popen[bytes], int]]:
     """A running worker with a black hole and a stock pynetdicom SCP as destinations."""
     with black_hole() as hole, pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port}, hole={"port": hole, "timeout": 60})
-        keys = {
-            "spool": str(post.spool.root), "broker": broker, "ae": [{"title": "FERRY"}],
-            "destination": [d.model_dump() for d in post.settings.destination], "route": [{"to": ["ws"]}],
-        }  # fmt: skip
-        program = (
-            "import json, sys\n"
-            "from dicomferry.logs import configure\n"
-            "from dicomferry.settings import Settings\n"
-            "from forwarder.tasks import run\n"
-            "configure('forwarder')\n"
-            "run(Settings(**json.loads(sys.argv[1])))\n"
-        )
-        environment = os.environ | {"REMAP_SIGTERM": "SIGQUIT"}
-        worker = subprocess.Popen([sys.executable, "-c", program, json.dumps(keys)], env=environment)
-        app = celery_app(post.settings)
-        wait_until(lambda: app.control.ping(timeout=0.3), "the worker to answer a ping", seconds=30)
-        try:
+        with celery_process(START, post.settings, tmp_path / "forwarder.log") as worker:
             yield post, worker, peer.port
-        finally:
-            worker.kill()
-            worker.wait()
 
 
 def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(

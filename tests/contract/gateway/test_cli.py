@@ -1,7 +1,6 @@
 """The command line: exit codes and refusals, as scripts and operators meet them."""
 
 import fcntl
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,16 +12,16 @@ import pytest
 from dicomferry import __version__
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
-from gateway.local import private_redis
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
-from tests.support.running.processes import command_lines, wait_until
-from tests.support.running.redis import answers
-from tests.support.running.site import Site, destination
+from tests.support.running.processes import DICOMFERRY, command_lines, wait_until
+from tests.support.running.redis import redis_of_up
+from tests.support.running.site import Site
 
 
 def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-P", "-m", "gateway.cli", *map(str, words)],
+        [*DICOMFERRY, *map(str, words)],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
@@ -155,15 +154,8 @@ app.Worker(pool="prefork", concurrency=1, queues=["transcode"], quiet=True).star
 
 @pytest.fixture
 def broker() -> Iterator[str]:
-    redis = private_redis.prepare()
-    server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: answers(redis.url), "Redis")
-        yield redis.url
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(redis.folder)
+    with redis_of_up() as url:
+        yield url
 
 
 @pytest.mark.parametrize("part", ["worker", "forwarder"])
@@ -171,7 +163,7 @@ def test_celerys_parts_stop_by_sigterm(site: Site, tmp_path: Path, broker: str, 
     log = tmp_path / "log"
     with log.open("wb") as output:
         program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(site.config)],
+            [*DICOMFERRY, part, "--config", str(site.config)],
             env={"DICOMFERRY_BROKER": broker},
             stdout=output,
             stderr=output,

@@ -10,28 +10,13 @@ from pathlib import Path
 from dicomferry.spool.spool import Spool
 from tests.support.images.files import fresh_copies, uid_of
 from tests.support.peers.dcmtk import send
-from tests.support.running.costs import running
 from tests.support.running.ports import free_port, is_listening
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
-from tests.support.stages.spools import a_spool
+from tests.support.stages.ingesting import IngestProcess
+from tests.support.stages.spools import a_spool, instances_of
 
 SCALING = Path(__file__).parents[3] / "docs" / "scaling.md"
-CONFIGURATION = """
-spool = "{spool}"
-[ingest]
-port = {port}
-min_free_mb = 1
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws1"
-title = "WS1"
-host = "127.0.0.1"
-port = 104
-[[route]]
-to = ["ws1"]
-"""
 
 
 @contextmanager
@@ -57,35 +42,32 @@ def balancer(folder: Path, ports: list[int]) -> Iterator[int]:
 
 
 @contextmanager
-def ingest(folder: Path, spool: Path) -> Iterator[tuple[int, Path]]:
-    """`dicomferry ingest` as its own process; its port and its log."""
-    folder.mkdir()
-    port, config, log = free_port(), folder / "dicomferry.toml", folder / "log"
-    config.write_text(CONFIGURATION.format(spool=spool, port=port))
-    with running("ingest", config, log):
-        wait_until(lambda: is_listening(port), "ingest to listen", 60)
-        yield port, log
+def ingest(folder: Path, spool: Path) -> Iterator[IngestProcess]:
+    running = IngestProcess(folder, spool=str(spool))
+    try:
+        yield running
+    finally:
+        running.stop(60)
 
 
 def received(spool: Spool) -> set[str]:
-    names = [path.name for path in spool.instances.glob("*/*")]
-    return {found.sop_instance_uid for name in names if (found := spool.read(name)) is not None}
+    return {found.sop_instance_uid for found in instances_of(spool)}
 
 
 def test_ingests_behind_a_balancer_fill_one_spool_and_one_may_go(tmp_path: Path) -> None:
     spool = a_spool(tmp_path / "spool")
     studies = [fresh_copies("693_J2KR.dcm", 5, tmp_path / f"study{n}") for n in range(8)]
     last = fresh_copies("CT_small.dcm", 5, tmp_path / "last")
-    with ingest(tmp_path / "one", spool.root) as (one, its_log):
-        with ingest(tmp_path / "two", spool.root) as (two, other_log), balancer(tmp_path, [one, two]) as port:
+    with ingest(tmp_path / "one", spool.root) as one:
+        with ingest(tmp_path / "two", spool.root) as two, balancer(tmp_path, [one.port, two.port]) as port:
             with ThreadPoolExecutor(len(studies)) as senders:
                 sent = list(senders.map(lambda study: send(port, study), studies))
             assert [run.returncode for run in sent] == [0] * len(studies), [run.stdout for run in sent]
             assert received(spool) == {uid_of(path) for study in studies for path in study}
-            counts = [log.read_text().count(" Received ") for log in (its_log, other_log)]
+            counts = [each.log.read_text().count(" Received ") for each in (one, two)]
             assert sum(counts) == 40
             assert min(counts) >= 5, counts
-        with balancer(tmp_path, [one, two]) as port:  # which finds one of them gone
+        with balancer(tmp_path, [one.port, two.port]) as port:  # which finds one of them gone
             assert send(port, last).returncode == 0
     assert received(spool) >= {uid_of(path) for path in last}
     assert not list(spool.incoming.iterdir())

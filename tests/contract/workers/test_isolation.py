@@ -3,10 +3,6 @@
 The worker's process is given decoders that do so for certain frames; everything else is what runs in earnest.
 """
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
-from dicomferry.messages.broker import celery_app, client_for
+from dicomferry.messages.broker import client_for
 from dicomferry.settings import Settings
 from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
@@ -24,6 +20,7 @@ from tests.support.images.files import shipped
 from tests.support.images.synthetic import SECONDARY_CAPTURE, dataset, encapsulated
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
+from tests.support.stages.celery_process import celery_process
 from tests.support.stages.spools import a_spool, put
 
 RLE = "1.2.840.10008.1.2.5"
@@ -93,24 +90,10 @@ def spool(settings: Settings) -> Spool:
 @pytest.fixture
 def worker(settings: Settings, tmp_path: Path) -> Iterator[Path]:
     """A worker with bad decoders; yields its log."""
-    path = tmp_path / "worker.log"
-    log = path.open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, settings.model_dump_json()],
-        cwd="/", stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    app = celery_app(settings)
-    try:
-        wait_until(lambda: app.control.ping(timeout=0.3) or process.poll() is not None, "the worker", 40)
-        assert process.poll() is None, path.read_text()
-        yield path
+    log = tmp_path / "worker.log"
+    with celery_process(START, settings, log) as process:
+        yield log
         assert process.poll() is None, "the worker itself must outlive its children"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        app.close()
-        log.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -36,7 +35,7 @@ from dicomferry.spool.spool import TRANSCODING, Spool, boot_id
 from tests.support.images.files import native_pixels, shipped
 from tests.support.images.synthetic import dataset, encapsulated
 from tests.support.running.processes import alive, wait_until
-from tests.support.running.redis import private_redis
+from tests.support.stages.celery_process import celery_process
 from tests.support.stages.spools import a_spool, put
 from workers import tasks, transcode
 from workers.codecs import encoders
@@ -51,12 +50,6 @@ SETTINGS = {
     "destination": [{"name": "ws", "title": "WS1", "host": "127.0.0.1", "port": 11113}],
     "route": [{"to": ["ws"]}],
 }
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with private_redis() as url:
-        yield url
 
 
 @pytest.fixture
@@ -355,22 +348,8 @@ run(Settings(**json.loads(sys.argv[1])), 2)
 def worker(spool: Spool, broker: str, redis: Redis, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     del redis  # flushed
     settings = Settings(**SETTINGS, spool=spool.root, broker=broker)
-    log = (tmp_path / "worker.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, settings.model_dump_json()],
-        cwd="/", stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    app = celery_app(settings)
-    try:
-        wait_until(lambda: app.control.ping(timeout=0.3) or process.poll() is not None, "the worker", 40)
-        assert process.poll() is None, (tmp_path / "worker.log").read_text()
+    with celery_process(START, settings, tmp_path / "worker.log") as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        app.close()
-        log.close()
 
 
 def publish(broker: str, spool: Spool, batch: TranscodeBatch) -> None:

@@ -3,10 +3,9 @@
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from tests.support.images.files import uid_of
+from tests.support.images.files import fresh_copies, uid_of
 from tests.support.running.ports import is_listening
 from tests.support.running.processes import open_files, wait_until
 from tests.support.running.services import program
@@ -47,9 +46,7 @@ class Workstation:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def files(self) -> list[Path]:
@@ -89,3 +86,9 @@ def send(
         timeout=120,
         check=False,
     )
+
+
+def serves(port: int, folder: Path) -> None:
+    """Send one image, made in `folder`, and fail unless it is taken."""
+    sent = send(port, fresh_copies("CT_small.dcm", 1, folder))
+    assert sent.returncode == 0, sent.stdout + sent.stderr

@@ -11,7 +11,6 @@ import termios
 import time
 from array import array
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from tests.support.running.processes import wait_until
@@ -126,9 +125,7 @@ class Raw:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.sock.close()
 
     def send(self, *parts: bytes) -> None:

@@ -6,7 +6,6 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
@@ -33,9 +32,7 @@ class Wire:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def reset(self) -> int:

@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.running.processes import DICOMFERRY
 from tests.support.running.traces import calls_in
 
 # How often a part waits, and how its threads and its memory are kept, says nothing of what it does.
@@ -113,7 +113,7 @@ def cost_of(calls: Sequence[Call], folder: Path) -> Cost:
 @contextmanager
 def running(part: str, config: Path, log: Path) -> Iterator[None]:
     """Run a part as it is."""
-    command = [sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(config)]
+    command = [*DICOMFERRY, part, "--config", str(config)]
     with log.open("wb") as words:
         process = subprocess.Popen(command, stdout=words, stderr=words)
     try:

@@ -1,9 +1,12 @@
-"""Waiting for, and looking at, processes."""
+"""Starting, waiting for, and looking at, processes."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+DICOMFERRY = (sys.executable, "-P", "-m", "gateway.cli")
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = 10.0) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from dicomferry.messages.broker import client_for
+from gateway.local import private_redis as private_redis_of_up
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
 
@@ -30,6 +31,22 @@ def private_redis() -> Iterator[str]:
         finally:
             server.kill()
             server.wait()
+
+
+@contextmanager
+def redis_of_up() -> Iterator[str]:
+    """The address of the Redis that `up` would start; nothing else may be left in its folder."""
+    redis = private_redis_of_up.prepare()
+    server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(redis.url), "Redis")
+        yield redis.url
+    finally:
+        server.kill()
+        server.wait()
+        (redis.folder / "redis.conf").unlink()
+        (redis.folder / "redis.sock").unlink(missing_ok=True)
+        redis.folder.rmdir()
 
 
 def answers(url: str) -> bool:

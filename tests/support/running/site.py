@@ -5,24 +5,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from tests.support.running.configuration import configured
 from tests.support.running.ports import free_port
-from tests.support.running.processes import alive, command_lines, wait_until
+from tests.support.running.processes import DICOMFERRY, alive, command_lines, wait_until
 
 _START = 90.0  # seconds
 _STOP = 30.0
 _SOCKET = re.compile(r"@([^ @]*/dicomferry-[^/ ]+)/redis\.sock")
-
-
-def destination(name: str, port: int, **keys: Any) -> dict[str, Any]:
-    """A destination on loopback; a stock workstation unless told otherwise."""
-    keys = {"title": "WS1", "transfer_syntaxes": ["uncompressed"]} | keys
-    return {"name": name, "host": "127.0.0.1", "port": port} | keys
 
 
 class Site:
@@ -33,20 +26,15 @@ class Site:
         self.spool = folder / "spool"
         self.port = free_port()
         self.flower_port = free_port()
-        self.config = folder / "dicomferry.toml"
         self.log = folder / "up.log"
-        names = [d["name"] for d in destinations]
         content = {
             "spool": str(self.spool),
             "ingest": {"port": self.port, "min_free_mb": 1},
             "worker": {"concurrency": 2},
             "flower": {"port": self.flower_port},
-            "ae": [{"title": "FERRY"}],
-            "destination": list(destinations),
-            "route": [{"called": "FERRY", "to": names}],
+            "route": [{"called": "FERRY", "to": [each["name"] for each in destinations]}],
         } | tables
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(_toml(content))
+        self.config = configured(folder, *destinations, **content)
         self._options: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,10 +47,7 @@ class Site:
         log = self.log.open("ab")
         self._process = subprocess.Popen(
             [
-                sys.executable,
-                "-P",
-                "-m",
-                "gateway.cli",
+                *DICOMFERRY,
                 "up",
                 "--config",
                 str(self.config),
@@ -98,9 +83,7 @@ class Site:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
         if kind is not None:
             print(self.log.read_text()[-8000:])
@@ -136,7 +119,7 @@ class Site:
     def command(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a dicomferry command with this site's configuration."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "gateway.cli", *words, "--config", str(self.config)],
+            [*DICOMFERRY, *words, "--config", str(self.config)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -171,24 +154,3 @@ def progress(count: "Any", wanted: int, idle: float = 60.0) -> None:
             seen, moved = now, time.monotonic()
         assert time.monotonic() - moved < idle, f"stuck at {seen} of {wanted}"
         time.sleep(0.1)
-
-
-def _toml(content: dict[str, Any]) -> str:
-    """TOML of scalars, tables and arrays of tables: json's spelling of scalars and lists is TOML's too."""
-    scalars = {k: v for k, v in content.items() if not _is_table(v)}
-    lines = [f"{key} = {_value(value)}" for key, value in scalars.items()]
-    for key, value in content.items():
-        if isinstance(value, dict):
-            lines += [f"[{key}]", *(f"{k} = {_value(v)}" for k, v in value.items())]
-        elif _is_table(value):
-            for table in value:
-                lines += [f"[[{key}]]", *(f"{k} = {_value(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value)

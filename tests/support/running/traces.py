@@ -3,12 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.running.processes import alive
+from tests.support.running.processes import DICOMFERRY, alive
 from tests.support.running.services import program
 
 _UNFINISHED = " <unfinished ...>"  # another thread's call came between its beginning and its end
@@ -21,7 +20,7 @@ def traced(
     """Run a part under strace; what it asked the kernel for stands in `trace` afterwards, as `shown`."""
     command = [
         program("strace"), "-f", *shown, "-o", str(trace),
-        sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(config),
+        *DICOMFERRY, part, "--config", str(config),
     ]  # fmt: skip
     with trace.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -1,5 +1,7 @@
-"""The SCP of ingest in this process, on a spool of the test, and requestors that do what DCMTK cannot."""
+"""Ingest on a spool of the test, in this process or in its own, and requestors that do what DCMTK cannot."""
 
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from ingest.dimse.acceptor import serving
 from ingest.dimse.listener import Listener
-from tests.support.running.ports import free_port
+from tests.support.running.configuration import configured, destination
+from tests.support.running.ports import free_port, is_listening
+from tests.support.running.processes import DICOMFERRY, wait_until
+from tests.support.stages.spools import instances_of
 
 
 def settings_for(spool: Path, **tables: Any) -> Settings:
@@ -42,9 +47,7 @@ class Ingest:
         return self.settings.ingest.port
 
     def instances(self) -> list[Instance]:
-        """What stands on the spool."""
-        names = [path.name for path in self.spool.instances.glob("*/*")]
-        return [found for name in names if (found := self.spool.read(name)) is not None]
+        return instances_of(self.spool)
 
     def encoded(self, instance: Instance) -> bytes:
         """The data set's bytes on the spool."""
@@ -63,6 +66,25 @@ def an_ingest(folder: Path, **tables: Any) -> Iterator[Ingest]:
     settings = settings_for(folder / "spool", **tables)
     with serving(settings) as listener:
         yield Ingest(settings, Spool(settings.spool), listener)
+
+
+class IngestProcess:
+    """`dicomferry ingest` as its own process: its log and, by default, its spool are in `folder`."""
+
+    def __init__(self, folder: Path, *before: str, **tables: Any) -> None:
+        self.port = free_port()
+        ingest = {"port": self.port, "min_free_mb": 1} | tables.pop("ingest", {})
+        config = configured(folder, destination("ws1", 104), ingest=ingest, **tables)
+        self.log = folder / "log"
+        command = [*before, *DICOMFERRY, "ingest", "--config", str(config)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: is_listening(self.port) or self.process.poll() is not None, "ingest", 60)
+        assert self.process.poll() is None, self.log.read_text()
+
+    def stop(self, seconds: float = 20.0) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Filling a spool as ingest does: a staging folder, then the commit."""
+"""Spools, filled as ingest does it: a staging folder, then the commit."""
 
 import time
 import uuid
@@ -18,6 +18,12 @@ def a_spool(root: Path) -> Spool:
     spool = Spool(root)
     spool.prepare()
     return spool
+
+
+def instances_of(spool: Spool) -> list[Instance]:
+    """What stands on the spool."""
+    names = [path.name for path in spool.instances.glob("*/*")]
+    return [found for name in names if (found := spool.read(name)) is not None]
 
 
 def put(

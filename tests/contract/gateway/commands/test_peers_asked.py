@@ -6,9 +6,10 @@ import pytest
 
 from dicomferry.dicom.syntaxes import GROUPS
 from tests.support.peers.scps import black_hole, pynetdicom_scp, raw_peer
+from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
-from tests.support.running.site import Site, destination
+from tests.support.running.site import Site
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from pydicom.encaps import generate_frames
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from tests.support.images.files import gdcm_pixels, native_pixels, shipped, syntax_of, uid_of
+from tests.support.running.processes import DICOMFERRY
 
 COMPRESSED = (
     "693_J2KI.dcm", "examples_jpeg2k.dcm", "JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm",
@@ -24,7 +24,7 @@ DICOMDIR = "dicomdirtests/DICOMDIR"
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-P", "-m", "gateway.cli", "transcode", *map(str, words)]
+    return [*DICOMFERRY, "transcode", *map(str, words)]
 
 
 def transcode(*words: object, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":

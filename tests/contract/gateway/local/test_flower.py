@@ -16,28 +16,11 @@ import pytest
 
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import Settings, load
-from gateway.local import private_redis
 from gateway.local.flower import is_loopback
+from tests.support.running.configuration import configured, destination
 from tests.support.running.ports import free_port
-from tests.support.running.processes import command_lines, wait_until
-from tests.support.running.redis import answers
-
-CONFIGURATION = """
-spool = "spool"
-[flower]
-host = "{host}"
-port = {port}
-{more}
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws"
-title = "WS"
-host = "127.0.0.1"
-port = 1
-[[route]]
-to = ["ws"]
-"""
+from tests.support.running.processes import DICOMFERRY, command_lines, wait_until
+from tests.support.running.redis import redis_of_up
 
 # A worker of ours, with the part of Celery's settings that it answers to Flower.
 WORKER = """
@@ -55,27 +38,17 @@ app.Worker(pool="solo", queues=["transcode"], hostname="worker@test", quiet=True
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    redis = private_redis.prepare()
-    server = subprocess.Popen(redis.command, stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: answers(redis.url), "Redis")
-        yield redis.url
-    finally:
-        server.kill()
-        server.wait()
-        (redis.folder / "redis.conf").unlink()
-        (redis.folder / "redis.sock").unlink(missing_ok=True)
-        redis.folder.rmdir()
+    with redis_of_up() as url:
+        yield url
 
 
 class Site:
     """A running Flower."""
 
-    def __init__(self, folder: Path, broker: str, host: str, more: str) -> None:
-        self.config = folder / "dicomferry.toml"
+    def __init__(self, folder: Path, broker: str, **flower: str) -> None:
         self.log = folder / "log"
         self.port = free_port()
-        self.config.write_text(CONFIGURATION.format(host=host, port=self.port, more=more))
+        self.config = configured(folder, destination("ws", 1), flower={"port": self.port} | flower)
         self.environment = os.environ | {"DICOMFERRY_BROKER": broker}
         self.program: subprocess.Popen[bytes] | None = None
 
@@ -106,11 +79,11 @@ class Site:
 
 
 @contextmanager
-def flower(folder: Path, broker: str, host: str = "127.0.0.1", more: str = "") -> Iterator[Site]:
-    site = Site(folder, broker, host, more)
+def flower(folder: Path, broker: str, host: str = "127.0.0.1", **more: str) -> Iterator[Site]:
+    site = Site(folder, broker, host=host, **more)
     with site.log.open("wb") as log:
         site.program = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
+            [*DICOMFERRY, "flower", "--config", str(site.config)],
             stderr=log,
             env=site.environment,
         )
@@ -147,7 +120,7 @@ def test_anywhere_else_it_asks_for_a_password_that_it_makes_up_and_logs_once(
 
 
 def test_with_a_password_even_loopback_asks_and_nothing_can_be_changed(tmp_path: Path, broker: str) -> None:
-    with flower(tmp_path, broker, more='user = "reader"\npassword = "s3cr3t-of-flower"') as site:
+    with flower(tmp_path, broker, user="reader", password="s3cr3t-of-flower") as site:
         assert site.get("/tasks")[0] == 401
         assert site.get("/tasks", "reader:s3cr3t-of-flower")[0] == 200
         # What needs no password: counts, and that it is there. docs/architecture.md says so.
@@ -207,7 +180,7 @@ def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, broker: str) -> None:
     with flower(tmp_path, broker) as site:
         second = subprocess.run(
-            [sys.executable, "-P", "-m", "gateway.cli", "flower", "--config", str(site.config)],
+            [*DICOMFERRY, "flower", "--config", str(site.config)],
             env=site.environment,
             capture_output=True,
             text=True,

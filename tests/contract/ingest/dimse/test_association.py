@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,11 +25,11 @@ from dicomferry.errors import Misconfigured
 from tests.support.images.files import shipped
 from tests.support.peers.dcmtk import send
 from tests.support.peers.raw import RJ, RQ, Raw, association_request, pdu
-from tests.support.running.ports import free_port, is_listening
+from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
 from tests.support.running.traces import calls_in, stop_traced
-from tests.support.stages.ingesting import Ingest, an_ingest, associated
+from tests.support.stages.ingesting import Ingest, IngestProcess, an_ingest, associated
 
 CT = str(CTImageStorage)
 J2K = resolve(["JPEG2000Lossless"])[0]
@@ -184,49 +183,13 @@ def test_ingests_that_share_a_port_share_its_connections(tmp_path: Path) -> None
     ):
         for _ in range(40):
             peers.enter_context(socket.create_connection(("127.0.0.1", one.port)))
-        taken = lambda: [len(ingest.dimse.listener.connections()) for ingest in (one, other)]  # noqa: E731
+        taken = lambda: [len(ingest.listener.connections()) for ingest in (one, other)]  # noqa: E731
         wait_until(lambda: sum(taken()) == 40, "all to be accepted")
         assert min(taken()) > 0
 
 
-CONFIGURATION = """
-spool = "spool"
-[ingest]
-port = {port}
-min_free_mb = 1
-[[ae]]
-title = "FERRY"
-[[destination]]
-name = "ws1"
-title = "WS1"
-host = "127.0.0.1"
-port = 104
-[[route]]
-to = ["ws1"]
-"""
-
-
-class Part:
-    """`dicomferry ingest` as its own process."""
-
-    def __init__(self, folder: Path, *before: str) -> None:
-        self.port = free_port()
-        config = folder / "dicomferry.toml"
-        config.write_text(CONFIGURATION.format(port=self.port))
-        self.log = folder / "log"
-        command = [sys.executable, "-P", "-m", "gateway.cli", "ingest", "--config", str(config)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*before, *command], stdout=log, stderr=log)
-        wait_until(lambda: is_listening(self.port) or self.process.poll() is not None, "ingest", 60)
-        assert self.process.poll() is None, self.log.read_text()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
 def test_sigterm_ends_ingest_though_associations_stand(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = IngestProcess(tmp_path)
     with associated(part.port, (str(Verification), [IMPLICIT_LE])) as association:
         assert association.is_established
         assert part.stop() == 0
@@ -234,7 +197,7 @@ def test_sigterm_ends_ingest_though_associations_stand(tmp_path: Path) -> None:
 
 
 def test_ingest_stops_whichever_of_its_threads_is_given_the_signal(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = IngestProcess(tmp_path)
     try:
         main = part.process.pid
         other = next(int(t.name) for t in Path(f"/proc/{main}/task").iterdir() if int(t.name) != main)
@@ -259,7 +222,7 @@ threading.Condition.wait = interrupted
 
 def test_ingest_stops_though_the_signal_interrupts_a_thread_that_holds_a_lock(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS)
-    part = Part(tmp_path, "env", f"PYTHONPATH={tmp_path}")
+    part = IngestProcess(tmp_path, "env", f"PYTHONPATH={tmp_path}")
     try:
         assert part.stop() == 0
     finally:
@@ -288,7 +251,7 @@ def test_a_large_object_is_received_in_bounded_memory(tmp_path: Path) -> None:
         file.write(frame(CT, "1.2.3", EXPLICIT_LE) + header)
         file.write(b"\xe0\x7f\x10\x00OW\0\0" + size.to_bytes(4, "little"))
         file.truncate(file.tell() + size)
-    part = Part(tmp_path)
+    part = IngestProcess(tmp_path)
     try:
         assert send(part.port, [shipped("CT_small.dcm")]).returncode == 0
         before = peak_kb(part.process.pid)
@@ -303,7 +266,7 @@ def test_a_large_object_is_received_in_bounded_memory(tmp_path: Path) -> None:
 def test_success_is_sent_after_file_folder_and_shard_are_synced(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     calls = "trace=fsync,rename,sendto,openat"
-    part = Part(tmp_path, program("strace"), "-f", "-y", "-s", "64", "-e", calls, "-o", str(trace))
+    part = IngestProcess(tmp_path, program("strace"), "-f", "-y", "-s", "64", "-e", calls, "-o", str(trace))
     try:
         assert send(part.port, [shipped("CT_small.dcm")]).returncode == 0
     finally:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydicom import dcmread
 
 from dicomferry.dicom.syntaxes import IMPLICIT_LE
 from tests.support.images.files import fresh_copies, shipped
-from tests.support.running.processes import alive, wait_until
+from tests.support.running.processes import DICOMFERRY, alive, wait_until
 from workers.files import folder
 from workers.files.folder import Job, Kind, Lossy, Order, Outcome
 from workers.files.parallel import run
@@ -79,7 +78,7 @@ def long_run(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         [
             "env",
             "--default-signal=INT",
-            *(sys.executable, "-P", "-m", "gateway.cli", "transcode", tmp_path / "in", tmp_path / "out"),
+            *(*DICOMFERRY, "transcode", tmp_path / "in", tmp_path / "out"),
             *("--to", "uncompressed", "--jobs", "2"),
         ],
         stdout=subprocess.PIPE,
