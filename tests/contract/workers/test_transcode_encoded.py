@@ -4,10 +4,8 @@
 """
 
 import hashlib
-import re
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -22,12 +20,13 @@ from pydicom.pixels.utils import unpack_bits
 from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
-from dicomferry.spool.instance import RenditionSpec
 from tests.support.images.files import gdcm_pixels, native_pixels, shipped
+from tests.support.images.independent import dump
+from tests.support.images.renditions import made, rendition
 from tests.support.images.synthetic import dataset, encapsulated, image, write
 from tests.support.running.services import program
 from workers.dataset import encapsulate
-from workers.transcode import Report, Unsuitable, transcode
+from workers.transcode import Unsuitable
 
 RLE = "1.2.840.10008.1.2.5"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
@@ -35,16 +34,6 @@ JPEG = "1.2.840.10008.1.2.4."
 J2K, JPEG_LS, SV1 = JPEG + "90", JPEG + "80", JPEG + "70"
 BY_DCMTK = {RLE: "dcmdrle", JPEG_LS: "dcmdjpls", SV1: "dcmdjpeg", JPEG + "57": "dcmdjpeg"}
 LOSSLESS = [*BY_DCMTK, J2K]
-NATIVE = [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE]
-
-
-def made(source: Path, uid: str, folder: Path, **settings: float) -> tuple[Path, Report]:
-    target = folder / f"{source.stem}.{uid}.out"
-    return target, transcode(source, target, RenditionSpec(uid, **settings), verify="always")
-
-
-def rendition(source: Path, uid: str, folder: Path, **settings: float) -> Path:
-    return made(source, uid, folder, **settings)[0]
 
 
 def pixels(path: Path, uid: str, work: Path) -> bytes:
@@ -66,16 +55,6 @@ def pixels(path: Path, uid: str, work: Path) -> bytes:
             np.frombuffer(content, f"u{read.BitsAllocated // 8}").reshape(shape), 1, -1
         ).tobytes()
     return content
-
-
-def dump(path: Path, *without: str) -> list[str]:
-    """dcmdump's lines, but for the meta information, pixel data, lengths and the tags `without`."""
-    shown = subprocess.run(
-        [program("dcmdump"), "-q", "+L", str(path)], check=True, capture_output=True
-    ).stdout
-    left_out = "|".join((r"\(0002,", r"\(7fe0,", r"\(fffe,e0", r"#", r"$", *(re.escape(t) for t in without)))
-    lines = [line.decode("latin-1") for line in shown.splitlines()]
-    return [re.sub(r"\s*#.*", "", line) for line in lines if not re.match(left_out, line.strip())]
 
 
 KINDS = [
@@ -352,64 +331,6 @@ def test_bits_that_nothing_explains_are_refused_never_lost(through: str, tmp_pat
     assert not list(tmp_path.glob("*90.out"))
 
 
-LOSSY = [(JPEG + "50", {"quality": 80}), (JPEG + "81", {"near": 3}), (JPEG + "91", {"ratio": 4.0}),
-         (JPEG + "203", {"ratio": 4.0}), (JPEG + "112", {"quality": 80})]  # fmt: skip
-
-
-@pytest.mark.parametrize(("uid", "settings"), LOSSY)
-def test_a_lossy_rendition_is_a_derived_instance_of_its_own(
-    uid: str, settings: dict[str, float], tmp_path: Path
-) -> None:
-    values = image(64, 64, 8)
-    one = dataset(values.shape, 8, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
-    one.add_new("PixelData", "OB", values.tobytes())
-    source = write(tmp_path / "in.dcm", one, IMPLICIT_LE)
-    target, report = made(source, uid, tmp_path, **settings)
-    read = dcmread(target)
-    assert read.SOPInstanceUID != one.SOPInstanceUID
-    assert read.SOPInstanceUID == read.file_meta.MediaStorageSOPInstanceUID
-    assert read.ImageType == ["DERIVED", "PRIMARY", "AXIAL"]
-    assert read.LossyImageCompression == "01"
-    codestream = next(generate_frames(read.PixelData, number_of_frames=1))
-    assert float(read.LossyImageCompressionRatio) == pytest.approx(values.nbytes / len(codestream), rel=1e-4)
-    assert str(read.LossyImageCompressionMethod).startswith("ISO_")
-    assert read.SourceImageSequence[0].ReferencedSOPInstanceUID == one.SOPInstanceUID
-    assert read.SourceImageSequence[0].ReferencedSOPClassUID == one.SOPClassUID
-    assert "off by at most" in report.verified
-    again = rendition(source, uid, tmp_path / "again", **settings)
-    assert again.read_bytes() == target.read_bytes()
-    changed = (
-        "(0008,0008)", "(0008,0018)", "(0008,2111)", "(0008,2112)", "(0008,9215)", "(0028,2110)",
-        "(0028,2112)", "(0028,2114)", "(0008,11", "(0040,a170)", "(0008,010",
-    )  # fmt: skip
-    assert dump(target, *changed) == dump(rendition(source, EXPLICIT_LE, tmp_path), *changed)
-
-
-def test_other_parameters_make_another_instance(tmp_path: Path) -> None:
-    source = shipped("CT_small.dcm")
-    uids = {
-        dcmread(rendition(source, JPEG + "81", tmp_path / str(near), near=near)).SOPInstanceUID
-        for near in (1, 2)
-    }
-    assert len(uids) == 2
-
-
-def test_lossy_history_grows_and_outlives_decoding(tmp_path: Path) -> None:
-    source = shipped("CT_small.dcm")
-    first = rendition(source, JPEG + "91", tmp_path, ratio=5.0)
-    native = rendition(first, EXPLICIT_LE, tmp_path)
-    lossless = rendition(native, RLE, tmp_path)
-    for path in (native, lossless):
-        assert dcmread(path).SOPInstanceUID == dcmread(first).SOPInstanceUID
-        assert dcmread(path).LossyImageCompressionMethod == "ISO_15444_1"
-    second = dcmread(rendition(lossless, JPEG + "81", tmp_path, near=4))
-    assert list(second.LossyImageCompressionMethod) == ["ISO_15444_1", "ISO_14495_1"]
-    assert len(second.LossyImageCompressionRatio) == 2
-    sources = [item.ReferencedSOPInstanceUID for item in second.SourceImageSequence]
-    assert sources == [dcmread(source).SOPInstanceUID, dcmread(first).SOPInstanceUID]
-    assert second.DerivationDescription.count("ratio") >= 2
-
-
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg_dcmtk", "SC_rgb_dcmtk_+eb+cy+n2"])
 def test_a_jpeg_goes_into_jpeg_xl_and_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     source = shipped(f"{name}.dcm")
@@ -477,11 +398,6 @@ def test_what_has_no_integer_pixels_is_refused_by_encapsulated_targets(uid: str,
         assert rendition(there, EXPLICIT_LE, tmp_path).read_bytes() == source.read_bytes()
 
 
-def test_a_palette_image_is_no_lossy_one(tmp_path: Path) -> None:
-    with pytest.raises(Unsuitable, match="PALETTE COLOR"):
-        rendition(shipped("OBXXXX1A.dcm"), JPEG + "91", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -513,45 +429,6 @@ def test_more_native_pixels_than_32_bits_count_are_refused(tmp_path: Path) -> No
         rendition(source, EXPLICIT_LE, tmp_path)
 
 
-SIZE = """
-import sys
-from pathlib import Path
-from dicomferry.spool.spool import RenditionSpec
-from workers.transcode import transcode
-transcode(Path(sys.argv[1]), Path(sys.argv[2]), RenditionSpec(sys.argv[3]), verify=sys.argv[4])
-status = Path("/proc/self/status").read_text()
-print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-"""
-
-
-def sparse(path: Path, frames: int, rows: int = 512, columns: int = 512, *, noise: bool = False) -> Path:
-    """A native multi-frame object whose pixels are a hole in the file, or one frame of `noise` repeated."""
-    one = dataset((rows, columns), 16, NumberOfFrames=frames)
-    one.add_new("PixelData", "OW", b"")
-    write(path, one, EXPLICIT_LE)
-    length = frames * rows * columns * 2
-    with path.open("r+b") as file:
-        file.seek(-4, 2)
-        file.write(struct.pack("<I", length))
-        if noise:
-            frame = np.random.default_rng(5).bytes(rows * columns * 2)
-            file.writelines(frame for _ in range(frames))
-        file.truncate(file.seek(0, 2) if noise else file.tell() + length)
-    return path
-
-
-@pytest.mark.parametrize("uid", [RLE, EXPLICIT_BE])
-def test_a_large_object_needs_little_memory(uid: str, tmp_path: Path) -> None:
-    source = sparse(tmp_path / "in.dcm", 640, noise=True)  # 320 MiB, which no codec makes smaller
-    target = tmp_path / "out.dcm"
-    shown = subprocess.run(
-        [sys.executable, "-c", SIZE, str(source), str(target), uid, "never"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert int(shown.stdout) < 300 << 10  # KiB
-    target.unlink()
-
-
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     for uid in (*LOSSLESS, DEFLATED_LE, DEFLATED_FRAME, JPEG + "201", JPEG + "110"):
         digests = {
@@ -559,14 +436,3 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
             for n in range(2)
         }
         assert len(digests) == 1
-
-
-@pytest.mark.parametrize("uid", [RLE, JPEG_LS, JPEG + "201", EXPLICIT_BE])
-def test_a_single_large_frame_needs_a_few_times_its_size(uid: str, tmp_path: Path) -> None:
-    source = sparse(tmp_path / "in.dcm", 1, 4000, 4000)  # 31 MiB
-    shown = subprocess.run(
-        [sys.executable, "-c", SIZE, str(source), str(tmp_path / "out.dcm"), uid, "always"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    base = 80 << 10  # KiB, of Python and the libraries
-    assert int(shown.stdout) - base < 6 * (source.stat().st_size >> 10)

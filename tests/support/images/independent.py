@@ -15,6 +15,7 @@
     Deflated frame     zlib                    zlib
 """
 
+import re
 import subprocess
 import tempfile
 import zlib
@@ -286,3 +287,13 @@ def _by_ffmpeg(frames: list[bytes], made: Dataset, work: Path) -> np.ndarray:
     elif made.PixelRepresentation:
         values = (values << 32 - stored) >> 32 - stored
     return values
+
+
+def dump(path: Path, *without: str) -> list[str]:
+    """dcmdump's lines, but for the meta information, pixel data, lengths and the tags `without`."""
+    shown = subprocess.run(
+        [program("dcmdump"), "-q", "+L", str(path)], check=True, capture_output=True
+    ).stdout
+    left_out = "|".join((r"\(0002,", r"\(7fe0,", r"\(fffe,e0", r"#", r"$", *(re.escape(t) for t in without)))
+    lines = [line.decode("latin-1") for line in shown.splitlines()]
+    return [re.sub(r"\s*#.*", "", line) for line in lines if not re.match(left_out, line.strip())]

@@ -5,8 +5,6 @@ JPEG 2000; OpenJPEG and OpenJPH both read HTJ2K, which OpenJPH wrote; zlib reads
 second implementation of JPEG XL is here: libjxl alone reads it, and lossless it is held against the samples.
 """
 
-import tracemalloc
-import zlib
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,17 +13,17 @@ import imagecodecs
 import numpy as np
 import openjpeg
 import pytest
-from pydicom import dcmread
 
 from dicomferry.dicom.syntaxes import BY_UID, TABLE
 from dicomferry.errors import Permanent, Unsuitable
 from tests.support.images import independent
-from tests.support.images.files import gdcm_pixels, shipped
+from tests.support.images.cells import back, picture
+from tests.support.images.files import gdcm_pixels
 from tests.support.images.synthetic import dataset, encapsulated
 from workers.codecs import decoders
 from workers.codecs.codestreams import read_j2k, read_jpeg
 from workers.codecs.decoders import Image, decode
-from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
+from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, refusal
 from workers.codecs.jxl_header import read_jxl
 
 JPEG = "1.2.840.10008.1.2.4."
@@ -37,45 +35,6 @@ HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY = (JPEG + suffix for suffix in ("201", "202", "20
 JPEG_XL, RECOMPRESSED, JPEG_XL_LOSSY = (JPEG + suffix for suffix in ("110", "111", "112"))
 
 ALL_LOSSLESS = [uid for uid in ENCODERS if BY_UID[uid].lossless]
-# The baseline JPEGs of 8 bits that pydicom and pydicom-data ship.
-BASELINE_FILES = [
-    "SC_rgb_jpeg.dcm",
-    "SC_rgb_jpeg_app14_dcmd.dcm",
-    "SC_rgb_jpeg_dcmtk.dcm",
-    "SC_rgb_jpeg_lossy_gdcm.dcm",
-    "SC_rgb_dcmtk_+eb+cr.dcm",
-    "SC_rgb_dcmtk_+eb+cy+n1.dcm",
-    "SC_rgb_dcmtk_+eb+cy+n2.dcm",
-    "SC_rgb_dcmtk_+eb+cy+np.dcm",
-    "SC_rgb_dcmtk_+eb+cy+s2.dcm",
-    "SC_rgb_dcmtk_+eb+cy+s4.dcm",
-    "SC_rgb_small_odd_jpeg.dcm",
-    "SC_jpeg_no_color_transform.dcm",
-    "SC_jpeg_no_color_transform_2.dcm",
-    "color3d_jpeg_baseline.dcm",
-    "examples_ybr_color.dcm",
-]
-
-
-def picture(
-    bits: int,
-    *,
-    samples: int = 1,
-    signed: bool = False,
-    allocated: int | None = None,
-    shape: tuple[int, int] = (37, 53),
-) -> tuple[np.ndarray, Image]:
-    """Cells with the extremes of `bits` in smooth noise, and their description."""
-    random = np.random.default_rng(bits + samples)
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    step = max(1, 1 << max(bits - 5, 0))
-    steps = random.integers(-step, step + 1, (*shape, samples) if samples > 1 else shape)
-    values = np.clip(np.cumsum(steps, axis=1) + (low + high) // 2, low, high)
-    values.flat[0], values.flat[-1] = low, high
-    size = allocated or (8 if bits <= 8 else 16)
-    cells = values.astype(f"<{'i' if signed else 'u'}{size // 8}")
-    photometric = "RGB" if samples == 3 else "MONOCHROME2"
-    return cells, Image(*shape, samples, size, bits, bits - 1, signed, photometric)
 
 
 def wrapped(path: Path, uid: str, encoded: Encoded, image: Image) -> Path:
@@ -89,13 +48,6 @@ def wrapped(path: Path, uid: str, encoded: Encoded, image: Image) -> Path:
         PhotometricInterpretation=encoded.photometric,
     )
     return encapsulated(path, made, uid, [encoded.codestream])
-
-
-def back(uid: str, encoded: Encoded, image: Image) -> np.ndarray:
-    """By our own decoder, which must have nothing to remark on."""
-    decoded = decode(uid, encoded.codestream, replace(image, photometric=encoded.photometric), rgb=True)
-    assert decoded.notes == ()
-    return decoded.samples
 
 
 def test_the_table_says_what_each_encoder_can_hold_and_names_its_library() -> None:
@@ -343,24 +295,6 @@ def test_lossy_wavelets_reach_the_ratio_and_are_read_alike_by_two_decoders(
     assert abs(ours - cells.astype(int)).mean() < 1 << bits - 4
 
 
-@pytest.mark.parametrize(("bits", "samples"), [(8, 1), (8, 3), (12, 1), (16, 1)])
-def test_lossy_jpeg_xl_is_xyb_colour_and_near_the_original(bits: int, samples: int) -> None:
-    """libjxl alone reads it here."""
-    cells, image = picture(bits, samples=samples, shape=(64, 64))
-    cells = np.sort(cells, axis=1)
-    encoded = encode(JPEG_XL_LOSSY, cells, image, Quality(quality=95))
-    assert encoded.photometric == ("XYB" if samples == 3 else "MONOCHROME2")
-    header = read_jxl(encoded.codestream)
-    assert (header.rows, header.columns, header.components, header.precision) == (64, 64, samples, bits)
-    decoded = decode(
-        JPEG_XL_LOSSY, encoded.codestream, replace(image, photometric=encoded.photometric), rgb=True
-    )
-    assert decoded.colour == image.photometric
-    assert abs(decoded.samples.astype(int) - cells).mean() < 1 << bits - 5
-    worse = encode(JPEG_XL_LOSSY, cells, image, Quality(quality=20))
-    assert len(worse.codestream) < len(encoded.codestream)
-
-
 @pytest.mark.parametrize(
     "uid", [uid for uid in ENCODERS if uid not in (RLE, DEFLATED_FRAME, BASELINE, EXTENDED)]
 )
@@ -453,46 +387,6 @@ def test_equal_input_gives_equal_bytes() -> None:
             assert encode(uid, cells, image, Quality()) == encode(uid, cells.copy(), image, Quality())
 
 
-def test_rle_rows_are_apart_and_segments_even() -> None:
-    cells = np.zeros((4, 300), np.uint8)  # one run, were it not for the rows
-    image = Image(4, 300, 1, 8, 8, 7, signed=False, photometric="MONOCHROME2")
-    codestream = encode(RLE, cells, image, Quality()).codestream
-    assert len(codestream) % 2 == 0
-    lengths, at = [], 64
-    while at < len(codestream):
-        lengths.append(257 - codestream[at])
-        at += 2
-    assert sum(lengths[:3]) == 300
-
-
-def test_rle_segments_of_odd_length_are_padded() -> None:
-    cells, image = picture(16, shape=(5, 7))
-    odd = 0
-    for seed in range(8):
-        codestream = encode(RLE, np.roll(cells, seed, axis=1) // (seed + 1), image, Quality()).codestream
-        offsets = np.frombuffer(codestream, "<u4", 2, 4)
-        assert not (offsets % 2).any()
-        assert len(codestream) % 2 == 0
-        odd += codestream[-1] == 0 or codestream[offsets[1] - 1] == 0
-    assert odd
-
-
-def test_a_deflated_frame_is_raw_deflate_of_the_native_bytes() -> None:
-    for cells, image in (picture(12), picture(8, samples=3), picture(32, allocated=32)):
-        codestream = encode(DEFLATED_FRAME, cells, image, Quality()).codestream
-        assert zlib.decompress(codestream, -zlib.MAX_WBITS) == cells.tobytes()
-        padded = Encoded(codestream + b"\x00", image.photometric)
-        assert back(DEFLATED_FRAME, padded, image).tobytes() == cells.tobytes()
-
-
-def test_a_deflated_frame_by_plane_becomes_one_by_pixel() -> None:
-    cells, image = picture(8, samples=3)
-    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    codestream = packer.compress(np.ascontiguousarray(cells.transpose(2, 0, 1)).tobytes()) + packer.flush()
-    decoded = decode(DEFLATED_FRAME, codestream, replace(image, planar=1), rgb=True)
-    assert (decoded.samples == cells).all()
-
-
 @pytest.mark.parametrize("uid", [DEFLATED_FRAME, J2K, HTJ2K, HTJ2K_RPCL])
 @pytest.mark.parametrize("columns", [16, 13])
 def test_single_bits_stay_packed(uid: str, columns: int) -> None:
@@ -512,98 +406,3 @@ def test_a_cut_frame_is_refused(uid: str, kept: float) -> None:
     codestream = encode(uid, cells, image, Quality()).codestream
     with pytest.raises(Permanent):
         decode(uid, codestream[: int(len(codestream) * kept)], image, rgb=True)
-
-
-def test_a_deflated_frame_without_the_end_of_its_stream_is_refused() -> None:
-    cells, image = picture(12)
-    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    endless = packer.compress(cells.tobytes()) + packer.flush(zlib.Z_SYNC_FLUSH)
-    with pytest.raises(Permanent, match="cut or damaged"):
-        decode(DEFLATED_FRAME, endless, image, rgb=True)
-
-
-def test_a_deflated_bomb_is_not_inflated_beyond_the_frame() -> None:
-    _, image = picture(8)
-    bomb = imagecodecs.deflate_encode(bytes(50 << 20), level=6, raw=True)
-    tracemalloc.start()
-    try:
-        with pytest.raises(Permanent, match="does not hold"):
-            decode(DEFLATED_FRAME, bomb, image, rgb=True)
-        assert tracemalloc.get_traced_memory()[1] < 5 << 20
-    finally:
-        tracemalloc.stop()
-
-
-# The seven ratios that have a short form, multiples of eight and others.
-JXL_SHAPES = [
-    (1, 1), (8, 8), (50, 60), (240, 320), (200, 300), (90, 160), (80, 100), (50, 100),
-    (64, 256), (7, 513), (300, 200), (1, 9000),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", JXL_SHAPES)
-def test_the_header_of_jpeg_xl_says_size_depth_and_colour(shape: tuple[int, int]) -> None:
-    for bits, samples, container in product((1, 8, 10, 13, 16), (1, 3), (False, True)):
-        cells, image = picture(bits, samples=samples, shape=shape)
-        codestream = imagecodecs.jpegxl_encode(
-            cells, lossless=True, effort=1, bitspersample=bits, usecontainer=container
-        )
-        header = read_jxl(bytes(codestream))
-        assert (header.rows, header.columns) == shape
-        assert (header.precision, header.components, header.transformed) == (bits, samples, False)
-        assert (decode(JPEG_XL, bytes(codestream) + b"\x00", image, rgb=True).samples == cells).all()
-
-
-@pytest.mark.parametrize("changed", [{"rows": 65}, {"columns": 63}, {"samples": 3, "photometric": "RGB"}])
-def test_a_jpeg_xl_frame_that_contradicts_the_data_set_is_refused(changed: dict[str, object]) -> None:
-    cells, image = picture(12, shape=(64, 64))
-    codestream = encode(JPEG_XL, cells, image, Quality()).codestream
-    with pytest.raises(Permanent, match="the data set says"):
-        decode(JPEG_XL, codestream, replace(image, **changed), rgb=True)  # type: ignore[arg-type]
-
-
-def test_what_is_no_jpeg_xl_is_refused() -> None:
-    _, image = picture(8)
-    container = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
-    for wrong in (b"", b"\xff\x0a", bytes(100), container, container + bytes(40), b"\xff\xd8\xff\xd9"):
-        for uid in (JPEG_XL, RECOMPRESSED):
-            with pytest.raises(Permanent):
-                decode(uid, wrong, image, rgb=True)
-    with pytest.raises(Permanent, match="floating point"):
-        read_jxl(bytes(imagecodecs.jpegxl_encode(np.zeros((8, 8), "f4"), lossless=True)))
-
-
-@pytest.mark.parametrize("name", BASELINE_FILES)
-def test_a_baseline_jpeg_survives_jpeg_xl_bit_for_bit(name: str) -> None:
-    made = dcmread(shipped(name))
-    assert made.file_meta.TransferSyntaxUID == BASELINE
-    for jpeg in independent.codestreams(made)[::10]:
-        recompressed = recompress(jpeg, BASELINE, RECOMPRESSED)
-        assert recompressed is not None
-        assert recompress(recompressed, RECOMPRESSED, BASELINE) == jpeg
-        assert recompress(recompressed + b"\x00", RECOMPRESSED, BASELINE) == jpeg
-        image = Image(
-            made.Rows, made.Columns, made.SamplesPerPixel, 8, 8, 7, False, str(made.PhotometricInterpretation)
-        )
-        for rgb in (True, False):
-            before, after = (
-                decode(uid, c, image, rgb=rgb) for uid, c in ((BASELINE, jpeg), (RECOMPRESSED, recompressed))
-            )
-            assert (before.samples == after.samples).all()
-            assert (before.colour, before.notes) == (after.colour, after.notes)
-
-
-def test_a_grey_jpeg_survives_jpeg_xl_and_twelve_bits_are_refused() -> None:
-    jpeg = encode(BASELINE, *picture(8, shape=(64, 64)), Quality()).codestream
-    recompressed = recompress(jpeg, BASELINE, RECOMPRESSED)
-    assert recompressed is not None
-    assert recompress(recompressed, RECOMPRESSED, BASELINE) == jpeg
-    twelve = encode(EXTENDED, *picture(12, shape=(64, 64)), Quality()).codestream
-    with pytest.raises(Unsuitable, match="cannot become"):
-        recompress(twelve, BASELINE, RECOMPRESSED)
-    with pytest.raises(Permanent):
-        recompress(recompressed[: len(recompressed) // 2], RECOMPRESSED, BASELINE)
-    with pytest.raises(Permanent):
-        recompress(jpeg[: len(jpeg) // 2], BASELINE, RECOMPRESSED)
-    assert recompress(jpeg, BASELINE, JPEG_XL) is None
-    assert recompress(jpeg, EXTENDED, RECOMPRESSED) is None
