@@ -9,7 +9,7 @@ import numpy as np
 import openjpeg
 from rle import rle
 
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 
 
 def _rle(codestream: bytes, image: Image) -> None:

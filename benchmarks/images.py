@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
 
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

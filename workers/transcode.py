@@ -23,8 +23,8 @@ from dicomferry.spool import durable, records
 from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.codecs import decoders, encoders
-from workers.codecs.decoders import YBR, Decoded, Image
 from workers.codecs.encoders import Quality
+from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, functional_groups, lossy, pixels
 from workers.dataset.completeness import FLOATS, what_is_missing
 from workers.dataset.elements import PIXEL_DATA, UNDEFINED, Element
@@ -223,7 +223,7 @@ class _Rendition:
             return False
         image = attributes.describe(around.values)
         plain = image.samples == 3 and image.bits_allocated == image.bits_stored == 8 and not image.signed
-        return plain and image.photometric in (YBR, pixels.SUBSAMPLED)
+        return plain and image.photometric in (YBR, YBR_422)
 
     @staticmethod
     def _still_native(pixel_data: Element, around: Around) -> None:
@@ -236,7 +236,7 @@ class _Rendition:
     def _native(self, pixel_data: Element, around: Around) -> Replacement:
         """In native form, with the colours that are wanted; `around.values` are the attributes around it."""
         image = attributes.describe(around.values)
-        length = pixels.native_length(image)
+        length = image.native_length
         if length > LONGEST_NATIVE:
             raise Unsuitable(
                 f"{length} bytes of native pixel data are more than {self.wanted.label} can hold"
@@ -264,7 +264,7 @@ class _Rendition:
     def _native_content(
         self, first: Decoded, frames: Iterator[Decoded], image: Image, colour: str, proof: Proof | None
     ) -> Iterator[bytes | memoryview]:
-        if pixels.frame_bits(image) % 8:
+        if image.frame_bits % 8:
             for packed in self._bit_packed(first, frames, image, proof):
                 if proof is not None:
                     proof.wrote(packed)
@@ -275,7 +275,7 @@ class _Rendition:
         while decoded is not None:
             samples = decoded.samples
             if colour != decoded.colour and image.samples == 3:
-                samples = decoders.to_rgb(samples, image.bits_stored)
+                samples = to_rgb(samples, image.bits_stored)
             content = np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data
             if swapped:  # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
                 content = np.frombuffer(content, "<u2").byteswap().view(np.uint8).data
@@ -292,7 +292,7 @@ class _Rendition:
     ) -> Iterator[bytes]:
         """Frames that end inside of a byte: the next one begins there (PS3.5 8.1.1)."""
         bits = Bits(self._stored())
-        count = pixels.frame_bits(image)
+        count = image.frame_bits
         for decoded in itertools.chain((first,), frames):
             if proof is not None:
                 proof.decoded(decoded.samples, image)
@@ -348,7 +348,7 @@ class _Rendition:
         within: dict[int, Replace] = {}
         if self.loses:
             instance = self.received.meta.sop_class_uid, self.received.meta.sop_instance_uid
-            ratio = pixels.frame_bits(image) * image.frames / 8 / fragments.coded_length
+            ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
             changes |= lossy.changes(around.values, self.wanted.uid, self.quality, ratio, instance)
             appended = lossy.appended(*instance)
             big = self.received.encoding.big
@@ -407,5 +407,5 @@ class _Rendition:
 def _plain_photometric(image: Image) -> str:
     """What the samples are expected to be once they are decoded."""
     if image.photometric in ("YBR_RCT", "YBR_ICT"):
-        return decoders.RGB
-    return YBR if image.photometric == pixels.SUBSAMPLED else image.photometric
+        return RGB
+    return YBR if image.photometric == YBR_422 else image.photometric

@@ -22,7 +22,7 @@ from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT
 from dicomferry.errors import Permanent
 from dicomferry.spool.digests import Digest, digest_of
 from workers import limits
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 from workers.codecs.readers import reader_of
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from workers.dataset.frames import split

@@ -40,8 +40,8 @@ from tests.support.spools import a_spool, put
 from tests.support.synthetic import dataset, encapsulated
 from workers import tasks, transcode
 from workers.codecs import encoders
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import Encoded, Quality
+from workers.codecs.image import Image
 from workers.tasks import MAX_ATTEMPTS, run_batch
 from workers.verify import is_chosen
 

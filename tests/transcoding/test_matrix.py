@@ -25,8 +25,8 @@ from tests.support.gallery import BY_NAME, PICTURES, SECRET, Picture
 from tests.support.independent import JPEG, RECOMPRESSED
 from tests.support.sources import KINDS, Maker, kinds, maker
 from tests.support.surroundings import changeable, values
-from workers.codecs.decoders import to_rgb
 from workers.codecs.encoders import refusal
+from workers.codecs.image import to_rgb
 from workers.transcode import Unsuitable, transcode
 
 SOURCES = [syntax for syntax in TABLE if syntax.decoded]

@@ -24,8 +24,9 @@ from tests.support.images import gdcm_pixels, shipped
 from tests.support.synthetic import dataset, encapsulated
 from workers.codecs import decoders
 from workers.codecs.codestreams import read_j2k, read_jpeg
-from workers.codecs.decoders import Image, decode
+from workers.codecs.decoders import decode
 from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, recompress, refusal
+from workers.codecs.image import Image
 from workers.codecs.jxl_header import read_jxl
 
 JPEG = "1.2.840.10008.1.2.4."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 from workers.dataset.encapsulate import Stored
 from workers.dataset.overlays import Cells
 

@@ -9,8 +9,8 @@ import pytest
 from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE
 from tests.support.synthetic import dataset, encapsulated, write
 from tests.support.synthetic import image as pixels
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import ENCODERS, Quality, encode, refusal
+from workers.codecs.image import Image
 from workers.codecs.readers import reader_of
 from workers.verify import ONE_IN, Proof, VerificationFailed, check_file, digest, is_chosen
 

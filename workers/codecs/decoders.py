@@ -6,16 +6,10 @@ imagecodecs returns pixels for a JPEG that was cut, and every one of them alloca
 so the header of the codestream is read first and must agree with the data set's.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-
-# OpenJPEG and others would start threads of their own beside the worker's processes.
-os.environ.setdefault("OPJ_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import imagecodecs
 import numpy as np
@@ -24,62 +18,15 @@ import openjpeg
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import Header, read_j2k, read_jpeg, without_jp2
+from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image
 from workers.codecs.jpeg_entropy import decode_whole
 from workers.codecs.jxl_header import read_jxl
-
-RGB = "RGB"
-YBR = "YBR_FULL"
 
 _JPEG = "1.2.840.10008.1.2.4."
 _DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 _WAVELETS = tuple(_JPEG + suffix for suffix in ("90", "91", "201", "202", "203"))
 # PS3.5 tables 8.2.4-1 and 8.2.14-1, 8.2.16: what may have one bit allocated.
 _SINGLE_BITS = frozenset((_DEFLATED_FRAME, *_WAVELETS))
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What a data set says of its pixel data (PS3.3 C.7.6.3)."""
-
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-    photometric: str
-    frames: int = 1
-    planar: int = 0  # Planar Configuration of native samples; those that are decoded are always by pixel
-
-    @property
-    def frame_bits(self) -> int:
-        """Bits of one native frame."""
-        return self.rows * self.columns * self.samples * self.bits_allocated
-
-    @property
-    def frame_length(self) -> int:
-        """Bytes of one native frame; one of single bits is filled up to a whole byte."""
-        return (self.frame_bits + 7) // 8
-
-    @property
-    def native_length(self) -> int:
-        """Bytes of all native frames, padded to even length."""
-        length = (self.frame_bits * self.frames + 7) // 8
-        return length + length % 2
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """One frame's samples: rows x columns (x 3), little endian pixel cells of Bits Allocated.
-
-    Cells of a single bit stay packed, the first in the least significant bit (PS3.5 8.1.1): a flat array of
-    bytes.
-    """
-
-    samples: np.ndarray
-    colour: str  # the photometric interpretation that they have
-    notes: tuple[str, ...] = ()  # where codestream and data set disagree, and who was believed
 
 
 Decoder = Callable[[bytes, Image, bool], Decoded]
@@ -195,7 +142,7 @@ def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     values = openjpeg.utils.decode(bare, 0, reshape=False).view(kind)
     if image.bits_allocated == 1:
         return Decoded(np.packbits(values, bitorder="little"), colour, notes)
-    return _as_cells(values.reshape(_shape(image)), header, image, colour, notes)
+    return _as_cells(values.reshape(image.shape), header, image, colour, notes)
 
 
 def _jpeg_xl(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
@@ -227,11 +174,7 @@ def _deflated_frame(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     if image.samples == 3 and image.planar:
         planes = cells.reshape(3, image.rows, image.columns)
         return Decoded(np.ascontiguousarray(planes.transpose(1, 2, 0)), _plain_colour(image))
-    return Decoded(cells.reshape(_shape(image)), _plain_colour(image))
-
-
-def _shape(image: Image) -> tuple[int, ...]:
-    return (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
+    return Decoded(cells.reshape(image.shape), _plain_colour(image))
 
 
 def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
@@ -255,7 +198,7 @@ def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
             values[:, sample] |= segment
         else:
             values[:, sample] = segment
-    return Decoded(values.reshape(_shape(image)), _plain_colour(image))
+    return Decoded(values.reshape(image.shape), _plain_colour(image))
 
 
 _RLE_EXCESS = 128  # bytes: one run too many, which old encoders leave at the end
@@ -284,7 +227,7 @@ def _plain_colour(image: Image) -> str:
     """What the samples are where the codestream transforms nothing."""
     if image.samples == 1:
         return image.photometric
-    return YBR if image.photometric in (YBR, "YBR_FULL_422") else RGB
+    return YBR if image.photometric in (YBR, YBR_422) else RGB
 
 
 def _as_cells(
@@ -296,8 +239,8 @@ def _as_cells(
     the data set reads them. Bits above Bits Stored stay where the codestream carries them, else they extend
     the sign.
     """
-    if values.shape != _shape(image):
-        raise Permanent(f"the decoder returned an image of {values.shape} for one of {_shape(image)}")
+    if values.shape != image.shape:
+        raise Permanent(f"the decoder returned an image of {values.shape} for one of {image.shape}")
     cells = np.ascontiguousarray(values).astype(f"<u{image.bits_allocated // 8}", copy=False)
     if header.signed and not image.signed:
         cells = cells & ((1 << header.precision) - 1)
@@ -307,16 +250,6 @@ def _as_cells(
         kind = f"<i{image.bits_allocated // 8}"
         cells = (cells << spare).view(kind) >> spare if spare else cells
     return Decoded(cells, colour, notes)
-
-
-def to_rgb(samples: np.ndarray, bits_stored: int) -> np.ndarray:
-    """YBR_FULL to RGB, the inverse of PS3.3 C.7.6.3.1.2, rounded to the nearest."""
-    centre, top = 1 << bits_stored - 1, (1 << bits_stored) - 1
-    y, cb, cr = (samples[..., index].astype(np.float32) for index in range(3))
-    cb -= centre
-    cr -= centre
-    planes = (y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb)
-    return np.stack([np.clip(np.rint(p), 0, top) for p in planes], axis=-1).astype(samples.dtype)
 
 
 DECODERS: dict[str, Decoder] = {

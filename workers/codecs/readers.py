@@ -14,7 +14,7 @@ from rle import rle
 from dicomferry.dicom.syntaxes import BY_UID
 from workers.codecs import decoders
 from workers.codecs.codestreams import read_jpeg
-from workers.codecs.decoders import RGB, Image
+from workers.codecs.image import RGB, Image
 
 _JPEG = "1.2.840.10008.1.2.4."
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 
 from dicomferry.errors import Permanent
-from workers.codecs.decoders import RGB, YBR, Image
+from workers.codecs.image import RGB, YBR, Image
 
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 from workers.dataset.attributes import number
 from workers.dataset.encapsulate import Stored
 

@@ -11,28 +11,15 @@ import numpy as np
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs import decoders
-from workers.codecs.decoders import YBR, Decoded, Image
+from workers.codecs.image import YBR, YBR_422, Decoded, Image
 from workers.dataset.elements import Element
 from workers.dataset.frames import split
 from workers.dataset.reencode import Source
 
-# Two pixels share their colour: Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2).
-SUBSAMPLED = "YBR_FULL_422"
 # A blank image compresses well: up to this size a frame may come out of any few bytes.
 _NO_BOMB = 64 << 20
 # Of six samples of two pixels, how many native pixel data hold where colours are shared.
-_OF_SIX = {SUBSAMPLED: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
-
-
-def frame_bits(image: Image) -> int:
-    """Bits of one frame in native form, whatever Bits Allocated is."""
-    return image.rows * image.columns * image.samples * image.bits_allocated
-
-
-def native_length(image: Image) -> int:
-    """Bytes of all native frames, which follow each other bit by bit (PS3.5 8.1.1), padded to even length."""
-    length = (frame_bits(image) * image.frames + 7) // 8
-    return length + length % 2
+_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
 
 def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Ceilings) -> Iterator[bytes]:
@@ -109,12 +96,12 @@ def must_hold(pixel_data: Element, image: Image) -> int:
     Raises:
         Permanent: there are fewer bytes than the attributes say, or a frame more.
     """
-    if not frame_bits(image):
+    if not image.frame_bits:
         raise Permanent("there are pixel data, and Rows, Columns, Samples per Pixel or Bits Allocated is 0")
     if image.bits_stored > image.bits_allocated:
         raise Permanent(f"{image.bits_stored} bits cannot be stored in {image.bits_allocated} (PS3.5 8.1.1)")
     present = pixel_data.length * 8
-    bits = frame_bits(image)
+    bits = image.frame_bits
     if _is_subsampled(image, present):
         bits = bits * _OF_SIX[image.photometric] // 6
     if bits * image.frames > present:
@@ -154,7 +141,7 @@ def _check_claims(image: Image, ceilings: Ceilings) -> None:
 
 def _is_subsampled(image: Image, present: int) -> bool:
     """Whether colours are shared; there are files that say so and hold every sample all the same."""
-    return image.photometric in _OF_SIX and image.samples == 3 and present < frame_bits(image) * image.frames
+    return image.photometric in _OF_SIX and image.samples == 3 and present < image.frame_bits * image.frames
 
 
 def _bits(source: Source, pixel_data: Element, start: int, count: int, *, swapped: bool) -> bytes:
@@ -181,7 +168,7 @@ def _cells(content: bytes, image: Image, *, planar: bool, subsampled: bool) -> D
         return Decoded(cells.reshape(image.rows, image.columns), image.photometric)
     if subsampled:
         return Decoded(_upsampled(cells, image), YBR)
-    colour = YBR if image.photometric == SUBSAMPLED else image.photometric
+    colour = YBR if image.photometric == YBR_422 else image.photometric
     if planar:
         # Copied: numpy calls the strides of one pixel contiguous, whatever they are; imagecodecs does not.
         return Decoded(np.moveaxis(cells.reshape(3, image.rows, image.columns), 0, -1).copy(), colour)

@@ -11,9 +11,9 @@ import numpy as np
 from dicomferry.dicom.syntaxes import BY_UID, Holds, label
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs.codestreams import read_jpeg
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import bytewise, jpeg, jpeg_xl, wavelets
 from workers.codecs.encoders.values import Encoded, Encoder, Quality
+from workers.codecs.image import Image
 
 __all__ = ["ENCODERS", "Encoded", "Quality", "encode", "recompress", "refusal"]
 
@@ -121,9 +121,8 @@ def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
         if cells.dtype.itemsize != 1 or cells.size != image.frame_length:
             raise Permanent(f"{cells.nbytes} bytes are not a frame of {image.frame_length}")
         return np.ascontiguousarray(cells.view(np.uint8).reshape(-1))
-    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
-    if cells.shape != shape or cells.dtype.itemsize * 8 != image.bits_allocated:
-        raise Permanent(f"cells of {cells.shape} {cells.dtype} are not a frame of {shape} as described")
+    if cells.shape != image.shape or cells.dtype.itemsize * 8 != image.bits_allocated:
+        raise Permanent(f"cells of {cells.shape} {cells.dtype} are not a frame of {image.shape} as described")
     kind = f"<{'i' if image.signed else 'u'}{cells.dtype.itemsize}"
     plain = np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("<"), copy=False)).view(kind)
     spare = image.bits_allocated - image.bits_stored

@@ -8,16 +8,14 @@ import jpeg_ls
 import numpy as np
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import RGB, Image
 from workers.codecs.encoders.values import Encoded, Quality, unsigned
+from workers.codecs.image import RGB, YBR_422, Image
 
-# PS3.5 table 8.2.1-1 has no other name for YCbCr in lossy JPEG.
-_SUBSAMPLED = "YBR_FULL_422"
 _YCBCR = "YCBCR"
 
 
 def baseline(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """JPEG process 1; colour as YCbCr with half the chroma columns."""
+    """JPEG process 1; colour as YCbCr with half the chroma columns (PS3.5 table 8.2.1-1)."""
     if image.samples == 1:
         return Encoded(bytes(imagecodecs.jpeg8_encode(cells, level=quality.quality)), image.photometric)
     codestream = imagecodecs.jpeg8_encode(
@@ -27,7 +25,7 @@ def baseline(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
         outcolorspace=_YCBCR,
         subsampling="422",
     )
-    return Encoded(bytes(codestream), _SUBSAMPLED)
+    return Encoded(bytes(codestream), YBR_422)
 
 
 def extended(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:

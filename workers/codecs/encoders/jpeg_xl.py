@@ -3,8 +3,8 @@
 import imagecodecs
 import numpy as np
 
-from workers.codecs.decoders import RGB, Image
 from workers.codecs.encoders.values import Encoded, Quality, unsigned
+from workers.codecs.image import RGB, Image
 
 _EFFORT_LOSSLESS = 1  # ten times the speed of the next for some percent of size
 _EFFORT_LOSSY = 4

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import numpy as np
 import openjpeg
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import RGB, Image
 from workers.codecs.encoders.values import Encoded, Quality
+from workers.codecs.image import RGB, Image
 
 _LEVELS = 5
 _MOST_LEVELS = 32  # T.800 table A.15
