@@ -26,12 +26,14 @@ from workers.codecs import decoders, encoders
 from workers.codecs.encoders import Quality
 from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, functional_groups, lossy, pixels
-from workers.dataset.completeness import FLOATS, what_is_missing
+from workers.dataset.completeness import FLOATS, truncation
 from workers.dataset.elements import PIXEL_DATA, UNDEFINED, Element
-from workers.dataset.encapsulate import DELIMITER, Fragments, Stored
-from workers.dataset.overlays import Bits, Cells
-from workers.dataset.received import Received, deflate, encoding_of, opened
-from workers.dataset.reencode import Around, Reencoder, Replace, Replacement
+from workers.dataset.encapsulate import DELIMITER, Fragments
+from workers.dataset.overlays import BitPacker, CellSeparator
+from workers.dataset.received import Received, deflate, encoding_of, open_received
+from workers.dataset.reencode import Reencoder
+from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.scratch import ScratchFile
 from workers.verify import Proof, check_file, is_chosen
 
 __all__ = ["LONGEST_NATIVE", "Report", "Unsuitable", "transcode"]
@@ -77,10 +79,10 @@ def transcode(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.unpublished(target)
     try:
-        with opened(source, target.parent, ceilings) as received, ExitStack() as stored:
+        with open_received(source, target.parent, ceilings) as received, ExitStack() as cleanup:
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
             room = records.ROOM if recorded and chosen else b""
-            made = _Rendition(received, wanted, spec, target.parent, stored, ceilings, chosen)
+            made = _Rendition(received, wanted, spec, target.parent, cleanup, ceilings, chosen)
             with temporary.open("w+b", buffering=_BUFFER) as out:
                 begin = made.write(out, room)
                 report = made.report()
@@ -106,7 +108,7 @@ class _Rendition:
     wanted: syntaxes.Syntax
     spec: RenditionSpec
     scratch: Path
-    stored: ExitStack  # closes what waits in files
+    cleanup: ExitStack  # closes scratch files
     ceilings: Ceilings
     verified: bool
     notes: dict[str, None] = field(default_factory=dict)  # in order, each once
@@ -176,31 +178,31 @@ class _Rendition:
             deflate(cast(IO[bytes], plain), out)
         return begin
 
-    def replace(self, around: Around) -> Replacement | None:
+    def replace(self, context: PixelContext) -> Replacement | None:
         """What takes the place of the pixel data in a data set, if it does not stay as it is."""
-        pixel_data = around.elements.get(PIXEL_DATA)
+        pixel_data = context.elements.get(PIXEL_DATA)
         if pixel_data is None:
-            self._without_pixel_data(around)
+            self._without_pixel_data(context)
             return None
         if pixel_data.undefined == self.found.native:
-            if around.nested and not pixel_data.undefined:
+            if context.nested and not pixel_data.undefined:
                 return None  # an icon's may be native in any syntax
             form, kind = ("", "native") if pixel_data.undefined else ("not ", "compressed")
             raise Permanent(f"pixel data is {form}in fragments though the syntax is a {kind} one (PS3.5 A.4)")
         if self.same:
             delimited = pixel_data.end > pixel_data.stop
-            return None if self.found.native or around.nested or delimited else self._copied(pixel_data)
-        if around.nested or self.wanted.native:
-            stays = self.found.native and not self._becomes_rgb(around)
-            return (self._still_native if stays else self._native)(pixel_data, around)
+            return None if self.found.native or context.nested or delimited else self._copied(pixel_data)
+        if context.nested or self.wanted.native:
+            stays = self.found.native and not self._becomes_rgb(context)
+            return (self._still_native if stays else self._native)(pixel_data, context)
         if self.recompresses:
-            return self._recompressed(pixel_data, around)
-        return self._encoded(pixel_data, around)
+            return self._recompressed(pixel_data, context)
+        return self._encoded(pixel_data, context)
 
-    def _without_pixel_data(self, around: Around) -> None:
+    def _without_pixel_data(self, context: PixelContext) -> None:
         """Nothing is to be done where there are no pixels, unless there should be some."""
-        tags = around.elements.keys()
-        if not around.nested and (missing := what_is_missing(tags, self.received.meta.sop_class_uid)):
+        tags = context.elements.keys()
+        if not context.nested and (missing := truncation(tags, self.received.meta.sop_class_uid)):
             raise Permanent(missing)
         if self.wanted.native or self.same:
             return
@@ -217,25 +219,25 @@ class _Rendition:
 
         return Replacement(b"OB", UNDEFINED, content())
 
-    def _becomes_rgb(self, around: Around) -> bool:
+    def _becomes_rgb(self, context: PixelContext) -> bool:
         """Whether native samples are YCbCr and change their colours; an icon's stay as they are."""
-        if around.nested or self.spec.colour != "rgb" or not around.values.keys() >= attributes.SIZE:
+        if context.nested or self.spec.colour != "rgb" or not context.values.keys() >= attributes.SIZE:
             return False
-        image = attributes.describe(around.values)
+        image = attributes.describe(context.values)
         plain = image.samples == 3 and image.bits_allocated == image.bits_stored == 8 and not image.signed
         return plain and image.photometric in (YBR, YBR_422)
 
     @staticmethod
-    def _still_native(pixel_data: Element, around: Around) -> None:
+    def _still_native(pixel_data: Element, context: PixelContext) -> None:
         """Leave native pixel data as they are, if they are all there; an icon's as they may be."""
         if (
-            around.values.keys() >= attributes.SIZE and not around.nested
+            context.values.keys() >= attributes.SIZE and not context.nested
         ):  # what is not said is not contradicted
-            pixels.must_hold(pixel_data, attributes.describe(around.values))
+            pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
 
-    def _native(self, pixel_data: Element, around: Around) -> Replacement:
-        """In native form, with the colours that are wanted; `around.values` are the attributes around it."""
-        image = attributes.describe(around.values)
+    def _native(self, pixel_data: Element, context: PixelContext) -> Replacement:
+        """In native form, with the colours that are wanted; `context.values` are the attributes around it."""
+        image = attributes.describe(context.values)
         length = image.native_length
         if length > LONGEST_NATIVE:
             raise Unsuitable(
@@ -249,7 +251,7 @@ class _Rendition:
         if colour != image.photometric:
             self.notes[f"{image.photometric} became {colour}"] = None
         proof = None
-        if self.verified and not around.nested:
+        if self.verified and not context.nested:
             proof = self.proof = Proof(self.wanted.uid)
         return Replacement(
             vr=attributes.pixel_data_vr(
@@ -291,7 +293,7 @@ class _Rendition:
         self, first: Decoded, frames: Iterator[Decoded], image: Image, proof: Proof | None
     ) -> Iterator[bytes]:
         """Frames that end inside of a byte: the next one begins there (PS3.5 8.1.1)."""
-        bits = Bits(self._stored())
+        bits = BitPacker(self._scratch_file())
         count = image.frame_bits
         for decoded in itertools.chain((first,), frames):
             if proof is not None:
@@ -299,11 +301,11 @@ class _Rendition:
             bits.add(np.unpackbits(decoded.samples, bitorder="little")[:count])
         yield from bits.finish().chunks()
 
-    def _recompressed(self, pixel_data: Element, around: Around) -> Replacement:
+    def _recompressed(self, pixel_data: Element, context: PixelContext) -> Replacement:
         """A JPEG in its other form, bit for bit the same."""
-        image = attributes.describe(around.values)
+        image = attributes.describe(context.values)
         source_uid = self.received.meta.transfer_syntax_uid
-        fragments = Fragments(self._stored())
+        fragments = Fragments(self._scratch_file())
         proof = self.proof = Proof(self.wanted.uid) if self.verified else None
         for codestream in pixels.codestreams(self.received.source, pixel_data, image, self.ceilings):
             limits.begin_step(len(codestream))
@@ -316,13 +318,13 @@ class _Rendition:
             fragments.add(other)
         return self._fragments(fragments, fragments.extended)
 
-    def _encoded(self, pixel_data: Element, around: Around) -> Replacement:
-        image = attributes.describe(around.values)
+    def _encoded(self, pixel_data: Element, context: PixelContext) -> Replacement:
+        image = attributes.describe(context.values)
         self._refuse(replace(image, photometric=_plain_photometric(image)))
         whole = self.wanted.holds is not None and self.wanted.holds.every_bit
-        cells = None if whole else Cells(image, around.values, self._stored)
-        plain = cells.plain if cells else image
-        fragments = Fragments(self._stored())
+        separator = None if whole else CellSeparator(image, context.values, self._scratch_file)
+        plain = separator.separated if separator else image
+        fragments = Fragments(self._scratch_file())
         if self.verified:
             self.proof = Proof(self.wanted.uid, self.quality.near if self.wanted.uid == _NEAR else None)
         photometric = ""
@@ -330,7 +332,7 @@ class _Rendition:
             described = replace(plain, photometric=decoded.colour)
             if not photometric:
                 self._refuse(described)
-            values = cells.separate(decoded.samples) if cells else decoded.samples
+            values = separator.separate(decoded.samples) if separator else decoded.samples
             encoded = encoders.encode(self.wanted.uid, values, described, self.quality)
             if photometric not in ("", encoded.photometric):
                 raise Permanent(f"frames became {photometric} and {encoded.photometric}")
@@ -341,26 +343,28 @@ class _Rendition:
         if photometric != image.photometric:
             self.notes[f"{image.photometric} became {photometric}"] = None
         changes = attributes.changes_encapsulated(image, photometric, plain.high_bit) | fragments.extended
-        if cells:
-            self.notes.update(dict.fromkeys(cells.notes))
-        moved = cells.changes() if cells else {}
+        if separator:
+            self.notes.update(dict.fromkeys(separator.notes))
+        moved = separator.changes() if separator else {}
         appended: dict[int, bytes] = {}
-        within: dict[int, Replace] = {}
+        item_replacers: dict[int, Replacer] = {}
         if self.loses:
             instance = self.received.meta.sop_class_uid, self.received.meta.sop_instance_uid
             ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
-            changes |= lossy.changes(around.values, self.wanted.uid, self.quality, ratio, instance)
+            changes |= lossy.changes(context.values, self.wanted.uid, self.quality, ratio, instance)
             appended = lossy.appended(*instance)
             big = self.received.encoding.big
-            within = functional_groups.derived(around, self.received.source, instance, big=big)
-        return self._fragments(fragments, changes | moved, appended, within)
+            item_replacers = functional_groups.item_replacers(
+                context, self.received.source, instance, big=big
+            )
+        return self._fragments(fragments, changes | moved, appended, item_replacers)
 
     def _fragments(
         self,
         fragments: Fragments,
-        changes: dict[int, tuple[bytes, bytes | Stored]] | dict[int, tuple[bytes, bytes]],
+        changes: dict[int, tuple[bytes, bytes | ScratchFile]] | dict[int, tuple[bytes, bytes]],
         appended: dict[int, bytes] | None = None,
-        within: dict[int, Replace] | None = None,
+        item_replacers: dict[int, Replacer] | None = None,
     ) -> Replacement:
         limits.begin_step(fragments.coded_length)
         return Replacement(
@@ -370,7 +374,7 @@ class _Rendition:
             changes=changes,
             removed=attributes.ONLY_ENCAPSULATED - changes.keys(),
             appended=appended or {},
-            within=within or {},
+            item_replacers=item_replacers or {},
         )
 
     def _refuse(self, image: Image) -> None:
@@ -398,10 +402,10 @@ class _Rendition:
             self.notes.update(dict.fromkeys(decoded.notes))
             yield decoded
 
-    def _stored(self) -> Stored:
-        stored = Stored(self.scratch)
-        self.stored.callback(stored.close)
-        return stored
+    def _scratch_file(self) -> ScratchFile:
+        file = ScratchFile(self.scratch)
+        self.cleanup.callback(file.close)
+        return file
 
 
 def _plain_photometric(image: Image) -> str:

@@ -26,7 +26,7 @@ from workers.codecs.image import Image
 from workers.codecs.readers import reader_of
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from workers.dataset.frames import split
-from workers.dataset.reencode import Source
+from workers.dataset.source import Source
 
 SCHEMA = 1
 ONE_IN = 16  # of "sampled"
