@@ -47,7 +47,7 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
             raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
         if proof is not None:
             decoded = decoders.decode(source_uid, codestream, image, rgb=False)
-            proof.encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
+            proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
         fragments.add(other)
     return _replacement(fragments, fragments.extended)
 
@@ -77,7 +77,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
             raise Permanent(f"frames became {photometric} and {made.photometric}")
         photometric = made.photometric
         if proof is not None:
-            proof.encoded(values, described, made.codestream)
+            proof.check_encoded(values, described, made.codestream)
         fragments.add(made.codestream)
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")

@@ -70,7 +70,7 @@ def _content(
     if image.frame_bits % 8:
         for packed in _bit_packed(rendition, frames, image, proof):
             if proof is not None:
-                proof.wrote(packed)
+                proof.add_written(packed)
             yield packed
         return
     swapped = rendition.target_syntax.uid == syntaxes.EXPLICIT_BE and image.bits_allocated > 8
@@ -82,8 +82,8 @@ def _content(
         if swapped:  # OW is words of 16 bits, whatever their content (PS3.5 A.3, 7.3)
             content = np.frombuffer(content, "<u2").byteswap().view(np.uint8).data
         if proof is not None:
-            proof.decoded(samples, image)
-            proof.wrote(content)
+            proof.add_native(samples, image)
+            proof.add_written(content)
         yield content
     if image.frame_length * image.frames % 2:
         yield b"\x00"
@@ -96,6 +96,6 @@ def _bit_packed(
     bits = BitPacker(rendition.scratch_file())
     for decoded in frames:
         if proof is not None:
-            proof.decoded(decoded.samples, image)
+            proof.add_native(decoded.samples, image)
         bits.add(np.unpackbits(decoded.samples, bitorder="little")[: image.frame_bits])
     yield from bits.finish().chunks()

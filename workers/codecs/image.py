@@ -12,7 +12,7 @@ YBR_422 = "YBR_FULL_422"  # two pixels share their colour
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a data set says of its pixel data (PS3.3 C.7.6.3)."""
+    """A data set's description of its pixel data (PS3.3 C.7.6.3)."""
 
     rows: int
     columns: int

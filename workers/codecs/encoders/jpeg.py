@@ -55,11 +55,11 @@ def jpeg_ls_lossless(cells: np.ndarray, image: Image, _quality: Quality) -> Enco
 
 
 def jpeg_ls_near(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """JPEG-LS with no sample further off than `quality.near` (T.87 C.2.3: at most half the range and 255).
+    """JPEG-LS with errors up to `quality.near` (T.87 C.2.3: at most 255 and half the range).
 
     Raises:
-        Unsuitable: that many would be too far, or signed samples so near to the end of their range that two's
-            complement would turn them over.
+        Unsuitable: `near` is out of range, or signed samples are so close to the end of their range that an
+            error may change their sign.
     """
     most = min(255, (1 << image.bits_stored) - 1 >> 1)
     if not 0 <= quality.near <= most:
@@ -75,11 +75,11 @@ def jpeg_ls_near(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
     return Encoded(_jpeg_ls(unsigned(cells, image), image, quality.near), image.photometric)
 
 
-def _jpeg_ls(plain: np.ndarray, image: Image, near: int) -> bytes:
+def _jpeg_ls(samples: np.ndarray, image: Image, near: int) -> bytes:
     options = {"planar_configuration": 0} if image.samples == 3 else {}
     return bytes(
         jpeg_ls.encode_pixel_data(
-            plain.tobytes(),
+            samples.tobytes(),
             lossy_error=near,
             rows=image.rows,
             columns=image.columns,
