@@ -15,7 +15,7 @@ from dispatcher.plan import Choice
 from dispatcher.state import QueueState
 
 DELIVER_MOST, DELIVER_BYTES = 256, 256 << 20  # of one batch: objects, bytes received
-DELIVER_WORTH = 16  # objects that are not divided among the associations of a lane
+DELIVER_LEAST = 16  # objects: fewer are not divided among the associations of a lane
 GATHER_MOST = 32  # ready objects wait for those being rendered until they are so many,
 GATHER_FOR = 0.25  # or for that long, in seconds: every batch costs its messages, however small it is
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
@@ -45,7 +45,7 @@ class Delivering:
         return False
 
     def _send(self, lane: Lane, openings: list[str | None]) -> None:
-        share = max(-(-lane.counts[Place.READY] // len(openings)), DELIVER_WORTH)
+        share = max(-(-lane.counts[Place.READY] // len(openings)), DELIVER_LEAST)
         after = openings.pop(0)
         most = 1 if lane.circuit.state is Circuit.TRIAL else min(share, DELIVER_MOST)
         deliveries = list(lane.take(Place.READY, most, DELIVER_BYTES))

@@ -20,8 +20,8 @@ from dispatcher.rendering import Rendering
 from dispatcher.state import QueueState
 from dispatcher.timers import Timers
 
-FIRST_AGAIN, LAST_AGAIN = 5.0, 300.0  # seconds before work that came back without a result is repeated
-LOOK_AGAIN = 10.0  # seconds until an expired delivery that is being sent is checked again
+FIRST_REPEAT, LAST_REPEAT = 5.0, 300.0  # seconds before work that came back without a result is repeated
+RECHECK = 10.0  # seconds until an expired delivery that is being sent is checked again
 
 
 class QueueManager:
@@ -167,7 +167,7 @@ class QueueManager:
         """
         delivery.batch = None
         if delivery.undone:
-            wait = min(FIRST_AGAIN * 2 ** min(delivery.undone - 1, 16), LAST_AGAIN)
+            wait = min(FIRST_REPEAT * 2 ** min(delivery.undone - 1, 16), LAST_REPEAT)
             self._state.delay(delivery, now + wait)
         else:
             self._state.plan(delivery)
@@ -210,7 +210,7 @@ class QueueManager:
             case ProbeBatch() as batch:
                 self._probing.end_batch(batch, now)
         if job.instances:
-            self._state.command(Reread(tuple(job.instances)))
+            self._state.add_command(Reread(tuple(job.instances)))
 
     # Time
 
@@ -235,7 +235,7 @@ class QueueManager:
         if delivery.place is Place.GONE:
             return
         if delivery.place is Place.SENDING:
-            self._expiry.at(now + LOOK_AGAIN, delivery)
+            self._expiry.at(now + RECHECK, delivery)
             return
         last = delivery.last or lane.circuit.reason
         hours = (lane.destination.max_age or 0.0) / 3600

@@ -14,7 +14,7 @@ from dispatcher.state import QueueState
 
 UNSTARTED = 4  # transcode batches in Celery that no worker has started, at least
 TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
-TRANSCODE_WORTH = 1 << 20  # bytes received that are not divided among workers: some hundredths of a second
+TRANSCODE_LEAST = 1 << 20  # bytes received, some hundredths of a second: less is not divided among workers
 
 
 class Rendering:
@@ -42,9 +42,9 @@ class Rendering:
             self._turns[name] = None  # to the end: lanes take turns
 
     def _request_for(self, lane: Lane) -> None:
-        worth = TRANSCODE_WORTH // max(lane.to_render[0].entry.size, 1)
+        least = TRANSCODE_LEAST // max(lane.to_render[0].entry.size, 1)
         parts = max(4, 2 * self._state.outstanding.transcodes_running)
-        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), worth))
+        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), least))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
         for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):

@@ -154,7 +154,7 @@ class Dispatcher:
             if time.monotonic() >= sync_at:
                 self._sync_with_spool()
                 sync_at = time.monotonic() + SYNC_EVERY
-            self._act()
+            self._run_round()
         self._record_retired()
         self._remove()
         self._history.close()
@@ -177,7 +177,7 @@ class Dispatcher:
             if self._manager.outstanding:  # else no batch is under way, and the event must not wait
                 self._remove(self._poll_at)
                 time.sleep(max(0.0, self._poll_at - time.monotonic()))
-            self._poll_at = time.monotonic() + self._round()
+            self._poll_at = time.monotonic() + self._poll_interval()
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
             self._note_redis(answering=True)
         except RedisError as error:
@@ -188,11 +188,11 @@ class Dispatcher:
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
-                self._received(event.instance)
+                self._on_received(event.instance)
             elif event is not None:
                 self._manager.handle(event, _now())
 
-    def _round(self) -> float:
+    def _poll_interval(self) -> float:
         outstanding = self._manager.outstanding
         if outstanding.transcodes_unstarted > 1 and outstanding.transcodes_running:
             return CROWDED_ROUND
@@ -206,7 +206,7 @@ class Dispatcher:
             self._redis_answers = answering
             self._canary = uuid.uuid4().hex  # events may be lost: read everything again
 
-    def _received(self, instance: str) -> None:
+    def _on_received(self, instance: str) -> None:
         # With all instances of its UID: the event of an earlier one may be lost.
         for name in self._spool.namesakes(instance):
             if name not in self._manager.entries and not self._reader.is_busy(name):
@@ -217,13 +217,13 @@ class Dispatcher:
         self._manager.handle(Found(state) if state else NotFound(instance), _now())
 
     def _read_spool(self) -> None:
-        self._take_in(self._reader.read_all(self._is_tracked))
+        self._track(self._reader.read_all(self._is_tracked))
 
     def _is_tracked(self, instance: str) -> bool:
-        """Whether the spool need not be read for it."""
+        """Whether the instance is known or being removed, so that the spool need not be read for it."""
         return self._manager.tracks(instance) or instance in self._retired or instance in self._removed
 
-    def _take_in(self, states: Iterable[State]) -> None:
+    def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
             self._manager.handle(Found(state), _now())
             if count % READ_AT_ONCE == 0:  # the commands of a million instances must not pile up
@@ -235,10 +235,10 @@ class Dispatcher:
         if self._reader.forget_ended():
             self._read_spool()  # before lanes resume: it may find objects older than those that wait
             self._manager.pause(self._reader.busy_destinations())
-        self._take_in(self._reader.read_next_shards(self._is_tracked, READ_FOR))
+        self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
         self._apply_orders(until=time.monotonic() + ORDERS_FOR)
         self._check_leases_and_canary()
-        self._show()
+        self._write_status()
 
     def _check_leases_and_canary(self) -> None:
         try:
@@ -254,7 +254,7 @@ class Dispatcher:
         except RedisError as error:
             self._note_redis(answering=False, reason=str(error))
 
-    def _show(self) -> None:
+    def _write_status(self) -> None:
         at = time.time()
         status = snapshot(
             self._manager,
@@ -312,7 +312,7 @@ class Dispatcher:
 
     # Out
 
-    def _act(self) -> None:
+    def _run_round(self) -> None:
         manager = self._manager
         self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
         if not self._busy or time.monotonic() >= self._history_at:

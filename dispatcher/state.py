@@ -134,7 +134,7 @@ class QueueState:
     ) -> None:
         """Give the delivery up."""
         entry, name = delivery.entry, delivery.destination
-        self.command(MarkDead(entry.id, name, reason, status, attempts))
+        self.add_command(MarkDead(entry.id, name, reason, status, attempts))
         self.note(entry, "dead", name, reason)
         self.count_dead(entry.id, self.dead.get(entry.id, frozenset()) | {name})
         self.remove_delivery(delivery)
@@ -184,7 +184,7 @@ class QueueState:
             f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
             f"{instance.route}"
         )
-        self.command(
+        self.add_command(
             Note(instance.id, instance.sop_instance_uid, "received", "", words, instance.received_at)
         )
         if self.duplicates.add(entry):
@@ -212,31 +212,31 @@ class QueueState:
         if self._keep_delivered and until > now:
             self.kept[entry.id] = until
             self._retention.at(until, entry.id)
-            self.command(Keep(entry.id))
+            self.add_command(Keep(entry.id))
         else:
-            self.command(Retire(entry.id))
+            self.add_command(Retire(entry.id))
 
     def end_retention(self, now: float) -> None:
         """Retire the kept instances whose time is over."""
         for instance in self._retention.due(now):
             if self.kept.get(instance, now + 1) <= now:
                 del self.kept[instance]
-                self.command(Retire(instance))
+                self.add_command(Retire(instance))
 
     # Commands
 
-    def command(self, command: Command) -> None:
+    def add_command(self, command: Command) -> None:
         """Add a command for the service."""
         self._commands.append(command)
 
     def note(self, entry: Entry, what: str, destination: str, words: str) -> None:
         """Add a line to the history of an instance."""
-        self.command(Note(entry.id, entry.sop_instance_uid, what, destination, words))
+        self.add_command(Note(entry.id, entry.sop_instance_uid, what, destination, words))
 
     def publish(self, batch: Batch, text: str, instances: tuple[str, ...]) -> None:
         """Hand a batch to Celery; `text` is its label in Flower."""
         self.outstanding.add(batch, instances)
-        self.command(Publish(batch, text, instances))
+        self.add_command(Publish(batch, text, instances))
 
     def take_commands(self) -> list[Command]:
         """The commands added since the last call."""

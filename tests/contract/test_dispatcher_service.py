@@ -174,7 +174,7 @@ def chatter(bench):
 
 @pytest.fixture
 def no_time_to_remove(monkeypatch):
-    """What has ended is written to the history at once, and not removed while there is something to hear."""
+    """What has ended is written to the history at once, and not removed while events come."""
     for seconds in ("HISTORY_EVERY", "REMOVE_FOR", "ROUND", "RENDERING_ROUND", "CROWDED_ROUND"):
         monkeypatch.setattr(service, seconds, 0.0)
     monkeypatch.setattr(service, "POLL_FOR", 3.0)  # else a machine that stalls makes it idle
