@@ -22,8 +22,8 @@ from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.spool.leases import Claim
 from dicomferry.spool.spool import boot_id
-from dispatcher.manager import TRANSCODE_MOST
 from dispatcher.publisher import Publisher
+from dispatcher.rendering import TRANSCODE_MOST
 
 _WARM = 8  # objects
 _ASSOCIATIONS = (1, 4, 16, 64)

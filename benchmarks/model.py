@@ -28,7 +28,7 @@ from dicomferry.spool import durable
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import Spool
 from dispatcher.lanes import LOOKAHEAD
-from dispatcher.manager import TRANSCODE_MOST
+from dispatcher.rendering import TRANSCODE_MOST
 
 _FOLDER = Path("/var/tmp")  # noqa: S108  a disk, where /tmp may be memory; our own folder is made in it
 _PARTS = ("ingest", "dispatcher", "worker", "forwarder")  # that write to the spool

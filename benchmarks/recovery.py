@@ -20,7 +20,7 @@ from rich.table import Table
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import SCHEMA, Spool
-from dispatcher.commands import Known, Note
+from dispatcher.commands import Found, Note
 from dispatcher.history import History
 from dispatcher.manager import QueueManager
 from dispatcher.recovery import SpoolReader
@@ -58,8 +58,8 @@ def read(spool: Spool) -> float:
     )
     history = History(spool.history)
     begun = time.perf_counter()
-    for state in SpoolReader(spool).everything(manager.knows):
-        manager.handle(Known(state), time.time())
+    for state in SpoolReader(spool).read_all(manager.tracks):
+        manager.handle(Found(state), time.time())
         history.write(
             (c.at or 0.0, c.instance, c.sop_instance_uid, c.what, c.destination, c.words)
             for c in manager.take_commands()
