@@ -16,7 +16,7 @@ Environment = Mapping[str, str]
 Sessions = Mapping[str, int]  # by part: the id of the session that its processes are in
 
 _GRACE = 30.0  # seconds from SIGTERM to SIGKILL
-# Debian's folders first: pynetdicom and others put tools of the same names into a venv.
+# Debian's folders first: pynetdicom and others install tools of the same names into a venv.
 _FOLDERS = os.pathsep.join(("/usr/local/bin", "/usr/bin", "/usr/sbin"))
 
 
@@ -59,7 +59,7 @@ def is_listening(port: int) -> bool:
 
 
 class Programs:
-    """Starts programs. Each ends with its context, or when this process is killed, and `folder` with it."""
+    """Starts programs, each for a context. If this process is killed, they end and `folder` is removed."""
 
     def __init__(self, folder: Path) -> None:
         self._warden = Warden([folder])
