@@ -2,7 +2,7 @@
 
     python -m benchmarks.recovery [--instances 1000 10000 100000] [--folder DIR]
 
-The spools are made without syncing, read once as they are left in the page cache, and deleted.
+The spools are written without syncing, read from the page cache, and deleted.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def fill(spool: Spool, count: int) -> None:
 
 
 def read(spool: Spool) -> float:
-    """Seconds until the queue manager knows everything and the history has its lines."""
+    """Seconds until the queue manager knows all instances and the history has its lines."""
     numbers = itertools.count()
     manager = QueueManager(
         [Destination(name=f"ws{n}", title="WS", host="127.0.0.1", port=104) for n in range(LANES)],
