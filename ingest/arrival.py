@@ -1,7 +1,7 @@
 """Writes a data set that arrives to a file of the spool, in bounded memory.
 
-The peer gets no answer before its last byte, so writing never raises: `Arrival` keeps the reason, drops the
-rest of the object, and the answer to the C-STORE tells the reason.
+The peer gets no answer before its last byte. So writing never raises: on a failure `Arrival` keeps the reason
+for the answer and drops the rest of the object.
 """
 
 import os
@@ -29,7 +29,7 @@ class FreeSpace:
         self._free = 0
 
     def shortage(self, size: int = 0) -> str | None:
-        """Why the spool takes no more bytes; None where it does, and then `size` bytes count as written."""
+        """Count `size` bytes as written; why the spool takes no more, or None."""
         now = time.monotonic()
         self._free -= size
         if now - self._measured_at >= 1.0 or self._free < self._minimum:
@@ -44,7 +44,7 @@ class FreeSpace:
 
 
 class Arrival:
-    """A data set that arrives, in its own folder of ``incoming``, named after the receiver."""
+    """A data set that arrives, in its own folder of ``incoming``, whose name begins with the receiver's."""
 
     def __init__(self, spool: Spool, receiver: str, free_space: FreeSpace) -> None:
         self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"

@@ -27,7 +27,7 @@ IDLE_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PooledAssociation:
-    """An association of the pool, with what it was made for."""
+    """An association of the pool, its destination and its calling AE title."""
 
     destination: str
     calling: str
@@ -103,8 +103,8 @@ class AssociationPool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            kept = list(self._idle)
-        for pooled in kept:
+            idle = list(self._idle)
+        for pooled in idle:
             self._expire(pooled)
 
     def disconnect(self, *, storing: bool) -> None:
@@ -134,8 +134,8 @@ class AssociationPool:
             while True:
                 if self._closed:
                     raise PeerFailure("the forwarder is stopping")
-                kept = [pooled for pooled in self._idle if pooled.destination == destination.name]
-                best = max(kept, key=suitability, default=None)
+                idle = [pooled for pooled in self._idle if pooled.destination == destination.name]
+                best = max(idle, key=suitability, default=None)
                 full = self._places[destination.name] >= destination.max_associations
                 if best is not None and (full or best.calling == calling):
                     self._idle.pop(best).cancel()

@@ -40,7 +40,7 @@ class Connection:
     def connect(
         cls, host: str, port: int, timeout: float, on_socket: Callable[[socket.socket], object]
     ) -> Self:
-        """Connect; `on_socket` is called with each socket first, so that another thread can shut it down.
+        """Connect; `on_socket` gets each socket beforehand, so that another thread can shut it down.
 
         Raises:
             PeerFailure: the message gives the reason.

@@ -71,7 +71,7 @@ class Connection:
         self._credit_per_byte = 1 / _MINIMUM_RATE
 
     def reset_timer(self) -> None:
-        """Restore the whole time: a message is complete."""
+        """Restore the full timeout, since a message is complete."""
         self._time_left = self._timeout
 
     def read(self) -> tuple[Pdu, memoryview]:

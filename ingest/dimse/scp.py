@@ -45,7 +45,7 @@ class Scp:
         return decision
 
     def remove(self, association: Hashable) -> None:
-        """Count the association no more, if it was admitted."""
+        """Stop counting the association, if it was admitted."""
         with self._lock:
             self._associations.discard(association)
 
