@@ -75,7 +75,7 @@ def withstood(ingest: Ingest) -> Iterator[None]:
     yield
     serves(ingest.port, folder.parent / "sent")
     wait_until(lambda: not ingest.listener.connections(), "every connection to be closed")
-    assert not ingest.listener._scp.standing()
+    assert not ingest.listener._scp.associations()
     wait_until(lambda: not ingest.leftovers(), "incoming to be empty")
     assert outside(folder) == before
     assert {path.name for path in ingest.spool.root.iterdir()} <= SPOOL
