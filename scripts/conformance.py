@@ -17,7 +17,7 @@ from forwarder.dimse.proposal import MOST_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
 from ingest import reception
 from ingest.dimse.contexts import is_storage
-from workers.codecs.readers import reader_of
+from workers.codecs.proof_decoders import proof_decoder
 
 _ANSWERS = {
     reception.SUCCESS: "the object is on disk and synced, or was there already",
@@ -26,7 +26,7 @@ _ANSWERS = {
     reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
     reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
-    reception.FAULT_OF_OURS: "a fault of ours; the log says which",
+    reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 
 
@@ -177,7 +177,7 @@ def _proof() -> Iterable[str]:
     made = [syntax for syntax in TABLE if syntax.encoded and not syntax.native]
     yield from _table(
         ("made", "encoder", "decoded back by"),
-        ((syntax.keyword, syntax.encoder, reader_of(syntax.uid).library) for syntax in made),
+        ((syntax.keyword, syntax.encoder, proof_decoder(syntax.uid).library) for syntax in made),
     )
 
 

@@ -1,5 +1,6 @@
 """Transcoding: Celery tasks that make renditions, each codec in a process with limits.
 
-`codecs` knows codestreams, `dataset` the elements around them, `files` runs the same on files and folders.
-The command line may import it; no other stage does.
+`codecs` knows codestreams, `dataset` data sets. `transcode` makes one rendition, with its pixel data from
+`native` or `encapsulated`; `tasks` calls it for Celery, `files` for files and folders without any service.
+The command line may import this package; no other stage does.
 """

@@ -1,9 +1,8 @@
-"""What one instance may take, in memory and in time, held by the kernel in the process that runs the codecs.
+"""Limits of memory and time for a process that runs codecs, enforced by the kernel.
 
-Codecs are C, fed with what the network brought: Python can neither interrupt one that hangs nor survive one
-that crashes. So they run in a child process, and what goes over its limits costs that child alone. Relies on
-POSIX: RLIMIT_DATA makes an allocation fail, and SIGALRM in its default disposition kills without asking the
-process.
+Codecs are C code that reads data from the network: Python can neither interrupt one that hangs nor survive
+one that crashes. So they run in a child process, and only that child dies. Relies on POSIX: over RLIMIT_DATA
+an allocation fails, and SIGALRM in its default disposition kills even inside C.
 """
 
 import ctypes
@@ -18,20 +17,25 @@ from pathlib import Path
 
 from dicomferry.ceilings import Ceilings
 
-PATIENCE = 60.0  # seconds that any step may take, however little it works on
-PACE = 500_000  # bytes a second below which nothing healthy falls: the slowest codec does 40 times that
-# What glibc keeps of freed memory (mallopt(3)): codecs ask for the same buffers frame after frame, and to get
-# each page from the kernel anew, zeroed, costs them 6 % of their time.
-_KEPT = {"M_TRIM_THRESHOLD": (-1, 64 << 20), "M_TOP_PAD": (-2, 16 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
+PATIENCE = 60.0  # seconds that every step may take, however small
+PACE = 500_000  # bytes a second that a step must do besides: the slowest codec does 40 times that
+# How much freed memory glibc keeps (mallopt(3)): codecs ask for the same buffers frame after frame, and
+# zeroed pages from the kernel cost them 6 % of their time.
+_MALLOPT = {
+    "M_TRIM_THRESHOLD": (-1, 64 << 20),
+    "M_TOP_PAD": (-2, 16 << 20),
+    "M_MMAP_THRESHOLD": (-3, 32 << 20),
+}
 _OUR_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
-_deadline_runs = False  # of this process: its timer is ours
+_deadline_runs = False  # whether this process's timer is a deadline
 
 
 def cores(group: Path | None = None) -> int:
-    """How many processes this machine, or the container that this runs in, has cores for.
+    """The number of cores of this machine, or of the container that this process runs in.
 
-    `group` is the folder of our control group (cgroup v2), whose `cpu.max` and those above are quotas.
+    `group` is the folder of the process's control group (cgroup v2); `cpu.max` there and in its parents are
+    quotas.
     """
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if group is None:
@@ -45,40 +49,39 @@ def cores(group: Path | None = None) -> int:
     return found
 
 
-def confine(memory_mb: int = Ceilings.memory_mb) -> None:
-    """Limit this process, a child that is to run codecs: its memory, and what it leaves when it crashes.
+def limit_process(memory_mb: int = Ceilings.memory_mb) -> None:
+    """Limit the memory of this process, a child that runs codecs, and disable core files.
 
-    Fit for the `initializer` of a `ProcessPoolExecutor`. `memory_mb` bounds private memory (RLIMIT_DATA); the
-    files that it maps do not count. A limit that is already lower stays.
+    `memory_mb` bounds private memory (RLIMIT_DATA); mapped files do not count. A lower limit stays.
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _KEPT.values():
+        for parameter, value in _MALLOPT.values():
             mallopt(parameter, value)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = memory_mb << 20
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-    # A core file would put a patient's pixels where nobody guards them.
+    limit = memory_mb << 20
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    # A core file would contain a patient's pixels.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError):  # not Linux: then nobody chooses whom to kill either
-        # Where the machine's memory ends all the same, the kernel takes this process before its neighbours.
+    with suppress(OSError):  # not Linux
+        # If the machine runs out of memory all the same, the kernel kills this process first.
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def seconds_for(size: int) -> float:
-    """How long a step that works on `size` bytes may take."""
+    """Seconds that a step on `size` bytes may take."""
     return PATIENCE + size / PACE
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Kill this process (SIGALRM) if what is inside takes longer than `seconds`, even inside a codec.
+    """Kill this process (SIGALRM) if the block takes longer than `seconds`, even inside a codec.
 
-    For the main thread of a child process; in another thread nothing is limited, since the timer is the
-    process's. `begin_step` gives more time.
+    For the main thread of a child process; in other threads it does nothing, since the timer belongs to the
+    process. `begin_step` gives more time.
     """
-    global _deadline_runs  # noqa: PLW0603  as the timer is
+    global _deadline_runs  # noqa: PLW0603  the timer is global too
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,16 +96,15 @@ def deadline(seconds: float) -> Iterator[None]:
         _deadline_runs = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if waited_for:  # somebody else's timer, a test runner's for example, goes on
+        if waited_for:  # another timer, a test runner's for example, goes on
             left = waited_for - (time.monotonic() - started)
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
 
 
 def begin_step(size: int) -> None:
-    """Begin a step that works on `size` bytes, say one frame: the deadline starts anew with its time.
+    """Restart the deadline for a step on `size` bytes, such as a frame; without a deadline do nothing.
 
-    So a large object has the time that it needs, and a hang is still seen within a frame's. Does nothing
-    where no deadline runs.
+    So a large object has the time it needs, and a hang is noticed within the time of one frame.
     """
     if _deadline_runs:
         signal.setitimer(signal.ITIMER_REAL, seconds_for(size))

@@ -1,8 +1,8 @@
 """The Celery worker that transcodes: one task, whose batch names instances on the spool.
 
-The lease makes a second run of the same message a no-op, a rendition that stands is not made again, and no
-exception leaves the task: a MemoryError that did would stop the whole worker. A codec that crashes, hangs or
-eats memory takes its child process alone (see `limits`): the lease then says that the batch was lost.
+The lease makes a second run of the same message a no-op, an existing rendition is not made again, and no
+exception leaves the task: a MemoryError would stop the whole worker. A codec that crashes, hangs or takes too
+much memory kills only its child process (see `limits`): the lease then shows that the batch was lost.
 """
 
 import errno
@@ -20,7 +20,7 @@ from redis import Redis
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Permanent, Transient
+from dicomferry.errors import Permanent, Transient, place
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.messages.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
@@ -32,8 +32,8 @@ from workers import limits, transcode
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-QUICK = 1 << 20  # bytes received: what is no longer takes a fraction of a second
-# What ends a child, in words: signals as billiard spells them.
+QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
+# How a child process ended, in words; the signals as billiard spells them.
 _ENDS = {
     "SIGALRM": "it was still at work when its time was over",
     "SIGSEGV": "the codec crashed (SIGSEGV)",
@@ -48,7 +48,7 @@ _ENDS = {
 def register(app: Celery, settings: Settings) -> None:
     """Register the task `dicomferry.transcode` on `app`."""
     spool = Spool(settings.spool.absolute())
-    redis = redis_client(settings)  # connects at its first command, so in the child process
+    redis = redis_client(settings)  # connects at the first command: in the child process
 
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
     def transcode_batch(**message: Any) -> None:
@@ -56,9 +56,9 @@ def register(app: Celery, settings: Settings) -> None:
 
 
 def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
-    """Make the renditions of a batch, each reported when it stands or a moment later.
+    """Make the renditions of a batch and report each at once or a moment later.
 
-    Nothing is done where the batch's lease is gone or held.
+    Do nothing if the batch's lease is gone or held.
     """
     with spool.leases.hold(batch.id) as held:
         if not held:
@@ -68,9 +68,9 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
         reach("transcoding.leased")
         bundle = Bundle(redis)
         for instance in batch.instances:
-            size = _size(spool, instance)
+            size = _received_size(spool, instance)
             if size is not None and size > QUICK:
-                bundle.send()  # what is made already does not wait for it
+                bundle.send()  # finished renditions need not wait for this one
             outcome = _run_instance(spool, batch, instance, size, ceilings)
             if outcome is not None:
                 bundle.add(outcome)
@@ -80,20 +80,20 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
     bundle.send()
 
 
-def _size(spool: Spool, instance: str) -> int | None:
-    """Bytes received; None where the instance is gone."""
+def _received_size(spool: Spool, instance: str) -> int | None:
+    """Bytes received; None if the instance is gone."""
     try:
         return spool.received(instance).stat().st_size
     except FileNotFoundError:
         return None
     except OSError:
-        return 0  # whoever opens it finds out why
+        return 0  # opening it will raise the same error, which is handled there
 
 
 def _run_instance(
     spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, ceilings: Ceilings
 ) -> Event | None:
-    """Make one rendition; None where there is nothing to report, and the dispatcher asks again or knows."""
+    """Make one rendition; None if there is nothing to report: the dispatcher asks again if it needs to."""
     key = batch.spec.key
     try:
         if spool.rendition(batch.boot, instance, key).exists():
@@ -111,13 +111,13 @@ def _run_instance(
     except MemoryError:
         return _out_of_memory(spool, batch, instance)
     except OSError as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _name(error))
+        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
         return None
     return outcome
 
 
 def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:
-    """Its attempt stays on record: what never fits into memory is dead after three."""
+    """The attempt stays recorded: an instance that never fits into memory fails after three."""
     with suppress(OSError):
         attempts = spool.attempts if batch.alone else spool.add_attempt
         if attempts(instance, TRANSCODING) >= MAX_ATTEMPTS:
@@ -134,7 +134,7 @@ def _transcode(
     """Run the codec once.
 
     Raises:
-        MemoryError: it wanted more than there is.
+        MemoryError: the codec needs more memory than it may have.
     """
     key = batch.spec.key
     try:
@@ -158,11 +158,11 @@ def _transcode(
     except MemoryError:
         raise
     except (Transient, OSError) as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _name(error))
+        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
         return None
-    except Exception as error:  # noqa: BLE001  the edge of the task: nothing may leave it
-        # Its text and traceback may quote values of the data set: type and place say enough.
-        reason = f"unexpected {type(error).__name__} at {_place(error)}"
+    except Exception as error:  # noqa: BLE001  no exception may leave the task
+        # Its text and traceback may quote values of the data set; type and place do not.
+        reason = f"unexpected {type(error).__name__} at {place(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
     rendered = Rendered(batch.id, instance, key, report.notes, report.digest or "", report.verified)
@@ -171,35 +171,27 @@ def _transcode(
 
 
 def _rendered(spool: Spool, batch: TranscodeBatch, instance: str) -> Rendered:
-    """A rendition that stood already, with what its record says."""
+    """The event for an existing rendition, from its record."""
     key = batch.spec.key
     record = records.read(spool.rendition(batch.boot, instance, key)) or {}
-    told = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
-    return Rendered(batch.id, instance, key, *told)
+    found = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
+    return Rendered(batch.id, instance, key, *found)
 
 
-def _name(error: Exception) -> str:
+def _error_name(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{type(error).__name__} {errno.errorcode.get(error.errno, error.errno)}"
     return type(error).__name__
 
 
-def _place(error: Exception) -> str:
-    """File and line that raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else "an unknown place"
-
-
 def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> None:
-    """Note how the child that ran `batch` ended, for the log and for whom it may be the last time."""
+    """Log how the child that ran `batch` ended, and keep it for the reason of a failed instance."""
     found = re.search(r"\((SIG[A-Z0-9]+)\)", str(error))
     name = found[1] if found else "no signal"
     words = _ENDS.get(name, f"it ended ({name})")
     log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
     for instance in batch.instances:
-        # Half a rendition each time would fill the disk. Whoever makes it anew by now is asked once more.
+        # Partial files would fill the disk. If another worker is writing one by now, its batch is repeated.
         for left in durable.left_unpublished(spool.rendition(batch.boot, instance, batch.spec.key)):
             left.unlink(missing_ok=True)
     if batch.alone:
@@ -223,9 +215,9 @@ def _end_path(spool: Spool, batch: TranscodeBatch, instance: str) -> Path:
 def run(settings: Settings, concurrency: int | None = None) -> None:
     """Run the worker in this process until SIGTERM, SIGINT or SIGQUIT; the caller has set up logging.
 
-    `concurrency` is the number of child processes: the settings' or the number of cores where it is None.
-    SIGTERM lets running batches end for a few seconds if REMAP_SIGTERM=SIGQUIT was in the environment before
-    Celery was imported; else it waits for them without end.
+    `concurrency` is the number of child processes; None: that of the settings, or the number of cores.
+    At SIGTERM, running batches get a few seconds to end if REMAP_SIGTERM=SIGQUIT was in the environment
+    before Celery was imported; else the worker waits for them without limit.
 
     Raises:
         Misconfigured: no broker, or no usable spool.
@@ -235,19 +227,19 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     register(app, settings)
 
     def keep_logging(**_: Any) -> None:
-        """A receiver keeps Celery from setting up logging again."""
+        """Connected, this receiver keeps Celery from setting up logging."""
 
-    def confine(**_: Any) -> None:
-        limits.confine(settings.worker.memory_mb)
+    def limit_child(**_: Any) -> None:
+        limits.limit_process(settings.worker.memory_mb)
 
     def child_lost(exception: BaseException, kwargs: dict[str, Any], **_: Any) -> None:
         if isinstance(exception, WorkerLostError):
             record_end(Spool(settings.spool.absolute()), TranscodeBatch.from_message(kwargs), exception)
 
-    # record_end says it in one line; Celery's has the traceback of a pool that lost a process.
+    # record_end logs one line; Celery would log the traceback of a pool that lost a process.
     logging.getLogger("celery.worker.request").addFilter(lambda r: "WorkerLostError" not in r.getMessage())
     signals.setup_logging.connect(keep_logging, weak=False)
-    signals.worker_process_init.connect(confine, weak=False)
+    signals.worker_process_init.connect(limit_child, weak=False)
     signals.task_failure.connect(child_lost, weak=False)
     app.Worker(
         pool="prefork",

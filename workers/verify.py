@@ -1,8 +1,8 @@
 """The proof of a rendition: its frames are decoded back and compared with what went into the encoder.
 
-Where there is one, by another library than the encoder's. The digest of the pixels is taken over canonical
-cells: little endian, colour by pixel, the bits of the values alone, so that it is the same whatever syntax
-the pixels were or are in.
+They are decoded by another library than the encoder's, where there is one. The digest of the pixels is taken
+over canonical cells: little endian, colour by pixel, only the bits of the values. So it is the same in every
+transfer syntax.
 """
 
 import hashlib
@@ -22,27 +22,27 @@ from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT
 from dicomferry.errors import Permanent
 from dicomferry.spool.digests import Digest, digest_of
 from workers import limits
-from workers.codecs.decoders import Image
-from workers.codecs.readers import reader_of
+from workers.codecs.image import Image
+from workers.codecs.proof_decoders import proof_decoder
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from workers.dataset.frames import split
-from workers.dataset.reencode import Source
+from workers.dataset.source import Source
 
 SCHEMA = 1
 ONE_IN = 16  # of "sampled"
-# PS3.5 annex G and A.4: they hold every bit of a cell, and what stands beside the value must not be lost.
+# They carry every bit of a cell (PS3.5 annex G, A.4.13): the bits beside the value must not be lost either.
 _WHOLE_CELLS = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"))
-_BLOCK = 1 << 20  # samples compared at once: a frame's comparison must not cost several frames of memory
+_BLOCK = 1 << 20  # samples compared at once: comparing a frame must not cost the memory of several
 
 
 class VerificationFailed(Permanent):
-    """A rendition is not what went into it: an encoder (or a decoder) is wrong, so it must not be sent."""
+    """A rendition differs from its source: an encoder or a decoder is wrong, so it must not be sent."""
 
 
 def is_chosen(setting: str, identity: str) -> bool:
-    """Whether a rendition is to be verified; of "sampled" one in 16, the same ones each time.
+    """Whether to verify a rendition; of "sampled" one in 16, the same ones each time.
 
-    `identity` is an instance's id or any other text that names what is made.
+    `identity` is a text that names the instance, such as its UID.
     """
     if setting == "sampled":
         return hashlib.blake2b(identity.encode(), digest_size=1).digest()[0] % ONE_IN == 0
@@ -51,17 +51,17 @@ def is_chosen(setting: str, identity: str) -> bool:
 
 @dataclass
 class Proof:
-    """What was seen of one Pixel Data element while its rendition in `uid` was made.
+    """What was found about one Pixel Data element while its rendition in `uid` was made.
 
-    Each frame is told in order: by `encoded`, or where it stays native by `decoded`, and then its bytes by
-    `wrote`. `near` is how far a sample of JPEG-LS may be off.
+    For each frame in order, call `check_encoded`; or, if the rendition is native, `add_native` and then
+    `add_written` with its bytes. `near` is the largest error that a sample of JPEG-LS may have.
     """
 
     uid: str
     near: int | None = None
     frames: int = 0
     written: list[tuple[int, int]] = field(default_factory=list)  # length and CRC of what was written
-    worst: int = 0  # largest error of a sample; of lossy targets alone
+    max_error: int = 0  # of a sample; lossy targets only
     _before: Digest = field(default_factory=Digest)
     _after: Digest = field(default_factory=Digest)
     _squares: float = 0.0
@@ -70,44 +70,44 @@ class Proof:
 
     @property
     def digest(self) -> str:
-        """Of the pixels that went in."""
+        """The digest of the source's pixels."""
         return str(self._before)
 
     @property
     def lossless(self) -> bool:
-        """Whether the target's syntax can be nothing else."""
+        """Whether the target is always lossless."""
         return BY_UID[self.uid].lossless
 
-    def encoded(self, cells: np.ndarray, image: Image, codestream: bytes) -> None:
-        """Decode `codestream` back and hold it against the `cells` that were encoded; `image` describes them.
+    def check_encoded(self, cells: np.ndarray, image: Image, codestream: bytes) -> None:
+        """Decode `codestream` back and compare it with the `cells` that were encoded; `image` describes them.
 
         Raises:
-            VerificationFailed: they are not what they should be.
+            VerificationFailed: they differ by more than the target allows.
         """
         self.frames += 1
-        self.wrote(codestream)
-        reader = reader_of(self.uid)
+        self.add_written(codestream)
+        decoder = proof_decoder(self.uid)
         try:
-            found = reader.read(codestream, image)
+            found = decoder.decode(codestream, image)
         except (Permanent, RuntimeError, ValueError, IndexError, struct.error) as error:
-            raise self._failed(f"cannot be decoded by {reader.library}: {str(error)[:200]}") from error
+            raise self._failed(f"cannot be decoded by {decoder.library}: {str(error)[:200]}") from error
         if image.bits_allocated == 1 and found.size == image.rows * image.columns:
             found = np.packbits(found.astype(np.uint8).ravel(), bitorder="little")  # as `cells` are
         if found.size != cells.size or found.shape[:2] != cells.shape[:2]:
-            raise self._failed(f"is {found.shape} for {reader.library} and was {cells.shape}")
+            raise self._failed(f"is {found.shape} for {decoder.library} and was {cells.shape}")
         self._compare(cells, found, image)
         if self.uid in _WHOLE_CELLS and not np.array_equal(
-            _whole(cells, image), _whole(found.reshape(cells.shape), image)
+            _unsigned(cells, image), _unsigned(found.reshape(cells.shape), image)
         ):
             raise self._failed("differs in bits beside the values")
 
-    def decoded(self, cells: np.ndarray, image: Image) -> None:
-        """Take note of a frame that stays native; `image` describes its `cells`."""
+    def add_native(self, cells: np.ndarray, image: Image) -> None:
+        """Add a frame of a native rendition; `image` describes its `cells`."""
         self.frames += 1
         self._before.update(_bytes(_canonical(cells, image)))
 
-    def wrote(self, content: bytes | memoryview) -> None:
-        """Take note of bytes that are written: a codestream, or some of native pixel data."""
+    def add_written(self, content: bytes | memoryview) -> None:
+        """Add bytes that are written to the file: a codestream, or a piece of native pixel data."""
         self.written.append((len(content), deflate_crc32(content)))  # type: ignore[arg-type]  # any buffer
 
     def _compare(self, cells: np.ndarray, found: np.ndarray, image: Image) -> None:
@@ -131,10 +131,10 @@ class Proof:
             raise self._failed(f"is off by up to {worst}, though at most {self.near} was asked for")
         self._range = (1 << image.bits_stored) - 1
         variance = max(0.0, total_squares / cells.size - (total / cells.size) ** 2)
-        # Any other image of the same kind would be off by twice the variance, a plain grey one by once.
+        # The mean square error of an unrelated image is twice the variance, of a plain grey one the variance.
         if squares / cells.size > 1.5 * variance + (self._range / 50) ** 2:
             raise self._failed(f"does not resemble what was encoded: it is off by up to {worst}")
-        self.worst = max(self.worst, worst)
+        self.max_error = max(self.max_error, worst)
         self._squares += squares
         self._samples += cells.size
 
@@ -150,36 +150,36 @@ class Proof:
 
     @property
     def words(self) -> str:
-        """What was found, for people."""
+        """The result in words."""
         if BY_UID[self.uid].native:
             return "verified: the file holds what was decoded"
-        by = f"decoded back by {reader_of(self.uid).library}"
-        if self.lossless or not self.worst:
+        by = f"decoded back by {proof_decoder(self.uid).library}"
+        if self.lossless or not self.max_error:
             return f"verified: {by}, pixels equal"
-        return f"verified: {by}, off by at most {self.worst}" + (
+        return f"verified: {by}, off by at most {self.max_error}" + (
             f", PSNR {self.psnr} dB" if self.psnr else ""
         )
 
     def record(self) -> dict[str, Any]:
-        """What stands beside the rendition: digests before and after, and who says so."""
+        """The record for the rendition's File Meta Information: digests before and after, codecs, errors."""
         row = BY_UID[self.uid]
         return {
             "schema": SCHEMA,
             "transfer_syntax_uid": self.uid,
             "frames": self.frames,
             "digest_before": self.digest,
-            # Of what is lossless, anything else has ended the rendition.
+            # A lossless rendition with another digest was refused.
             "digest_after": self.digest if self.lossless else str(self._after),
             "encoder": getattr(row, "encoder", ""),
-            "decoder": "" if row.native else reader_of(self.uid).library,
-            "max_error": self.worst,
+            "decoder": "" if row.native else proof_decoder(self.uid).library,
+            "max_error": self.max_error,
             "psnr": self.psnr,
             "verified": self.words,
         }
 
 
 def _blocks(cells: np.ndarray, found: np.ndarray, image: Image) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both as canonical cells, some rows at a time."""
+    """Both arrays as canonical cells, some rows at a time."""
     found = found.reshape(cells.shape)
     step = max(1, _BLOCK // max(1, cells[:1].size))
     for row in range(0, cells.shape[0], step):
@@ -188,10 +188,10 @@ def _blocks(cells: np.ndarray, found: np.ndarray, image: Image) -> Iterator[tupl
 
 
 def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
-    """Little endian unsigned cells of Bits Allocated without the bits that are no part of the value."""
+    """Little endian unsigned cells of Bits Allocated, without the bits outside of the value."""
     if image.bits_allocated < 8:  # packed already
         return np.ascontiguousarray(cells)
-    plain = _whole(cells, image)
+    plain = _unsigned(cells, image)
     if below := image.high_bit + 1 - image.bits_stored:
         plain = plain >> np.array(below, plain.dtype)
     if image.bits_stored < image.bits_allocated:
@@ -200,19 +200,19 @@ def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
 
 
 def _bytes(cells: np.ndarray) -> memoryview:
-    """Contiguous cells as the bytes that they are."""
+    """The bytes of contiguous cells."""
     return cells.reshape(-1).view(np.uint8).data
 
 
-def _whole(cells: np.ndarray, image: Image) -> np.ndarray:
-    """Little endian unsigned cells, with every bit that stands in them."""
+def _unsigned(cells: np.ndarray, image: Image) -> np.ndarray:
+    """Little endian unsigned cells, with all their bits."""
     if image.bits_allocated < 8:
         return cells
     return np.ascontiguousarray(cells).astype(f"<u{image.bits_allocated // 8}", copy=False)
 
 
 def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
-    """The values that canonical cells stand for."""
+    """The values of canonical cells, signed if the image is."""
     numbers = canonical.astype(np.int64)
     if image.signed:
         sign = 1 << image.bits_stored - 1
@@ -221,17 +221,17 @@ def _numbers(canonical: np.ndarray, image: Image) -> np.ndarray:
 
 
 def digest(cells: np.ndarray, image: Image) -> str:
-    """The digest that a proof has of an image of this one frame."""
+    """The digest of an image of this one frame, as a proof takes it."""
     return digest_of(_bytes(_canonical(cells, image)))
 
 
 def check_file(file: IO[bytes], proof: Proof) -> None:
-    """Read the Pixel Data of the file that was written and hold it against what `proof` saw.
+    """Compare the Pixel Data in the written `file` with what `proof` was given.
 
-    A deflated data set is not read back. Every byte of `file` is with the kernel.
+    A deflated data set is not read back. The caller has flushed `file`.
 
     Raises:
-        VerificationFailed: the file does not hold those frames.
+        VerificationFailed: the file holds other pixel data.
     """
     descriptor = file.fileno()
     meta = meta_of(descriptor, "the rendition")
@@ -241,7 +241,7 @@ def check_file(file: IO[bytes], proof: Proof) -> None:
     encoding = EXPLICIT_BIG if meta.transfer_syntax_uid == EXPLICIT_BE else encoding
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
         limits.begin_step(len(view))
-        view.madvise(mmap.MADV_RANDOM)  # headers alone are read through it, pixels by Source
+        view.madvise(mmap.MADV_RANDOM)  # only headers are read through it, pixels through Source
         try:
             listed = elements(view, meta.offset, len(view), encoding)
             pixel_data = next(element for element in listed if element.tag == PIXEL_DATA)

@@ -25,8 +25,8 @@ from tests.support.images.gallery import BY_NAME, PICTURES, SECRET, Picture
 from tests.support.images.independent import JPEG, RECOMPRESSED
 from tests.support.images.sources import KINDS, Maker, kinds, maker
 from tests.support.images.surroundings import changeable, values
-from workers.codecs.decoders import to_rgb
 from workers.codecs.encoders import refusal
+from workers.codecs.image import to_rgb
 from workers.transcode import Unsuitable, transcode
 
 SOURCES = [syntax for syntax in TABLE if syntax.decoded]

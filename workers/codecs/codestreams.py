@@ -1,7 +1,7 @@
-"""What the header of a compressed frame says of itself, read before any decoder sees it.
+"""The headers of compressed frames, read before any decoder gets the frame.
 
-The decoders hide damage or believe hostile sizes; the header of a codestream must agree with the data
-set's before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C, JPEG 2000: T.800 annex A.
+Decoders hide damage and trust hostile sizes. So the header of a codestream must agree with the data set
+before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C, JPEG 2000: T.800 annex A.
 """
 
 import struct
@@ -14,7 +14,7 @@ _JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = 0xC3
-_HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan needs its tables by turns
+_HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan may define tables later
 _TABLES = 0xC4
 _SCAN = 0xDA
 
@@ -28,7 +28,7 @@ class Header:
     components: int
     precision: int  # bits per sample
     signed: bool = False
-    transformed: bool | None = None  # colours: whether they are YCbCr; None where the stream doesn't say
+    transformed: bool | None = None  # whether colours are YCbCr; None if the stream does not say
     lossless: bool = False  # JPEG process 14
 
 
@@ -52,7 +52,7 @@ def read_jpeg(codestream: bytes) -> Header:
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
             adobe = segment[11]
         elif marker == _SCAN:
-            # Entropy-coded data cannot contain an EOI, so a cut stream has none behind its first scan.
+            # Entropy-coded data cannot contain an EOI, so a truncated stream has none after its first scan.
             if codestream.rfind(b"\xff\xd9", after) < 0:
                 raise Permanent("a JPEG frame has no EOI: it is truncated")
             break
@@ -75,7 +75,7 @@ def read_jpeg(codestream: bytes) -> Header:
 
 
 def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
-    """The first scan's Huffman tables are there; libjpeg-turbo would take Motion JPEG's in their place."""
+    """Refuse a frame without its first scan's Huffman tables: libjpeg-turbo would use Motion JPEG's."""
     if process not in _HUFFMAN:
         return
     defined = set()
@@ -94,7 +94,7 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
 
 
 def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
-    """Marker, content and end of each marker segment up to and with the first scan header."""
+    """Marker, content and end offset of each marker segment, up to and including the first scan header."""
     found = []
     at = 2
     while at + 4 <= len(codestream):
@@ -127,7 +127,7 @@ def _is_ycbcr(adobe: int | None, jfif: bool, identifiers: bytes) -> bool | None:
 
 
 def without_jp2(codestream: bytes) -> bytes:
-    """The JPEG 2000 codestream itself, where an old encoder left the JP2 file's boxes around it."""
+    """The JPEG 2000 codestream itself: some old encoders left the boxes of a JP2 file around it."""
     if not codestream.startswith(_JP2_START):
         return codestream
     start = codestream.find(_J2K_START)
@@ -137,7 +137,7 @@ def without_jp2(codestream: bytes) -> bytes:
 
 
 def read_j2k(codestream: bytes) -> Header:
-    """The header of a JPEG 2000 or HTJ2K frame, bare codestream.
+    """The header of a JPEG 2000 or HTJ2K frame, given without JP2 boxes.
 
     Raises:
         Permanent: it has no SIZ or no COD, its components differ, or a component is subsampled.
@@ -164,7 +164,7 @@ def read_j2k(codestream: bytes) -> Header:
 
 
 def _has_component_transform(codestream: bytes) -> bool:
-    """Whether COD (T.800 A.6.1) says that the first three components were transformed."""
+    """Whether the first three components were transformed, by COD (T.800 A.6.1)."""
     at = 2
     while at + 9 <= len(codestream) and codestream[at + 1] != 0x90:  # SOT ends the main header
         marker, length = struct.unpack_from(">HH", codestream, at)

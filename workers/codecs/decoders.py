@@ -1,21 +1,15 @@
-"""The codec table: which library decodes which transfer syntax, and how far it is believed.
+"""The codec table: which library decodes which transfer syntax, and what is checked before.
 
-A decode takes one frame's codestream and the data set's description of the image and returns the samples
-as the native pixel cells of PS3.5 8.1.1, colour by pixel. The libraries' own judgement is not enough:
-imagecodecs returns pixels for a JPEG that was cut, and every one of them allocates what a header asks for,
-so the header of the codestream is read first and must agree with the data set's.
+A decoder takes one frame's codestream and the data set's description of the image. It returns the samples as
+native pixel cells (PS3.5 8.1.1), colour by pixel. The libraries' own checks are not enough: imagecodecs
+returns pixels for a truncated JPEG, and all of them allocate what a header asks for. So the header of the
+codestream is read first and must agree with the data set.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-
-# OpenJPEG and others would start threads of their own beside the worker's processes.
-os.environ.setdefault("OPJ_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import imagecodecs
 import numpy as np
@@ -24,71 +18,24 @@ import openjpeg
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import Header, read_j2k, read_jpeg, without_jp2
-from workers.codecs.jpeg_entropy import decode_whole
+from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image
+from workers.codecs.jpeg_entropy import decode_complete
 from workers.codecs.jxl_header import read_jxl
-
-RGB = "RGB"
-YBR = "YBR_FULL"
 
 _JPEG = "1.2.840.10008.1.2.4."
 _DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 _WAVELETS = tuple(_JPEG + suffix for suffix in ("90", "91", "201", "202", "203"))
-# PS3.5 tables 8.2.4-1 and 8.2.14-1, 8.2.16: what may have one bit allocated.
+# Syntaxes that may have one bit allocated: PS3.5 tables 8.2.4-1 and 8.2.14-1, 8.2.16.
 _SINGLE_BITS = frozenset((_DEFLATED_FRAME, *_WAVELETS))
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What a data set says of its pixel data (PS3.3 C.7.6.3)."""
-
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-    photometric: str
-    frames: int = 1
-    planar: int = 0  # Planar Configuration of native samples; those that are decoded are always by pixel
-
-    @property
-    def frame_bits(self) -> int:
-        """Bits of one native frame."""
-        return self.rows * self.columns * self.samples * self.bits_allocated
-
-    @property
-    def frame_length(self) -> int:
-        """Bytes of one native frame; one of single bits is filled up to a whole byte."""
-        return (self.frame_bits + 7) // 8
-
-    @property
-    def native_length(self) -> int:
-        """Bytes of all native frames, padded to even length."""
-        length = (self.frame_bits * self.frames + 7) // 8
-        return length + length % 2
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """One frame's samples: rows x columns (x 3), little endian pixel cells of Bits Allocated.
-
-    Cells of a single bit stay packed, the first in the least significant bit (PS3.5 8.1.1): a flat array of
-    bytes.
-    """
-
-    samples: np.ndarray
-    colour: str  # the photometric interpretation that they have
-    notes: tuple[str, ...] = ()  # where codestream and data set disagree, and who was believed
 
 
 Decoder = Callable[[bytes, Image, bool], Decoded]
 
 
 def decode(transfer_syntax_uid: str, codestream: bytes, image: Image, *, rgb: bool) -> Decoded:
-    """Decode one frame. `rgb` lets a decoder that can convert YCbCr do so; others leave it to the caller.
+    """Decode one frame. With `rgb`, a decoder that can converts YCbCr; else the caller does.
 
-    The caller has held the image's size against its ceilings: it is allocated here.
+    The caller has checked the image's size against the ceilings.
 
     Raises:
         Permanent: the frame is damaged, contradicts the data set, or no decoder knows the syntax.
@@ -100,7 +47,7 @@ def decode(transfer_syntax_uid: str, codestream: bytes, image: Image, *, rgb: bo
     try:
         return decoder(codestream, image, rgb)
     except (RuntimeError, ValueError, struct.error) as error:
-        # imagecodecs' errors are RuntimeErrors; their text speaks of the codestream, never of the patient.
+        # imagecodecs raises RuntimeErrors; their text is about the codestream, never about the patient.
         label = BY_UID[transfer_syntax_uid].label
         raise Permanent(f"a {label} frame cannot be decoded: {str(error)[:200]}") from error
 
@@ -142,29 +89,29 @@ def _check_agreement(header: Header, image: Image) -> None:
 
 
 def _jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
-    """JPEG, any process that libjpeg-turbo knows; the colour space is never left to it."""
+    """JPEG, any process of libjpeg-turbo, which never chooses the colour space."""
     header = read_jpeg(codestream)
     _check_agreement(header, image)
     if image.samples == 1:
-        return _as_cells(decode_whole(codestream, header, None, None), header, image, image.photometric)
+        return _as_cells(decode_complete(codestream, header, None, None), header, image, image.photometric)
     colour, notes = _jpeg_colour(header, image)
     if header.lossless or colour == RGB:
         # Equal input and output colour spaces: no conversion.
-        values = decode_whole(codestream, header, RGB, RGB)
+        values = decode_complete(codestream, header, RGB, RGB)
     else:
         colour_out = RGB if rgb else "YCBCR"
-        values = decode_whole(codestream, header, "YCBCR", colour_out)
+        values = decode_complete(codestream, header, "YCBCR", colour_out)
         colour = RGB if rgb else YBR
     return _as_cells(values, header, image, colour, notes)
 
 
 def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:
-    """A lossy stream's own markers are believed before the data set; lossless JPEG has no transform."""
-    said = RGB if image.photometric == RGB else YBR
+    """The colours of the stream: its markers overrule the data set; lossless JPEG has no transform."""
+    stated = RGB if image.photometric == RGB else YBR
     if header.lossless or header.transformed is None:
-        return said, ()
+        return stated, ()
     found = YBR if header.transformed else RGB
-    if found == said:
+    if found == stated:
         return found, ()
     return found, (f"the JPEG is {found} though the data set says {image.photometric}",)
 
@@ -173,18 +120,20 @@ def _jpeg_ls(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     header = read_jpeg(codestream)
     _check_agreement(header, image)
     values = imagecodecs.jpegls_decode(codestream)
-    return _as_cells(values, header, image, _plain_colour(image))
+    return _as_cells(values, header, image, _untransformed_colour(image))
 
 
 def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
-    """JPEG 2000 and HTJ2K through OpenJPEG, which undoes the component transform and refuses cut streams."""
-    bare = without_jp2(codestream)
-    notes: tuple[str, ...] = () if bare is codestream else ("a JP2 file stood in place of the codestream",)
-    header = read_j2k(bare)
+    """JPEG 2000 and HTJ2K by OpenJPEG, which undoes the component transform and refuses truncated streams."""
+    stripped = without_jp2(codestream)
+    notes: tuple[str, ...] = (
+        () if stripped is codestream else ("a JP2 file stood in place of the codestream",)
+    )
+    header = read_j2k(stripped)
     _check_agreement(header, image)
     colour = image.photometric
     if image.samples == 3:
-        colour = RGB if header.transformed else _plain_colour(image)
+        colour = RGB if header.transformed else _untransformed_colour(image)
         if header.transformed is not image.photometric.startswith(("YBR_RCT", "YBR_ICT")):
             transform = "a" if header.transformed else "no"
             notes += (f"the codestream has {transform} component transform: {image.photometric} is {colour}",)
@@ -192,28 +141,28 @@ def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
         notes += ("the codestream is unsigned, the data set signed: its bits were kept",)
     size = header.precision + 7 >> 3
     kind = f"<{'i' if header.signed else 'u'}{4 if size == 3 else size}"
-    values = openjpeg.utils.decode(bare, 0, reshape=False).view(kind)
+    values = openjpeg.utils.decode(stripped, 0, reshape=False).view(kind)
     if image.bits_allocated == 1:
         return Decoded(np.packbits(values, bitorder="little"), colour, notes)
-    return _as_cells(values.reshape(_shape(image)), header, image, colour, notes)
+    return _as_cells(values.reshape(image.shape), header, image, colour, notes)
 
 
 def _jpeg_xl(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
-    """JPEG XL through libjxl, which makes RGB of XYB and refuses cut streams."""
+    """JPEG XL by libjxl, which converts XYB to RGB and refuses truncated streams."""
     header = read_jxl(codestream)
     _check_agreement(header, image)
-    colour = RGB if header.transformed and image.samples == 3 else _plain_colour(image)
+    colour = RGB if header.transformed and image.samples == 3 else _untransformed_colour(image)
     return _as_cells(imagecodecs.jpegxl_decode(codestream, numthreads=1), header, image, colour)
 
 
 def _recompressed_jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
-    """The JPEG that was recompressed, bit for bit, and its pixels as every other JPEG's."""
+    """Restore the JPEG that was recompressed, and decode that."""
     _check_agreement(read_jxl(codestream), image)
     return _jpeg(bytes(imagecodecs.jpegxl_decode_jpeg(codestream, numthreads=1)), image, rgb)
 
 
 def _deflated_frame(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
-    """Native bytes in a raw deflate stream, which one byte may pad to even length (PS3.5 A.4.13)."""
+    """Native bytes in a raw deflate stream, which a byte may pad to even length (PS3.5 A.4.13)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         native = decompressor.decompress(codestream, image.frame_length + 1)
@@ -226,12 +175,8 @@ def _deflated_frame(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     cells = np.frombuffer(native, f"<u{image.bits_allocated // 8}")
     if image.samples == 3 and image.planar:
         planes = cells.reshape(3, image.rows, image.columns)
-        return Decoded(np.ascontiguousarray(planes.transpose(1, 2, 0)), _plain_colour(image))
-    return Decoded(cells.reshape(_shape(image)), _plain_colour(image))
-
-
-def _shape(image: Image) -> tuple[int, ...]:
-    return (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
+        return Decoded(np.ascontiguousarray(planes.transpose(1, 2, 0)), _untransformed_colour(image))
+    return Decoded(cells.reshape(image.shape), _untransformed_colour(image))
 
 
 def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
@@ -255,14 +200,14 @@ def _rle(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
             values[:, sample] |= segment
         else:
             values[:, sample] = segment
-    return Decoded(values.reshape(_shape(image)), _plain_colour(image))
+    return Decoded(values.reshape(image.shape), _untransformed_colour(image))
 
 
-_RLE_EXCESS = 128  # bytes: one run too many, which old encoders leave at the end
+_RLE_EXCESS = 128  # bytes: old encoders write one run too many at the end
 
 
 def _packbits(segment: bytes, room: np.ndarray) -> np.ndarray:
-    """One byte for each pixel, unpacked into `room`, which has so many bytes and the excess.
+    """Unpack one byte per pixel into `room`, whose size is the number of pixels and `_RLE_EXCESS`.
 
     A byte that pads a segment to even length is not data (PS3.5 G.3.1).
     """
@@ -280,11 +225,11 @@ def _packbits(segment: bytes, room: np.ndarray) -> np.ndarray:
     return unpacked[:pixels]
 
 
-def _plain_colour(image: Image) -> str:
-    """What the samples are where the codestream transforms nothing."""
+def _untransformed_colour(image: Image) -> str:
+    """The colours of samples if the codestream has no transform."""
     if image.samples == 1:
         return image.photometric
-    return YBR if image.photometric in (YBR, "YBR_FULL_422") else RGB
+    return YBR if image.photometric in (YBR, YBR_422) else RGB
 
 
 def _as_cells(
@@ -292,12 +237,11 @@ def _as_cells(
 ) -> Decoded:
     """Put decoded values into pixel cells as the data set describes them (PS3.5 8.1.1).
 
-    Pixel Representation is the data set's: where the codestream says otherwise its bits are kept and read as
-    the data set reads them. Bits above Bits Stored stay where the codestream carries them, else they extend
-    the sign.
+    The data set's Pixel Representation decides: if the codestream has another, its bits are kept as they are.
+    Bits above Bits Stored are kept if the codestream carries them, else they extend the sign.
     """
-    if values.shape != _shape(image):
-        raise Permanent(f"the decoder returned an image of {values.shape} for one of {_shape(image)}")
+    if values.shape != image.shape:
+        raise Permanent(f"the decoder returned an image of {values.shape} for one of {image.shape}")
     cells = np.ascontiguousarray(values).astype(f"<u{image.bits_allocated // 8}", copy=False)
     if header.signed and not image.signed:
         cells = cells & ((1 << header.precision) - 1)
@@ -307,16 +251,6 @@ def _as_cells(
         kind = f"<i{image.bits_allocated // 8}"
         cells = (cells << spare).view(kind) >> spare if spare else cells
     return Decoded(cells, colour, notes)
-
-
-def to_rgb(samples: np.ndarray, bits_stored: int) -> np.ndarray:
-    """YBR_FULL to RGB, the inverse of PS3.3 C.7.6.3.1.2, rounded to the nearest."""
-    centre, top = 1 << bits_stored - 1, (1 << bits_stored) - 1
-    y, cb, cr = (samples[..., index].astype(np.float32) for index in range(3))
-    cb -= centre
-    cr -= centre
-    planes = (y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb)
-    return np.stack([np.clip(np.rint(p), 0, top) for p in planes], axis=-1).astype(samples.dtype)
 
 
 DECODERS: dict[str, Decoder] = {

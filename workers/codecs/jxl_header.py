@@ -7,8 +7,7 @@ from workers.codecs.codestreams import Header
 
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
-# Enough for every field that is read here; what follows it is not looked at.
-_LONGEST = 64
+_HEADER_LENGTH = 64  # bytes: enough for every field that is read here
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _GREY = 1
 
@@ -19,10 +18,10 @@ def read_jxl(codestream: bytes) -> Header:
     `transformed` says that colours are XYB.
 
     Raises:
-        Permanent: it is no JPEG XL, is cut short, or holds what no DICOM frame has: floating point samples,
+        Permanent: it is no JPEG XL, is cut short, or has what no DICOM frame has: floating point samples,
             extra channels, a preview, an animation.
     """
-    bits = _Bits(_bare(codestream))
+    bits = _Bits(_first_bytes(codestream))
     rows, columns = _size(bits)
     if bits.flag():  # all_default
         return Header(rows, columns, 3, 8, transformed=True)
@@ -46,10 +45,10 @@ def read_jxl(codestream: bytes) -> Header:
     return Header(rows, columns, 1 if grey else 3, precision, transformed=xyb)
 
 
-def _bare(codestream: bytes) -> bytes:
-    """The first bytes of the codestream itself."""
+def _first_bytes(codestream: bytes) -> bytes:
+    """The first bytes of the codestream behind its signature."""
     if codestream.startswith(_CODESTREAM):
-        return codestream[2 : 2 + _LONGEST]
+        return codestream[2 : 2 + _HEADER_LENGTH]
     if not codestream.startswith(_CONTAINER):
         raise Permanent("a JPEG XL frame begins with neither a codestream nor a container")
     at = 0
@@ -63,7 +62,7 @@ def _bare(codestream: bytes) -> bytes:
             start = at + head + (4 if kind == b"jxlp" else 0)  # a part begins with its number
             if codestream[start : start + 2] != _CODESTREAM:
                 break
-            return codestream[start + 2 : start + 2 + _LONGEST]
+            return codestream[start + 2 : start + 2 + _HEADER_LENGTH]
         if length < head:
             break
         at += length
@@ -89,7 +88,7 @@ class _Bits:
         return bool(self.take(1))
 
     def choice(self, *options: tuple[int, int]) -> int:
-        """One of four distributions: a base and how many bits are added to it (U32 in 18181-1 B.2.1)."""
+        """A number: one of four bases plus that many bits, given as (base, bits); U32 of 18181-1 B.2.1."""
         base, count = options[self.take(2)]
         return base + self.take(count)
 

@@ -1,4 +1,4 @@
-"""Everything of a data set around the pixels: elements, attributes, fragments, overlays, frames.
+"""Data sets: elements, image attributes, pixel data in native form and in fragments, overlays.
 
-It stands on `codecs`; `workers.transcode` and `workers.verify` import it.
+It imports `codecs`; the modules of `workers` import it, nobody else.
 """

@@ -1,14 +1,14 @@
-"""Image attributes: what is read of a data set, and what decoding it changes. Pure.
+"""Image attributes: how they are read from a data set, and which of them a rendition changes. Pure.
 
-A rendition keeps every attribute that the standard does not make wrong: lossy history (PS3.3 C.7.6.1.1.5),
-values and padding in their sign, the SOP Instance UID.
+A rendition keeps every attribute that stays true: lossy history (PS3.3 C.7.6.1.1.5), values and padding in
+their sign, the SOP Instance UID.
 """
 
 import struct
 from collections.abc import Mapping
 
 from dicomferry.errors import Permanent
-from workers.codecs.decoders import RGB, YBR, Image
+from workers.codecs.image import RGB, YBR, Image
 
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004
@@ -21,14 +21,14 @@ STORED = 0x00280101
 HIGH_BIT = 0x00280102
 REPRESENTATION = 0x00280103
 SIZE = frozenset((ROWS, COLUMNS, ALLOCATED))
-OF_PIXELS = SIZE | {SAMPLES, PHOTOMETRIC}  # which nothing has that has no pixel data (PS3.3 C.7.6.3)
+OF_PIXELS = SIZE | {SAMPLES, PHOTOMETRIC}  # only instances with pixel data have these (PS3.3 C.7.6.3)
 DESCRIBING = frozenset(
     (SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT, REPRESENTATION)
 )
-LONGEST_READ = 2048  # bytes of a value that are read to describe an image
+LONGEST_READ = 2048  # at most so many bytes of a value are read
 
 # PS3.3 table C.7-11a: Extended Offset Table, its Lengths, Encapsulated Pixel Data Value Total Length.
-# They describe fragments, which native pixel data has not.
+# They describe fragments, which native pixel data does not have.
 ONLY_ENCAPSULATED = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))
 
 
@@ -36,7 +36,7 @@ def describe(values: Mapping[int, bytes]) -> Image:
     """The image that `values`, by tag and in little endian, describe.
 
     Raises:
-        Permanent: one that no image does without is missing or no number.
+        Permanent: a required attribute is missing or not a number.
     """
     allocated = number(values, ALLOCATED)
     stored = number(values, STORED, allocated)
@@ -58,16 +58,12 @@ def describe(values: Mapping[int, bytes]) -> Image:
 
 
 def native_colour(colour: str, wanted: str) -> str:
-    """The photometric interpretation of native samples that are `colour` now; `wanted` is a spec's colour."""
+    """The photometric interpretation that native samples in `colour` get; `wanted` is the spec's colour."""
     return RGB if colour == YBR and wanted == "rgb" else colour
 
 
 def changes(image: Image, colour: str) -> dict[int, tuple[bytes, bytes]]:
-    """VR and value of the elements that differ once `image` is native with samples in `colour`.
-
-    Raises:
-        Permanent: nothing here; elements not named stay as they are.
-    """
+    """VR and value, by tag, of the elements that change when `image` becomes native in `colour`."""
     if image.samples == 1:
         return {}
     changed = {PLANAR: (b"US", b"\x00\x00")}
@@ -77,7 +73,7 @@ def changes(image: Image, colour: str) -> dict[int, tuple[bytes, bytes]]:
 
 
 def changes_encapsulated(image: Image, photometric: str, high_bit: int) -> dict[int, tuple[bytes, bytes]]:
-    """VR and value of the elements that differ once `image` is encapsulated.
+    """VR and value, by tag, of the elements that change when `image` becomes encapsulated.
 
     Planar Configuration is 0: compression orders the samples itself, so that it means nothing (PS3.3
     C.7.6.3.1.3), and 0 is what every compressed syntax allows (PS3.5 8.2.1 to 8.2.16).
@@ -97,7 +93,7 @@ def _code_string(text: str) -> bytes:
 
 
 def pixel_data_vr(bits_allocated: int, *, explicit: bool) -> bytes:
-    """The VR of native Pixel Data (PS3.5 A.1, A.2): OB only where it is explicit and a cell is one byte."""
+    """The VR of native Pixel Data (PS3.5 A.1, A.2): OB in Explicit VR with cells of one byte, else OW."""
     return b"OB" if explicit and bits_allocated <= 8 else b"OW"
 
 
@@ -105,7 +101,7 @@ def number(values: Mapping[int, bytes], tag: int, default: int | None = None) ->
     """The first value of an element of VR US or SS, read as US; `default` where it is absent or empty.
 
     Raises:
-        Permanent: it is, and there is no default.
+        Permanent: it is absent or empty, and there is no default.
     """
     value = values.get(tag, b"")
     if len(value) >= 2:

@@ -1,6 +1,6 @@
-"""Whether a data set without pixel data should have some: a file that was cut between two elements.
+"""Whether a data set without pixel data is a truncated one: its file was cut between two elements.
 
-A cut data set is well formed. Only what the standard wants behind the cut can tell.
+Such a data set is well formed. Only the elements that the standard wants after the cut show that it was cut.
 """
 
 from collections.abc import Collection
@@ -9,19 +9,19 @@ from workers.dataset import attributes
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 FLOATS = frozenset((0x7FE00008, 0x7FE00009))  # Float and Double Float Pixel Data
-_GROUP_8 = 0x00080000  # where instances begin; a DICOMDIR begins before
+_GROUP_8 = 0x00080000  # an instance begins with it; a DICOMDIR with group 4
 _PATIENT = frozenset((0x00100010, 0x00100020))
 _ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3)
 
 
-def what_is_missing(tags: Collection[int], sop_class_uid: str) -> str | None:
-    """What shows that a data set of the elements `tags`, without Pixel Data, was cut; None: nothing does.
+def truncation(tags: Collection[int], sop_class_uid: str) -> str | None:
+    """Why a data set of the elements `tags`, without Pixel Data, must be truncated; None if nothing shows it.
 
-    Every instance says its SOP Class; what does, and is of a patient or an image, names its study and series
-    too (PS3.3 C.12.1, C.7.2.1, C.7.3.1), and what describes pixels has some (PS3.3 C.7.6.3). An image whose
-    file ends between the two cannot be told from one whose pixels were taken away on purpose.
+    Every instance names its SOP Class; if it is of a patient or an image, also its study and series (PS3.3
+    C.12.1, C.7.2.1, C.7.3.1); if it describes pixels, it has some (PS3.3 C.7.6.3). An image cut between those
+    elements looks like one whose pixels were removed on purpose.
     """
-    # Not at the top: pydicom takes long to load, and what has pixels needs none of it.
+    # Not at the top: pydicom takes long to load, and a data set with pixels does not need it.
     from pydicom.uid import UID  # noqa: PLC0415
 
     present = frozenset(tags)

@@ -1,7 +1,7 @@
 """The structure of an encoded data set: where its elements are, without decoding their values.
 
-Works on any bytes-like object, usually a memory-mapped file, and touches only headers. What it refuses, it
-refuses with tags and offsets, never with values. (PS3.5 section 7)
+Works on any bytes-like object, usually a memory-mapped file, and reads only headers. Errors name tags and
+offsets, never values. (PS3.5 section 7)
 """
 
 import struct
@@ -33,9 +33,8 @@ SHORT_VRS = frozenset(
 
 _DELIMITERS = 0xFFFE  # group of items and delimiters
 _HEADERS = {big: struct.Struct(">HH2sH" if big else "<HH2sH") for big in (False, True)}
-# Deeper nesting than any SR document has; a hostile one must not exhaust the stack.
-_DEEPEST = 100
-_STRETCH = 25  # bits of an offset: 32 MiB
+_MAX_DEPTH = 100  # deeper than any SR document; a hostile one must not exhaust the stack
+_RELEASE_SHIFT = 25  # pages are released at every multiple of 32 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ EXPLICIT_BIG = Encoding(explicit=True, big=True)
 
 
 class Element(NamedTuple):
-    """Where one data element (or item) stands; offsets count from the start of the file."""
+    """The place of one data element or item; offsets count from the start of the file."""
 
     tag: int
     vr: bytes | None  # None where the encoding has none: implicit VR, items
@@ -74,25 +73,25 @@ class Element(NamedTuple):
 
 
 def name(tag: int) -> str:
-    """A tag as people write it."""
+    """The tag as text: (gggg,eeee)."""
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def content_encoding(vr: bytes | None, encoding: Encoding) -> Encoding:
-    """How the items of a sequence are encoded: those of a UN always implicitly (PS3.5 6.2.2)."""
+    """The encoding of a sequence's items: Implicit VR in a UN (PS3.5 6.2.2)."""
     return IMPLICIT if vr == b"UN" else encoding
 
 
 def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
-    """The elements from `start` to `end`, in order; those inside of sequences are left out.
+    """The elements from `start` to `end`, in order, without those inside sequences.
 
     Raises:
-        Permanent: what stands there is damaged.
+        Permanent: the data set is damaged.
     """
     at = start
     unpack = _HEADERS[encoding.big].unpack_from
     while at < end:
-        # Most elements are of this form: the walk over a data set costs what they cost.
+        # Most elements have this form: their cost is the cost of reading a data set.
         if encoding.explicit and end - at >= 8:
             group, number, vr, length = unpack(source, at)
             value = at + 8
@@ -114,10 +113,10 @@ def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: 
 def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
     """The items of a sequence, or the fragments of encapsulated pixel data, which are items too.
 
-    `encoding` is that of the items' content.
+    `encoding` is the encoding of the items' content.
 
     Raises:
-        Permanent: what stands there is damaged.
+        Permanent: the sequence is damaged.
     """
     at = sequence.value
     while at < sequence.stop:
@@ -132,7 +131,7 @@ def _element(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -
     tag, vr, value, length = _header(source, at, end, encoding)
     if length == UNDEFINED:
         inner = content_encoding(vr, encoding)
-        stop, after = _delimited(source, value, end, inner, depth, lenient=tag == PIXEL_DATA)
+        stop, after = _find_delimiter(source, value, end, inner, depth, lenient=tag == PIXEL_DATA)
         return Element(tag, vr, at, value, stop, after, undefined=True)
     if length > end - value:
         raise Permanent(
@@ -153,7 +152,7 @@ def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, 
         return tag, None, at + 8, struct.unpack_from(order + "I", source, at + 4)[0]
     if vr in SHORT_VRS:
         return tag, vr, at + 8, length
-    # PS3.5 6.2: a VR that we don't know yet has the long form. Old private ones have the short form.
+    # PS3.5 6.2: an unknown VR has the long form; old private ones have the short form.
     if vr in LONG_VRS or (vr.isalpha() and vr.isupper() and not length):
         if end - at < 12:
             raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
@@ -163,33 +162,33 @@ def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, 
     raise Permanent(f"{name(tag)} at offset {at} has no value representation: the data set is damaged")
 
 
-def _delimited(
+def _find_delimiter(
     source: Bytes, at: int, end: int, encoding: Encoding, depth: int, *, lenient: bool
 ) -> tuple[int, int]:
-    """Where a sequence of undefined length ends, without and with its delimiter."""
+    """Offsets of the end of a sequence of undefined length: without and with its delimiter."""
     while at < end:
         item = _item(source, at, end, encoding, depth)
         if item.tag == SEQUENCE_END:
             return at, item.end
         at = item.end
     if at == end and lenient:
-        # Seen in old files: no delimiter after the last fragment. The frames' own checks find a missing one.
+        # Old files lack the delimiter after the last fragment. A missing frame is found by its own checks.
         return at, at
     raise Permanent(f"a sequence has no delimiter before offset {end}: the data set is truncated")
 
 
-def _let_go(source: Bytes, at: int, after: int) -> None:
-    """Unmap what was touched so far, now and then.
+def _release_pages(source: Bytes, at: int, after: int) -> None:
+    """Release the pages read so far, once every 32 MiB.
 
-    The kernel may map two megabytes around each header that is read: all of a large object, in the end.
+    The kernel may map two megabytes around each header that is read: in the end, all of a large object.
     """
-    if isinstance(source, mmap) and at >> _STRETCH != after >> _STRETCH:
+    if isinstance(source, mmap) and at >> _RELEASE_SHIFT != after >> _RELEASE_SHIFT:
         source.madvise(MADV_DONTNEED)
 
 
 def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
-    if depth > _DEEPEST:
-        raise Permanent(f"sequences are nested more than {_DEEPEST} deep")
+    if depth > _MAX_DEPTH:
+        raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
     tag, _, value, length = _header(source, at, end, encoding)
     if tag == SEQUENCE_END:
         return Element(tag, None, at, value, value, value, undefined=False)
@@ -200,7 +199,7 @@ def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> E
             raise Permanent(
                 f"an item at offset {at} claims more bytes than remain: the data set is truncated"
             )
-        _let_go(source, at, value + length)
+        _release_pages(source, at, value + length)
         return Element(tag, None, at, value, value + length, value + length, undefined=False)
     for element in elements(source, value, end, encoding, depth=depth + 1):
         if element.tag == ITEM_END:

@@ -1,64 +1,32 @@
-"""Writing encapsulated pixel data (PS3.5 A.4): one fragment a frame, and a table of where each begins.
+"""Writing encapsulated pixel data (PS3.5 A.4): one fragment per frame, and a table of their offsets.
 
-Lengths are known only once every frame is encoded, and elements that come before the pixel data depend on
-them, so the fragments wait in a nameless file (in memory while they are few) until all are there.
+Lengths are known only once every frame is encoded, and elements before the pixel data depend on them. So the
+fragments wait in a scratch file until all are there.
 """
 
 import struct
-import tempfile
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, cast
 
 from dicomferry.errors import Permanent
 from workers.dataset.elements import ITEM, SEQUENCE_END
+from workers.dataset.scratch import ScratchFile
 
-LAST_BASIC_OFFSET = 0xFFFFFFFF  # what 32 bits of a Basic Offset Table can say (PS3.5 A.4)
+LAST_BASIC_OFFSET = 0xFFFFFFFF  # the largest offset of a Basic Offset Table: 32 bits (PS3.5 A.4)
 EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
 _LONGEST_FRAGMENT = 0xFFFFFFFE
-_IN_MEMORY = 8 << 20
-_CHUNK = 1 << 20
-
-
-class Stored:
-    """Bytes that are written now and copied to their place later. A context: its file ends with it."""
-
-    def __init__(self, scratch: Path) -> None:
-        # SpooledTemporaryFile is an IO[bytes] in all but its declared type.
-        self._file = cast(IO[bytes], tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(scratch)))  # noqa: SIM115  ours
-        self.length = 0
-
-    def write(self, content: bytes) -> None:
-        """Add bytes at the end.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        self._file.write(content)
-        self.length += len(content)
-
-    def chunks(self) -> Iterator[bytes]:
-        """All of it, from the start, in pieces."""
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK):
-            yield chunk
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
 
 
 class Fragments:
     """The fragments of one Pixel Data element, in the order of its frames."""
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
+    def __init__(self, file: ScratchFile) -> None:
+        self._file = file
         self._offsets = array("Q")
         self._lengths = array("Q")
 
     def add(self, codestream: bytes) -> None:
-        """Add a frame; one of odd length is padded (PS3.5 A.4).
+        """Add a frame, padded to even length (PS3.5 A.4).
 
         Raises:
             Permanent: it is longer than a fragment can be.
@@ -66,12 +34,12 @@ class Fragments:
         padded = len(codestream) + len(codestream) % 2
         if padded > _LONGEST_FRAGMENT:
             raise Permanent(f"a frame of {len(codestream)} bytes does not fit into a fragment (PS3.5 A.4)")
-        self._offsets.append(self._stored.length)
+        self._offsets.append(self._file.length)
         self._lengths.append(padded)
-        self._stored.write(item_header(padded))
-        self._stored.write(codestream)
+        self._file.write(item_header(padded))
+        self._file.write(codestream)
         if padded != len(codestream):
-            self._stored.write(b"\x00")
+            self._file.write(b"\x00")
 
     @property
     def coded_length(self) -> int:
@@ -80,9 +48,10 @@ class Fragments:
 
     @property
     def extended(self) -> dict[int, tuple[bytes, bytes]]:
-        """The Extended Offset Table and its Lengths, VR and value by tag, where a basic one is too small.
+        """The Extended Offset Table and its Lengths, VR and value by tag; empty where a basic table will do.
 
-        PS3.3 C.7.6.3.1.8: each frame is one fragment then, and the Basic Offset Table is empty.
+        With an extended table each frame is one fragment and the Basic Offset Table is empty (PS3.3
+        C.7.6.3.1.8).
         """
         if self._offsets[-1] <= LAST_BASIC_OFFSET:
             return {}
@@ -95,7 +64,7 @@ class Fragments:
         """The value of the element: Basic Offset Table, fragments, delimiter."""
         table = b"" if self.extended else struct.pack(f"<{len(self._offsets)}I", *self._offsets)
         yield item_header(len(table)) + table
-        yield from self._stored.chunks()
+        yield from self._file.chunks()
         yield DELIMITER
 
 

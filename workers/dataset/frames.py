@@ -1,6 +1,6 @@
 """The frames of encapsulated pixel data (PS3.5 A.4): which fragments make up each one.
 
-Only item headers and first bytes are read here, so that it costs nothing for a large object.
+Only item headers and first bytes are read, so a large object costs no more than a small one.
 """
 
 import struct
@@ -19,10 +19,10 @@ Fragments = Sequence[Element]
 def split(source: Bytes, pixel_data: Element, frames: int, ceilings: Ceilings) -> list[Fragments]:
     """The fragments of each frame, in order.
 
-    A Basic Offset Table is believed where it agrees with the fragments; many are empty or wrong.
+    A Basic Offset Table is used if it agrees with the fragments; many are empty or wrong.
 
     Raises:
-        Permanent: the fragments cannot be told apart into `frames` frames.
+        Permanent: the fragments cannot be divided into `frames` frames.
     """
     most = ceilings.most_fragments + 1  # and the Basic Offset Table
     found = list(islice(items(source, pixel_data, EXPLICIT), most + 1))
@@ -49,7 +49,7 @@ def split(source: Bytes, pixel_data: Element, frames: int, ceilings: Ceilings) -
 
 
 def _starts_by_table(source: Bytes, table: Element, fragments: Fragments, frames: int) -> list[int]:
-    """Numbers of the non-empty fragments that begin a frame, by the table; none where it is wrong."""
+    """Indices of the non-empty fragments that begin a frame, by the table; empty if the table is wrong."""
     if table.length != 4 * frames:
         return []
     offsets = struct.unpack_from(f"<{frames}I", source, table.value)

@@ -1,8 +1,8 @@
-"""What a lossy rendition says of the frames of an enhanced multi-frame image (PS3.3 C.7.6.16).
+"""What a lossy rendition states for the frames of an enhanced multi-frame image (PS3.3 C.7.6.16).
 
-Frame Type says of a frame what Image Type says of the instance (PS3.3 C.8.16.1), and a frame that was derived
-from another instance has the functional group Derivation Image (C.7.6.16.2.6; A.47.4, A.56.4 and the tables
-of other enhanced IODs). Lossy Image Compression itself stands beside Image Type, as in every image.
+Frame Type states for a frame what Image Type states for the instance (PS3.3 C.8.16.1), and a frame that was
+derived from another instance has the functional group Derivation Image (C.7.6.16.2.6; A.47.4, A.56.4 and the
+tables of other enhanced IODs). Lossy Image Compression itself is beside Image Type, as in every image.
 """
 
 import itertools
@@ -11,37 +11,40 @@ import struct
 from dicomferry.errors import Unsuitable
 from workers.dataset import lossy
 from workers.dataset.attributes import LONGEST_READ
-from workers.dataset.reencode import Around, Replace, Replacement, Source
+from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.source import Source
 
 SHARED, PER_FRAME = 0x52009229, 0x52009230
 DERIVATION_IMAGE = 0x00089124
 
 
-def derived(around: Around, source: Source, instance: tuple[str, str], *, big: bool) -> dict[int, Replace]:
-    """What changes in the items of the functional groups of the data set `around`, by their sequence's tag.
+def item_replacers(
+    context: PixelContext, source: Source, instance: tuple[str, str], *, big: bool
+) -> dict[int, Replacer]:
+    """What changes in the items of each functional groups sequence, by its tag.
 
-    `instance` is SOP class and UID of what was received, `big` whether it is in big endian.
+    `instance` is SOP class and UID of the instance received, `big` whether that is in big endian.
     """
-    found = [tag for tag in (SHARED, PER_FRAME) if tag in around.elements]
-    home = _home(around, source, big=big)
+    found = [tag for tag in (SHARED, PER_FRAME) if tag in context.elements]
+    place = _derivation_sequence(context, source, big=big)
     numbers = itertools.count(1)
 
-    def shared(item: Around) -> Replacement:
-        appended = {DERIVATION_IMAGE: lossy.derivation_image(*instance)} if home == SHARED else {}
-        return Replacement(appended=appended, within=dict.fromkeys(item.elements, _frame_type))
+    def shared(item: PixelContext) -> Replacement:
+        appended = {DERIVATION_IMAGE: lossy.derivation_image(*instance)} if place == SHARED else {}
+        return Replacement(appended=appended, item_replacers=dict.fromkeys(item.elements, _derive_frame_type))
 
-    def of_frame(item: Around) -> Replacement:
+    def of_frame(item: PixelContext) -> Replacement:
         number = next(numbers)
-        appended = {DERIVATION_IMAGE: lossy.derivation_image(*instance, number)} if home == PER_FRAME else {}
-        return Replacement(appended=appended, within=dict.fromkeys(item.elements, _frame_type))
+        appended = {DERIVATION_IMAGE: lossy.derivation_image(*instance, number)} if place == PER_FRAME else {}
+        return Replacement(appended=appended, item_replacers=dict.fromkeys(item.elements, _derive_frame_type))
 
     return {tag: shared if tag == SHARED else of_frame for tag in found}
 
 
-def _home(around: Around, source: Source, *, big: bool) -> int | None:
-    """The sequence that Derivation Image is in or goes to: it must not be in both (PS3.3 C.7.6.16)."""
+def _derivation_sequence(context: PixelContext, source: Source, *, big: bool) -> int | None:
+    """The sequence of Derivation Image, which must not be in both (PS3.3 C.7.6.16): where it is or fits."""
     tag = struct.pack(">HH" if big else "<HH", DERIVATION_IMAGE >> 16, DERIVATION_IMAGE & 0xFFFF)
-    shared, per_frame = around.elements.get(SHARED), around.elements.get(PER_FRAME)
+    shared, per_frame = context.elements.get(SHARED), context.elements.get(PER_FRAME)
     if per_frame and per_frame.length and (not shared or not shared.length):
         return PER_FRAME
     if not shared or not shared.length:
@@ -51,12 +54,12 @@ def _home(around: Around, source: Source, *, big: bool) -> int | None:
     return PER_FRAME if in_frames and not in_shared else SHARED
 
 
-def _frame_type(item: Around) -> Replacement | None:
-    """The item of a functional group whose frame was derived."""
+def _derive_frame_type(item: PixelContext) -> Replacement | None:
+    """What changes in a functional group's item: its Frame Type, if any, says that the frame was derived."""
     before = item.values.get(lossy.FRAME_TYPE)
     if not before:
         return None
     if len(before) >= LONGEST_READ:
         raise Unsuitable("its Frame Type is too long to be continued")
-    after = lossy.derived(before)
+    after = lossy.mark_derived(before)
     return Replacement(changes={lossy.FRAME_TYPE: (b"CS", after)}) if after != before else None

@@ -1,8 +1,8 @@
-"""What a lossy rendition says of itself: an instance of its own, derived, with its whole history. Pure.
+"""The elements of a lossy rendition: a new instance, derived, with its whole lossy history. Pure.
 
 PS3.3 C.7.6.1.1.5 (lossy compression), C.7.6.1.1.2 (Image Type), C.12.4 (derivation and sources). A lossy
-source that is merely decoded, or encoded without further loss, keeps its UID and history: nothing here is
-for it. What an enhanced multi-frame image says of its frames besides is in `functional_groups`.
+source that is only decoded, or encoded without further loss, keeps its UID and history; nothing here applies.
+`functional_groups` has what an enhanced multi-frame image states for its frames.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from workers.dataset import attributes
 from workers.dataset.encapsulate import item_header
 
 _JPEG = "1.2.840.10008.1.2.4."
-# Defined Terms of PS3.3 C.7.6.1.1.5.1, and which of a Quality's numbers each encoder obeys.
+# Defined Terms of PS3.3 C.7.6.1.1.5.1, and the field of Quality that each encoder uses.
 METHODS: dict[str, tuple[str, str]] = {
     _JPEG + "50": ("ISO_10918_1", "quality"),
     _JPEG + "51": ("ISO_10918_1", "quality"),
@@ -35,9 +35,9 @@ _LONGEST_TEXT = 1024  # characters of an ST (PS3.5 6.2); bytes are never fewer
 
 
 def derived_uid(sop_instance_uid: str, transfer_syntax_uid: str, quality: Quality) -> str:
-    """The SOP Instance UID of a lossy rendition: another for other parameters, the same for a repeat.
+    """The SOP Instance UID of a lossy rendition, always the same for the same instance and parameters.
 
-    PS3.5 B.2: a UUID under 2.25. Its bits are a hash, marked as RFC 9562 marks names that were hashed.
+    PS3.5 B.2: a UUID under 2.25, made by hashing (RFC 9562, version 5).
     """
     name = f"{sop_instance_uid}\0{transfer_syntax_uid}\0{_parameter(transfer_syntax_uid, quality)}"
     digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
@@ -51,48 +51,48 @@ def changes(
     ratio: float,
     instance: tuple[str, str],
 ) -> dict[int, tuple[bytes, bytes]]:
-    """VR and value of the elements that lossy compression changes; `instance` is SOP class and old UID.
+    """VR and value, by tag, of the elements that lossy compression changes.
 
-    `ratio` is bytes before by bytes after.
+    `instance` is the SOP class and the UID received, `ratio` the bytes before divided by the bytes after.
 
     Raises:
-        Unsuitable: the history that stands there is too long to be continued.
+        Unsuitable: the lossy history is too long to be continued.
     """
     if any(len(values.get(tag, b"")) >= attributes.LONGEST_READ for tag in DESCRIBING):
         raise Unsuitable("its lossy history is too long to be continued")
     method, _ = METHODS[transfer_syntax_uid]
     ratios, methods = _values(values, _RATIO), _values(values, _METHOD)
-    # The values of both correspond (PS3.3 C.7.6.1.1.5.1): what was not told stays empty.
+    # The values of both correspond one by one (PS3.3 C.7.6.1.1.5.1): unknown ones stay empty.
     known = max(len(ratios), len(methods))
     ratios += [b""] * (known - len(ratios)) + [f"{ratio:.6g}".encode()]
     methods += [b""] * (known - len(methods)) + [method.encode()]
     changed = {
-        _IMAGE_TYPE: (b"CS", derived(values.get(_IMAGE_TYPE) or b"\\SECONDARY")),
+        _IMAGE_TYPE: (b"CS", mark_derived(values.get(_IMAGE_TYPE) or b"\\SECONDARY")),
         _SOP_INSTANCE: (b"UI", _uid(derived_uid(instance[1], transfer_syntax_uid, quality))),
         _LOSSY: (b"CS", b"01"),
         _RATIO: (b"DS", _padded(b"\\".join(ratios))),
         _METHOD: (b"CS", _padded(b"\\".join(methods))),
     }
     label = BY_UID[transfer_syntax_uid].label
-    told = f"{label} {_parameter(transfer_syntax_uid, quality)}, ratio {ratio:.3g}".encode()
+    ours = f"{label} {_parameter(transfer_syntax_uid, quality)}, ratio {ratio:.3g}".encode()
     before = values.get(_DESCRIPTION, b"").rstrip(b" \x00")
-    text = before + b"; " + told if before else told
-    if len(text) <= _LONGEST_TEXT:  # what stands there goes before what we would add
+    text = before + b"; " + ours if before else ours
+    if len(text) <= _LONGEST_TEXT:  # the text received matters more than ours
         changed[_DESCRIPTION] = (b"ST", _padded(text))
     return changed
 
 
-def derived(kind: bytes) -> bytes:
-    """An Image Type or Frame Type whose value 1 says that the pixels were made of others'."""
+def mark_derived(kind: bytes) -> bytes:
+    """The Image Type or Frame Type `kind` with DERIVED as value 1."""
     first, separator, others = kind.rstrip(b" \x00").partition(b"\\")
     return kind if first.strip() == b"DERIVED" else _padded(b"DERIVED" + separator + others)
 
 
 def appended(sop_class_uid: str, sop_instance_uid: str, frame: int | None = None) -> dict[int, bytes]:
-    """Items, in Explicit VR Little Endian, to be added to sequences, by tag.
+    """Items, in Explicit VR Little Endian, to be appended to sequences, by tag.
 
-    Source Image Sequence names the instance as received (PS3.3 C.12.4, purpose from CID 7202), or one
-    `frame` of it; Derivation Code Sequence says what was done to it (CID 7203).
+    Source Image Sequence names the instance received (PS3.3 C.12.4, purpose from CID 7202), or one `frame` of
+    it; Derivation Code Sequence states that it was compressed (CID 7203).
     """
     source = _element(0x00081150, b"UI", _uid(sop_class_uid)) + _element(
         0x00081155, b"UI", _uid(sop_instance_uid)
@@ -104,7 +104,7 @@ def appended(sop_class_uid: str, sop_instance_uid: str, frame: int | None = None
 
 
 def derivation_image(sop_class_uid: str, sop_instance_uid: str, frame: int | None = None) -> bytes:
-    """The same as an item of Derivation Image Sequence (PS3.3 C.7.6.16.2.6)."""
+    """The same items inside one item of Derivation Image Sequence (PS3.3 C.7.6.16.2.6)."""
     items = appended(sop_class_uid, sop_instance_uid, frame)
     return _item(b"".join([_sequence(tag, items[tag]) for tag in sorted(items)]))
 

@@ -1,8 +1,8 @@
-"""Bits of a pixel cell that belong to no pixel value: overlays in them move, others are never lost.
+"""Bits of a pixel cell outside of its value: overlays in them are moved; other bits are never dropped.
 
-Until 2004 an overlay could stand in the bits above Bits Stored (60xx,0100 Overlay Bits Allocated of the
-image, 60xx,0102 Overlay Bit Position). No codestream carries them, so they move to Overlay Data, where the
-standard wants them now (PS3.3 C.9.2, PS3.5 8.1.2).
+Until 2004 an overlay could use bits outside of Bits Stored (60xx,0100 Overlay Bits Allocated of the
+image, 60xx,0102 Overlay Bit Position). No codestream carries them, so they move to Overlay Data, their
+place in the standard today (PS3.3 C.9.2, PS3.5 8.1.2).
 """
 
 import struct
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 from workers.dataset.attributes import number
-from workers.dataset.encapsulate import Stored
+from workers.dataset.scratch import ScratchFile
 
 GROUPS = range(0x6000, 0x6020, 2)
 _ROWS, _COLUMNS, _FRAMES, _FRAME_ORIGIN = 0x0010, 0x0011, 0x0015, 0x0051
@@ -26,28 +26,28 @@ DESCRIBING = frozenset(
 )
 
 
-class Bits:
-    """Bit strings one behind the other, the first bit in the least significant place (PS3.5 8.1.1, 8.1.2)."""
+class BitPacker:
+    """Packs bits into bytes, the first bit in the least significant place (PS3.5 8.1.1, 8.1.2)."""
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
+    def __init__(self, file: ScratchFile) -> None:
+        self._file = file
         self._rest = np.empty(0, np.uint8)
 
     def add(self, bits: np.ndarray) -> None:
         """Add bits: an array of zeros and ones."""
         pending = np.concatenate((self._rest, bits.reshape(-1))) if self._rest.size else bits.reshape(-1)
         whole = pending.size // 8 * 8
-        self._stored.write(np.packbits(pending[:whole], bitorder="little").tobytes())
+        self._file.write(np.packbits(pending[:whole], bitorder="little").tobytes())
         self._rest = pending[whole:].astype(np.uint8)
 
-    def finish(self) -> Stored:
+    def finish(self) -> ScratchFile:
         """Everything added, padded to whole words."""
         if self._rest.size:
-            self._stored.write(np.packbits(self._rest, bitorder="little").tobytes())
+            self._file.write(np.packbits(self._rest, bitorder="little").tobytes())
             self._rest = np.empty(0, np.uint8)
-        if self._stored.length % 2:
-            self._stored.write(b"\x00")
-        return self._stored
+        if self._file.length % 2:
+            self._file.write(b"\x00")
+        return self._file
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,22 @@ class Plane:
 
     group: int
     position: int  # of its bit
-    bits: Bits
+    bits: BitPacker
 
 
-class Cells:
-    """Takes everything but the pixel value out of the cells of one image, frame by frame.
+class CellSeparator:
+    """Separates pixel values from the overlays in the same cells, frame by frame.
 
-    `plain` describes the cells that come out.
+    `separated` describes the cells that come out.
 
     Raises:
         Unsuitable: an overlay in the cells is not of the image's size, or the numbers of bits contradict
             each other.
     """
 
-    def __init__(self, image: Image, values: Mapping[int, bytes], stored: Callable[[], Stored]) -> None:
+    def __init__(
+        self, image: Image, values: Mapping[int, bytes], new_file: Callable[[], ScratchFile]
+    ) -> None:
         if not 1 <= image.bits_stored <= image.high_bit + 1 <= image.bits_allocated:
             raise Unsuitable(
                 f"{image.bits_stored} bits stored up to bit {image.high_bit} of {image.bits_allocated} "
@@ -78,20 +80,20 @@ class Cells:
         self._image = image
         self._low = image.high_bit - image.bits_stored + 1
         self._planes = [
-            Plane(group, position, Bits(stored())) for group, position in _embedded(image, values)
+            Plane(group, position, BitPacker(new_file())) for group, position in _embedded(image, values)
         ]
         self._mask = (1 << image.bits_stored) - 1
         claimed = sum(1 << plane.position for plane in self._planes)
-        self._stray = ((1 << image.bits_allocated) - 1) & ~(self._mask << self._low) & ~claimed
-        # Sign extension is no information: those bits above the value that no overlay claims.
-        self._above = self._stray & ~((1 << image.high_bit) - 1)
-        self.plain = replace(image, high_bit=image.bits_stored - 1)
+        self._stray_mask = ((1 << image.bits_allocated) - 1) & ~(self._mask << self._low) & ~claimed
+        # The bits above the value that no overlay claims: a sign extended into them is no information.
+        self._sign_mask = self._stray_mask & ~((1 << image.high_bit) - 1)
+        self.separated = replace(image, high_bit=image.bits_stored - 1)
 
     def separate(self, cells: np.ndarray) -> np.ndarray:
-        """The pixel values of one frame alone, in whole cells, signed ones with their sign extended.
+        """Return the pixel values of one frame in whole cells, with the sign of signed values extended.
 
         Raises:
-            Unsuitable: there are bits that belong neither to a value nor to an overlay.
+            Unsuitable: some bits belong neither to a value nor to an overlay.
         """
         image = self._image
         if image.bits_stored == image.bits_allocated:
@@ -109,11 +111,13 @@ class Cells:
         return (values << spare).view(f"<i{cells.dtype.itemsize}") >> spare
 
     def _check_stray(self, raw: np.ndarray, values: np.ndarray) -> None:
-        stray = raw & self._stray
+        stray = raw & self._stray_mask
         if not stray.any():
             return
         if self._image.signed:
-            extended = (values >> self._image.bits_stored - 1).astype(raw.dtype) * raw.dtype.type(self._above)
+            extended = (values >> self._image.bits_stored - 1).astype(raw.dtype) * raw.dtype.type(
+                self._sign_mask
+            )
             if not ((stray != 0) & (stray != extended)).any():
                 return
         raise Unsuitable(
@@ -123,15 +127,15 @@ class Cells:
 
     @property
     def notes(self) -> list[str]:
-        """What was moved, in words."""
+        """One sentence per overlay that moved."""
         return [
             f"overlay {plane.group:04X} moved from bit {plane.position} to Overlay Data"
             for plane in self._planes
         ]
 
-    def changes(self) -> dict[int, tuple[bytes, bytes | Stored]]:
-        """The elements that differ once every frame was separated: VR and value by tag."""
-        changed: dict[int, tuple[bytes, bytes | Stored]] = {}
+    def changes(self) -> dict[int, tuple[bytes, bytes | ScratchFile]]:
+        """VR and value, by tag, of the elements that change; every frame was separated before."""
+        changed: dict[int, tuple[bytes, bytes | ScratchFile]] = {}
         for plane in self._planes:
             group = plane.group << 16
             changed[group | _ALLOCATED] = (b"US", b"\x01\x00")
@@ -146,7 +150,7 @@ class Cells:
 
 
 def _embedded(image: Image, values: Mapping[int, bytes]) -> list[tuple[int, int]]:
-    """Group and bit position of the overlays in the cells."""
+    """Group and bit position of each overlay in the cells."""
     low = image.high_bit - image.bits_stored + 1
     found = []
     for group in GROUPS:

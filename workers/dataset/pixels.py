@@ -11,40 +11,27 @@ import numpy as np
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs import decoders
-from workers.codecs.decoders import YBR, Decoded, Image
+from workers.codecs.image import YBR, YBR_422, Decoded, Image
 from workers.dataset.elements import Element
 from workers.dataset.frames import split
-from workers.dataset.reencode import Source
+from workers.dataset.source import Source
 
-# Two pixels share their colour: Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2).
-SUBSAMPLED = "YBR_FULL_422"
-# A blank image compresses well: up to this size a frame may come out of any few bytes.
-_NO_BOMB = 64 << 20
-# Of six samples of two pixels, how many native pixel data hold where colours are shared.
-_OF_SIX = {SUBSAMPLED: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
-
-
-def frame_bits(image: Image) -> int:
-    """Bits of one frame in native form, whatever Bits Allocated is."""
-    return image.rows * image.columns * image.samples * image.bits_allocated
-
-
-def native_length(image: Image) -> int:
-    """Bytes of all native frames, which follow each other bit by bit (PS3.5 8.1.1), padded to even length."""
-    length = (frame_bits(image) * image.frames + 7) // 8
-    return length + length % 2
+# Bytes of a frame up to which any ratio is believed: a blank image compresses well.
+_HARMLESS = 64 << 20
+# How many of six samples (two pixels) native pixel data hold where pixels share colours.
+_SAMPLES_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
 
 def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Ceilings) -> Iterator[bytes]:
-    """The frames of encapsulated pixel data, still coded; `image` is what they claim to hold.
+    """The codestream of each frame of encapsulated pixel data that `image` describes.
 
     Raises:
-        Permanent: they are damaged, or claim more than is believed.
+        Permanent: the fragments are damaged, or the image is over a ceiling.
     """
-    _check_claims(image, ceilings)
+    _check_ceilings(image, ceilings)
     for fragments in split(source.view, pixel_data, image.frames, ceilings):
         codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
-        if image.frame_length > max(_NO_BOMB, len(codestream) * ceilings.largest_ratio):
+        if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
             what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
             raise Permanent(ceilings.told(what, "largest_ratio"))
         yield codestream
@@ -62,8 +49,8 @@ def decoded(
     """Decode the frames of encapsulated pixel data. `rgb` lets decoders convert YCbCr.
 
     Raises:
-        Permanent: a frame is damaged or missing, or differs in colour from the first, or claims more than is
-            believed.
+        Permanent: a frame is damaged or missing, or its colour differs from the first, or the image is over a
+            ceiling.
     """
     colour = None
     for number, codestream in enumerate(codestreams(source, pixel_data, image, ceilings), 1):
@@ -79,19 +66,19 @@ def native(
 ) -> Iterator[Decoded]:
     """Read the frames of native pixel data.
 
-    `planar`: colour by plane, Planar Configuration 1. `big`: the data set is big endian. A frame of cells of
-    one bit is an array of bytes, the first pixel in the least significant bit.
+    `planar`: Planar Configuration 1, colour by plane. `big`: the data set is big endian. Cells of one bit
+    stay packed in bytes, the first pixel in the least significant bit.
 
     Raises:
         Unsuitable: only native transfer syntaxes hold such cells.
-        Permanent: there are fewer bytes than the attributes say, or more than is believed.
+        Permanent: there are fewer bytes than the attributes say, or the image is over a ceiling.
     """
-    _check(image)
-    _check_claims(image, ceilings)
+    _check_decodable(image)
+    _check_ceilings(image, ceilings)
     present = pixel_data.length * 8
     subsampled = _is_subsampled(image, present)
-    bits = must_hold(pixel_data, image)
-    # OW is words of 16 bits whatever stands in them (PS3.5 A.3, 7.3).
+    bits = checked_frame_bits(pixel_data, image)
+    # OW is words of 16 bits, whatever their content (PS3.5 A.3, 7.3).
     swapped = big and pixel_data.vr == b"OW"
     notes: tuple[str, ...] = ()
     if (excess := (present - bits * image.frames) // 8) > 1:
@@ -101,22 +88,22 @@ def native(
         yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
 
 
-def must_hold(pixel_data: Element, image: Image) -> int:
-    """The bits of one frame of native pixel data, which must hold what the attributes speak of, and no more.
+def checked_frame_bits(pixel_data: Element, image: Image) -> int:
+    """Bits of one frame of native pixel data, checked against the length of Pixel Data.
 
-    Some bytes of padding are forgiven, a whole frame is not: it would be lost without a word.
+    A few bytes of padding are accepted, a surplus frame is not: it would be lost silently.
 
     Raises:
         Permanent: there are fewer bytes than the attributes say, or a frame more.
     """
-    if not frame_bits(image):
+    if not image.frame_bits:
         raise Permanent("there are pixel data, and Rows, Columns, Samples per Pixel or Bits Allocated is 0")
     if image.bits_stored > image.bits_allocated:
         raise Permanent(f"{image.bits_stored} bits cannot be stored in {image.bits_allocated} (PS3.5 8.1.1)")
     present = pixel_data.length * 8
-    bits = frame_bits(image)
+    bits = image.frame_bits
     if _is_subsampled(image, present):
-        bits = bits * _OF_SIX[image.photometric] // 6
+        bits = bits * _SAMPLES_OF_SIX[image.photometric] // 6
     if bits * image.frames > present:
         raise Permanent(
             f"native pixel data has {pixel_data.length} bytes where {(bits * image.frames + 7) // 8} should "
@@ -131,7 +118,7 @@ def must_hold(pixel_data: Element, image: Image) -> int:
     return bits
 
 
-def _check(image: Image) -> None:
+def _check_decodable(image: Image) -> None:
     if not (image.rows and image.columns and image.samples in (1, 3)):
         raise Unsuitable(
             f"no image has {image.rows} rows, {image.columns} columns and {image.samples} samples"
@@ -142,8 +129,8 @@ def _check(image: Image) -> None:
         raise Unsuitable(f"{image.photometric}, retired, stays native")
 
 
-def _check_claims(image: Image, ceilings: Ceilings) -> None:
-    """Rows x Columns x Samples per Pixel x Number of Frames, before anything is allocated for them."""
+def _check_ceilings(image: Image, ceilings: Ceilings) -> None:
+    """Refuse an image larger than the ceilings, before memory is allocated for it."""
     if image.frame_length > ceilings.largest_frame_mb << 20:
         raise Permanent(ceilings.told(f"a frame has {image.frame_length} bytes", "largest_frame_mb"))
     if image.native_length > ceilings.largest_image_mb << 20:
@@ -153,12 +140,16 @@ def _check_claims(image: Image, ceilings: Ceilings) -> None:
 
 
 def _is_subsampled(image: Image, present: int) -> bool:
-    """Whether colours are shared; there are files that say so and hold every sample all the same."""
-    return image.photometric in _OF_SIX and image.samples == 3 and present < frame_bits(image) * image.frames
+    """Whether pixels share colours, by name and by length: some files say so and hold every sample."""
+    return (
+        image.photometric in _SAMPLES_OF_SIX
+        and image.samples == 3
+        and present < image.frame_bits * image.frames
+    )
 
 
 def _bits(source: Source, pixel_data: Element, start: int, count: int, *, swapped: bool) -> bytes:
-    """`count` bits from bit `start` on, the last byte filled up with zeros."""
+    """`count` bits from bit `start`; the last byte is filled up with zeros."""
     first, last = start // 8, (start + count + 7) // 8
     begin, stop = first - first % 2, min(last + last % 2, pixel_data.length)
     content = source.read(pixel_data.value + begin, pixel_data.value + stop)
@@ -181,19 +172,19 @@ def _cells(content: bytes, image: Image, *, planar: bool, subsampled: bool) -> D
         return Decoded(cells.reshape(image.rows, image.columns), image.photometric)
     if subsampled:
         return Decoded(_upsampled(cells, image), YBR)
-    colour = YBR if image.photometric == SUBSAMPLED else image.photometric
+    colour = YBR if image.photometric == YBR_422 else image.photometric
     if planar:
-        # Copied: numpy calls the strides of one pixel contiguous, whatever they are; imagecodecs does not.
+        # Copied: numpy calls any strides of a single pixel contiguous; imagecodecs does not.
         return Decoded(np.moveaxis(cells.reshape(3, image.rows, image.columns), 0, -1).copy(), colour)
     return Decoded(cells.reshape(image.rows, image.columns, 3), colour)
 
 
 def _upsampled(cells: np.ndarray, image: Image) -> np.ndarray:
-    """4:2:2 to 4:4:4: each pair of pixels gets the colour that it shared. Nothing is lost by that."""
+    """4:2:2 to 4:4:4, lossless: both pixels of a pair get the colour that they shared."""
     if image.columns % 2:
         raise Permanent("YBR_FULL_422 with an odd number of columns (PS3.3 C.7.6.3.1.2)")
     pairs = cells.reshape(image.rows, image.columns // 2, 4)
-    whole = np.empty((image.rows, image.columns // 2, 2, 3), cells.dtype)
-    whole[..., 0] = pairs[..., :2]
-    whole[..., 1:] = pairs[..., None, 2:]
-    return whole.reshape(image.rows, image.columns, 3)
+    pixels = np.empty((image.rows, image.columns // 2, 2, 3), cells.dtype)
+    pixels[..., 0] = pairs[..., :2]
+    pixels[..., 1:] = pairs[..., None, 2:]
+    return pixels.reshape(image.rows, image.columns, 3)

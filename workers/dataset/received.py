@@ -1,4 +1,4 @@
-"""A received file, opened for reading a piece at a time: never the whole of it in memory."""
+"""A received file, opened to be read piece by piece; never the whole of it is in memory."""
 
 import mmap
 import os
@@ -15,25 +15,25 @@ from dicomferry.dicom import syntaxes
 from dicomferry.dicom.part10 import Meta, read_meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
-from workers.dataset.reencode import Source
+from workers.dataset.source import Source
 
 _CHUNK = 1 << 20
-_LONGEST_FIRST = 256  # bytes of a first element: a group length, a character set, a UID
+_MAX_FIRST_ELEMENT = 256  # bytes of a first element: a group length, a character set, a UID
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Where the data set of an open file stands and how it is encoded."""
+    """An open file: where its data set is and how it is encoded."""
 
     source: Source
     start: int
     end: int
     meta: Meta
-    encoding: Encoding  # of its data elements, whatever the file says
+    encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the file says of itself that is not so."""
+        """What the file states wrongly about itself."""
         if self.encoding == encoding_of(self.meta.transfer_syntax_uid):
             return ()
         form = "Explicit" if self.encoding.explicit else "Implicit"
@@ -48,7 +48,7 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def opened(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
+def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
 
     Raises:
@@ -68,19 +68,19 @@ def opened(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
 def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
     if len(view) - start < 8:
         raise Permanent("the file ends before its data set begins: it is truncated")
-    encoding = _seen(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
+    encoding = _detect_encoding(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
     return Received(Source(view, file.fileno()), start, len(view), meta, encoding)
 
 
-def _seen(header: bytes, said: Encoding) -> Encoding:
-    """How elements are encoded, by what follows the first one's tag: some archives label files wrongly.
+def _detect_encoding(header: bytes, stated: Encoding) -> Encoding:
+    """The encoding that `header` shows, the bytes after the first tag; some archives label files wrongly.
 
-    No first element is so long that its length looks like a VR (16,705 bytes), and none that has one is as
-    short as those of Implicit VR.
+    In Implicit VR they are a length, and no first element is so long that it looks like a VR (16,705 bytes).
+    In Explicit VR they begin with a VR, and read as a length are too long for a first element.
     """
-    if said.big or header[:2] in SHORT_VRS | LONG_VRS:
-        return said if said.big else EXPLICIT
-    return IMPLICIT if int.from_bytes(header, "little") <= _LONGEST_FIRST else said
+    if stated.big or header[:2] in SHORT_VRS | LONG_VRS:
+        return stated if stated.big else EXPLICIT
+    return IMPLICIT if int.from_bytes(header, "little") <= _MAX_FIRST_ELEMENT else stated
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
     if os.fstat(file.fileno()).st_size == 0:
         raise Permanent("the data set is empty")
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        # Only headers are read through the map: reading ahead would fill memory with pixels.
+        # Only headers are read through the map; read-ahead would fill memory with pixels.
         view.madvise(mmap.MADV_RANDOM)
         yield view
 
@@ -116,7 +116,7 @@ def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -
 
 
 def deflate(source: IO[bytes], out: IO[bytes]) -> None:
-    """Copy a data set deflated, padded to even length (PS3.5 A.5)."""
+    """Write a data set deflated, padded to even length (PS3.5 A.5)."""
     source.seek(0)
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     total = 0

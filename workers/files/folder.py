@@ -1,7 +1,7 @@
-"""Files and whole folders from one transfer syntax to another, with the workers' engine but no service.
+"""Transcodes files and folders without any service.
 
-Here is what is to be done and how one file is done; `parallel` does many. Originals are only read, outputs
-appear by rename.
+This module lists the jobs and does one; `parallel` does many at once. Originals are only read; outputs appear
+by rename.
 """
 
 import filecmp
@@ -22,14 +22,14 @@ from workers import limits
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
 _DIRECTORY = "1.2.840.10008.1.3.10"
-# A JPEG in another form, of which it can be restored: made of nothing else, it loses nothing.
+# Recompressed JPEG: made of a JPEG alone, which can be restored from it.
 _RECOMPRESSED = "1.2.840.10008.1.2.4.111"
 _BARE = (
     "a data set without the header of a DICOM file (PS3.10 7.1), which says its transfer syntax: "
     "DCMTK's `dcmconv IN OUT` writes one"
 )
 _PIXELLESS = "no pixel data: left in its transfer syntax"
-# Which setting a lossy target of each group takes.
+# The setting of lossy targets, by group.
 _SETTING = {
     "jpeg": "quality",
     "jpeg-xl": "quality",
@@ -41,7 +41,7 @@ _SETTING = {
 
 @dataclass(frozen=True, slots=True)
 class Lossy:
-    """What a lossy encoder is told; None is the encoder's usual value. `asked` allows loss at all."""
+    """Parameters of lossy encoders; None is the encoder's default. `asked` allows loss at all."""
 
     asked: bool = False
     quality: int | None = None
@@ -51,10 +51,10 @@ class Lossy:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be made of each file."""
+    """What to make of each file."""
 
-    specs: tuple[RenditionSpec, ...]  # the first that can hold the instance is made
-    keep: frozenset[str]  # files in one of these transfer syntaxes are copied as they are
+    specs: tuple[RenditionSpec, ...]  # the first that can hold the instance is used
+    keep: frozenset[str]  # files in these transfer syntaxes are copied unchanged
     verify: str = "always"
     overwrite: bool = False
     ceilings: Ceilings = Ceilings()
@@ -67,7 +67,7 @@ class Job:
     source: Path
     target: Path
     size: int
-    named: bool  # by the user, not found in a folder: that it is no DICOM is then a failure
+    named: bool  # by the user, not found in a folder: if it is no DICOM file, that is a failure
 
 
 class Kind(Enum):
@@ -82,7 +82,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file, and why, in words without any patient's data."""
+    """What became of one file, and why; `words` have no patient data."""
 
     job: Job
     kind: Kind
@@ -99,7 +99,7 @@ def order(
     overwrite: bool = False,
     ceilings: Ceilings = Ceilings(),
 ) -> Order:
-    """What the transfer syntax `to` (a keyword, a UID or a group) asks for.
+    """The order for the transfer syntax `to`: a keyword, a UID or a group.
 
     Raises:
         Misconfigured: it is unknown, cannot be made, or contradicts `lossy`; the message says what to do.
@@ -107,33 +107,33 @@ def order(
     asked = syntaxes.resolve([to])
     made = [syntaxes.BY_UID[uid] for uid in asked if syntaxes.BY_UID[uid].encoded]
     if not made:
-        raise Misconfigured(f"{to} can be passed through, but not made: {_makeable()}")
+        raise Misconfigured(f"{to} can be passed through, but not made: {_choices()}")
     loses = lossy.asked or any(value is not None for value in (lossy.quality, lossy.ratio, lossy.near))
-    # Recompression first: what is no JPEG it refuses at once, and a JPEG it keeps bit for bit.
-    wanted = [s for s in made if not loses and s.uid == _RECOMPRESSED]
-    wanted += [s for s in made if s.lossless is not loses and s.uid != _RECOMPRESSED]
-    if not wanted and loses:
+    # Recompression first: it keeps a JPEG bit for bit, and refuses anything else at once.
+    chosen = [s for s in made if not loses and s.uid == _RECOMPRESSED]
+    chosen += [s for s in made if s.lossless is not loses and s.uid != _RECOMPRESSED]
+    if not chosen and loses:
         raise Misconfigured(f"{to} loses nothing: leave --lossy, --quality, --ratio and --near out")
-    if not wanted:
+    if not chosen:
         setting = _SETTING.get(made[0].group, "lossy")
         raise Misconfigured(
             f"{to} is lossy, and nothing is lost unasked: add --lossy (or --{setting}), "
             "or choose a lossless syntax"
         )
     for setting in ("quality", "ratio", "near"):
-        if getattr(lossy, setting) is not None and all(_SETTING.get(s.group) != setting for s in wanted):
-            right = _SETTING.get(wanted[0].group)
+        if getattr(lossy, setting) is not None and all(_SETTING.get(s.group) != setting for s in chosen):
+            right = _SETTING.get(chosen[0].group)
             raise Misconfigured(f"{to} does not take --{setting}; it takes --{right}")
     return Order(
-        specs=tuple(_spec(syntax, lossy, colour) for syntax in wanted),
-        keep=frozenset(syntax.uid for syntax in wanted) if loses else frozenset(asked),
+        specs=tuple(_spec(syntax, lossy, colour) for syntax in chosen),
+        keep=frozenset(syntax.uid for syntax in chosen) if loses else frozenset(asked),
         verify=verify,
         overwrite=overwrite,
         ceilings=ceilings,
     )
 
 
-def _makeable() -> str:
+def _choices() -> str:
     groups = dict.fromkeys(syntax.group for syntax in syntaxes.TABLE if syntax.encoded)
     return f"choose one of {', '.join(groups)}, or a keyword or UID of them"
 
@@ -152,14 +152,14 @@ def _spec(syntax: syntaxes.Syntax, lossy: Lossy, colour: str) -> RenditionSpec:
 
 
 def jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
-    """The files that `inputs` (files and folders) name, each with its place at or under `out`.
+    """The files in `inputs` (files and folders), each with its target at or under `out`.
 
-    Of one folder the content stands under `out`, of several each under its own name. A folder inside that
+    The content of a single folder goes directly under `out`, of several under their names. A subfolder that
     cannot be listed is a job too, which fails.
 
     Raises:
-        Misconfigured: an input is missing or cannot be reached, or an output would fall on an original, on
-            another output, or on a device.
+        Misconfigured: an input is missing or cannot be reached, or an output would replace an original, a
+            device or another output.
     """
     try:
         return _jobs(inputs, out)
@@ -182,12 +182,12 @@ def _jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     else:
         if out.exists() and not out.is_dir():
             raise Misconfigured(f"{out} is a file: several files need a folder")
-        found = [job for path in inputs for job in _under(path, out, alone=len(inputs) == 1)]
-    _check_apart(found)
+        found = [job for path in inputs for job in _jobs_in(path, out, alone=len(inputs) == 1)]
+    _check_targets(found)
     return found
 
 
-def _under(path: Path, out: Path, *, alone: bool) -> Iterator[Job]:
+def _jobs_in(path: Path, out: Path, *, alone: bool) -> Iterator[Job]:
     if not path.is_dir():
         yield _job(path, out / path.name, named=True)
         return
@@ -207,7 +207,7 @@ def _job(source: Path, target: Path, *, named: bool) -> Job:
     return Job(source, target, source.stat().st_size, named)
 
 
-def _check_apart(found: Iterable[Job]) -> None:
+def _check_targets(found: Iterable[Job]) -> None:
     targets: dict[Path, Path] = {}
     originals = {job.source.resolve() for job in found}
     for job in found:
@@ -218,38 +218,38 @@ def _check_apart(found: Iterable[Job]) -> None:
             raise Misconfigured(f"{other} and {job.source} would both become {job.target}")
 
 
-def convert(job: Job, wanted: Order) -> Outcome:
-    """Do one job; whatever goes wrong is its outcome, but for a codec that hangs: this process then dies."""
+def convert(job: Job, order: Order) -> Outcome:
+    """Do one job. Errors become its outcome, except that a codec that hangs kills this process."""
     try:
         with limits.deadline(limits.seconds_for(job.size)):
-            return _convert(job, wanted)
+            return _convert(job, order)
     except FerryError as error:
         return Outcome(job, Kind.FAILED, str(error))
     except MemoryError:
-        return Outcome(job, Kind.FAILED, wanted.ceilings.told("it needs more memory, in MB", "memory_mb"))
+        return Outcome(job, Kind.FAILED, order.ceilings.told("it needs more memory, in MB", "memory_mb"))
     except OSError as error:
         return Outcome(job, Kind.FAILED, error.strerror or type(error).__name__)
     except Exception as error:  # noqa: BLE001  one file must not end the run
-        # Its text may quote values of the data set.
+        # The error's text may quote values of the data set.
         return Outcome(job, Kind.FAILED, f"unexpected {type(error).__name__} at {place(error)}")
 
 
-def _convert(job: Job, wanted: Order) -> Outcome:
-    if reason := _no_instance(job.source):
+def _convert(job: Job, order: Order) -> Outcome:
+    if reason := _not_an_instance(job.source):
         return Outcome(job, Kind.FAILED if job.named else Kind.SKIPPED, reason)
-    if job.target.exists() and not wanted.overwrite:
-        return _present(job, wanted)
-    if read_meta(job.source).transfer_syntax_uid in wanted.keep:
+    if job.target.exists() and not order.overwrite:
+        return _existing(job, order)
+    if read_meta(job.source).transfer_syntax_uid in order.keep:
         _copy(job.source, job.target)
         return Outcome(job, Kind.COPIED, written=job.size)
-    # The parent, which only hands out work, needs no codecs.
+    # The parent process only distributes work and needs no codecs.
     from dicomferry.errors import NoPixelData, Unsuitable  # noqa: PLC0415
     from workers.transcode import transcode  # noqa: PLC0415
 
     refusals = []
-    for spec in wanted.specs:
+    for spec in order.specs:
         try:
-            report = transcode(job.source, job.target, spec, verify=wanted.verify, ceilings=wanted.ceilings)
+            report = transcode(job.source, job.target, spec, verify=order.verify, ceilings=order.ceilings)
         except NoPixelData:
             if job.named:
                 raise
@@ -263,11 +263,11 @@ def _convert(job: Job, wanted: Order) -> Outcome:
     raise Permanent("; ".join(refusals))
 
 
-def _no_instance(path: Path) -> str | None:
-    """Why the file at `path` holds no SOP instance; None where it does, sound or not.
+def _not_an_instance(path: Path) -> str | None:
+    """Why the file at `path` holds no SOP instance; None if it does, even a damaged one.
 
     Raises:
-        Permanent: it may hold one, and cannot be read as it is.
+        Permanent: it is a data set without a file header.
     """
     with path.open("rb") as file:
         head = file.read(PREFIX_LENGTH)
@@ -280,10 +280,10 @@ def _no_instance(path: Path) -> str | None:
     return None
 
 
-def _present(job: Job, wanted: Order) -> Outcome:
-    """What an output means that stands already: in a folder, what an earlier run made is not made again."""
+def _existing(job: Job, order: Order) -> Outcome:
+    """The outcome if the output exists: in a folder, what an earlier run made is not made again."""
     syntax = read_meta(job.target).transfer_syntax_uid
-    made = syntax in {spec.transfer_syntax_uid for spec in wanted.specs} | wanted.keep
+    made = syntax in {spec.transfer_syntax_uid for spec in order.specs} | order.keep
     if not job.named and (made or filecmp.cmp(job.source, job.target, shallow=False)):
         return Outcome(job, Kind.PRESENT)
     raise Permanent(f"{job.target} exists already: --overwrite replaces it")

@@ -1,7 +1,7 @@
-"""Many files at once, each in a child process that may die of it.
+"""Transcodes many files at once, in child processes that a codec may kill.
 
-A codec that takes its process along breaks the whole pool. What was under way then is tried again, one file
-at a time, until the guilty one is known and has failed alone.
+A process that dies breaks the whole pool. The files that were under way are then tried again one by one, and
+the file that kills its process alone has failed.
 """
 
 import multiprocessing
@@ -20,8 +20,8 @@ from dicomferry.spool import durable
 from workers import limits
 from workers.files.folder import Job, Kind, Order, Outcome, convert
 
-# So many files wait in the pool for each process: enough to keep it busy, few to try again if it breaks.
-_AHEAD = 2
+# Files in the pool per process: enough to keep it busy, few to repeat if it breaks.
+_FILES_PER_PROCESS = 2
 _KILLED = "the codec killed its process: it crashed, took too long, or too much memory"
 
 Convert = Callable[[Job, Order], Outcome]
@@ -29,55 +29,55 @@ _UnderWay = dict[Future[Outcome], Job]
 
 
 def prepare() -> None:
-    """Begin to load the codecs in the server that the children are forked from, while the rest is prepared.
+    """Start to load the codecs in the fork server, while the caller prepares the rest.
 
-    Forked from it they have no threads of ours, and each has the codecs at once.
+    Children that are forked from it have none of our threads and have the codecs loaded.
     """
-    # A name in the current folder must not shadow one of ours.
+    # Modules in the current folder must not shadow ours.
     os.environ["PYTHONSAFEPATH"] = "1"
     forkserver.set_forkserver_preload(["workers.transcode"])
     forkserver.ensure_running()
 
 
-def run(jobs: Sequence[Job], wanted: Order, processes: int, convert: Convert = convert) -> Iterator[Outcome]:
-    """Do all jobs in so many processes; outcomes come as they are known, exactly one for each job.
+def run(jobs: Sequence[Job], order: Order, processes: int, convert: Convert = convert) -> Iterator[Outcome]:
+    """Do all jobs in `processes` child processes; yield exactly one outcome per job, as they finish.
 
-    `convert` is what a child does, by default `folder.convert`.
+    A child calls `convert`.
     """
-    # The largest first, so that none is left to a single core at the end.
+    # The largest first, so that no large one runs alone at the end.
     waiting = deque(sorted(jobs, key=lambda job: -job.size))
-    # What stands there later is ours, if only of a child that died before it could say so.
+    # A file that appears at one of these is ours, even if the child died before it reported it.
     vacant = {job.target for job in jobs if not job.target.exists()}
     while waiting:
-        suspects = yield from _until_broken(waiting, wanted, convert, processes, _AHEAD * processes)
+        suspects = yield from _run_pool(waiting, order, convert, processes, _FILES_PER_PROCESS * processes)
         for suspect in suspects:
-            again = replace(wanted, overwrite=wanted.overwrite or suspect.target in vacant)
-            for guilty in (yield from _until_broken(deque([suspect]), again, convert, 1, 1)):
+            again = replace(order, overwrite=order.overwrite or suspect.target in vacant)
+            for guilty in (yield from _run_pool(deque([suspect]), again, convert, 1, 1)):
                 yield Outcome(guilty, Kind.FAILED, _KILLED)
 
 
-def _until_broken(
-    waiting: deque[Job], wanted: Order, convert: Convert, processes: int, ahead: int
+def _run_pool(
+    waiting: deque[Job], order: Order, convert: Convert, processes: int, ahead: int
 ) -> Generator[Outcome, None, list[Job]]:
-    """Do what waits, `ahead` jobs at a time; returns those that were under way when a process died."""
+    """Do the `waiting` jobs, at most `ahead` at a time; return those under way when a process died."""
     under_way: _UnderWay = {}
     lost: list[Job] = []
-    with _pool(min(processes, len(waiting)), under_way, wanted.ceilings.memory_mb) as pool:
-        whole = True
-        while under_way or (waiting and whole):
-            while waiting and whole and len(under_way) < ahead:
+    with _pool(min(processes, len(waiting)), under_way, order.ceilings.memory_mb) as pool:
+        intact = True
+        while under_way or (waiting and intact):
+            while waiting and intact and len(under_way) < ahead:
                 try:
-                    under_way[pool.submit(convert, waiting[0], wanted)] = waiting[0]
+                    under_way[pool.submit(convert, waiting[0], order)] = waiting[0]
                     waiting.popleft()
                 except BrokenProcessPool:
-                    whole = False
+                    intact = False
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 job = under_way[future]
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    whole = False
-                    _sweep(job)
+                    intact = False
+                    _remove_partial(job)
                     lost.append(under_way.pop(future))
                 else:
                     del under_way[future]
@@ -87,43 +87,43 @@ def _until_broken(
 
 @contextmanager
 def _pool(processes: int, under_way: _UnderWay, memory_mb: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes are gone afterwards; what they were doing is ended if an exception leaves it."""
+    """A pool whose processes end with the block; an exception kills them and removes their partial output."""
     prepare()
     context = multiprocessing.get_context("forkserver")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_become_child, initargs=(memory_mb,)
+        processes, mp_context=context, initializer=_set_up_child, initargs=(memory_mb,)
     )
     try:
         yield pool
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
             child.kill()
-        # Waited for: a pool whose thread is still ending makes the interpreter complain at exit.
+        # Wait: if the pool's thread is still ending at exit, the interpreter complains.
         pool.shutdown(cancel_futures=True)
         for job in under_way.values():
-            _sweep(job)
+            _remove_partial(job)
         raise
     pool.shutdown()
 
 
-def _become_child(memory_mb: int) -> None:
-    limits.confine(memory_mb)
-    # Control-C goes to every process of the terminal; the parent ends the others.
+def _set_up_child(memory_mb: int) -> None:
+    limits.limit_process(memory_mb)
+    # Control-C signals every process of the terminal; the parent ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # The pool's processes hold each other's pipes open, so that none would notice that the parent was killed.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The pool's processes hold each other's pipes open, so they would not notice that the parent was killed.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _sweep(job: Job) -> None:
-    """Remove what a killed child left of its output."""
+def _remove_partial(job: Job) -> None:
+    """Remove the partial output of a killed child."""
     for left in durable.left_unpublished(job.target):
         left.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from pathlib import Path
 from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.transcode import transcode
-limits.confine(int(sys.argv[4]))
+limits.limit_process(int(sys.argv[4]))
 transcode(Path(sys.argv[1]), Path(sys.argv[2]), RenditionSpec(sys.argv[3]))
 status = Path("/proc/self/status").read_text()
 print(*(" ".join(x.split()) for x in status.splitlines() if x.startswith(("VmHWM", "Rss", "VmData"))))

@@ -39,8 +39,8 @@ from tests.support.stages.celery_process import celery_process
 from tests.support.stages.spools import a_spool, put
 from workers import tasks, transcode
 from workers.codecs import encoders
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import Encoded, Quality
+from workers.codecs.image import Image
 from workers.tasks import MAX_ATTEMPTS, run_batch
 from workers.verify import is_chosen
 

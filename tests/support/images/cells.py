@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from workers.codecs.decoders import Image, decode
+from workers.codecs.decoders import decode
 from workers.codecs.encoders import Encoded
+from workers.codecs.image import Image
 
 
 def picture(

@@ -14,7 +14,7 @@ from pydicom import Dataset, Sequence
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.synthetic import dataset, write
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 
 SECRET = "Zzyzx^Quetzalcoatl"  # the patient's name: no message may quote it
 

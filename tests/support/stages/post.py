@@ -13,7 +13,7 @@ from dicomferry.messages.events import EVENTS_KEY, EventSender, Finished, Starte
 from dicomferry.settings import Settings
 from dicomferry.spool.instance import Instance, RenditionSpec
 from dicomferry.spool.spool import Spool
-from forwarder.delivery import Forwarder
+from forwarder.forwarder import Forwarder
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
 from tests.support.stages.spools import a_spool, put

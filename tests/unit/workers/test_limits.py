@@ -33,7 +33,7 @@ def hang() -> None:
 
 def test_an_allocation_over_the_ceiling_fails_in_the_child_alone():
     def eat() -> None:
-        limits.confine(512)
+        limits.limit_process(512)
         eaten = [bytearray(64 << 20) for _ in range(16)]
         del eaten
 
@@ -44,7 +44,7 @@ def test_an_allocation_over_the_ceiling_fails_in_the_child_alone():
 def test_a_ceiling_that_is_lower_already_stays():
     def confine() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))
-        limits.confine(4096)
+        limits.limit_process(4096)
         assert resource.getrlimit(resource.RLIMIT_DATA) == (1 << 30, 1 << 30)
 
     assert child(confine) == 0
@@ -65,7 +65,7 @@ def test_what_a_codec_has_freed_it_gets_again_without_asking_the_kernel():
 
     def confine() -> None:
         usual = faults_of(frame, 10)
-        limits.confine()
+        limits.limit_process()
         frame()
         assert faults_of(frame, 10) < usual / 10
 
@@ -74,7 +74,7 @@ def test_what_a_codec_has_freed_it_gets_again_without_asking_the_kernel():
 
 def test_a_crash_leaves_no_core_file_with_somebodys_pixels():
     def confine() -> None:
-        limits.confine()
+        limits.limit_process()
         assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
 
     assert child(confine) == 0

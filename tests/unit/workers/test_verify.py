@@ -9,9 +9,9 @@ import pytest
 from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_LE
 from tests.support.images.synthetic import dataset, encapsulated, write
 from tests.support.images.synthetic import image as pixels
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import ENCODERS, Quality, encode, refusal
-from workers.codecs.readers import reader_of
+from workers.codecs.image import Image
+from workers.codecs.proof_decoders import proof_decoder
 from workers.verify import ONE_IN, Proof, VerificationFailed, check_file, digest, is_chosen
 
 RLE = "1.2.840.10008.1.2.5"
@@ -41,7 +41,7 @@ CASES = [
 
 def one(cells: np.ndarray, image: Image, uid: str, codestream: bytes) -> Proof:
     proof = Proof(uid, near=2 if uid == NEAR else None)
-    proof.encoded(cells, image, codestream)
+    proof.check_encoded(cells, image, codestream)
     return proof
 
 
@@ -57,7 +57,7 @@ def test_what_every_encoder_makes_is_proved(uid, bits, samples, signed):
     record = proof.record()
     assert record["digest_before"] == digest(cells, image)
     assert record["frames"] == 1
-    assert reader_of(uid).library in proof.words
+    assert proof_decoder(uid).library in proof.words
     if BY_UID[uid].lossless:
         assert record["digest_after"] == record["digest_before"]
         assert "pixels equal" in proof.words
@@ -119,7 +119,7 @@ def test_a_source_with_colour_by_plane_is_proved_as_it_is_encoded():
 
 def test_near_lossless_is_held_to_what_was_asked_for():
     cells, image = described(8, 1, signed=False)
-    assert one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=2)).codestream).worst == 2
+    assert one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=2)).codestream).max_error == 2
     with pytest.raises(VerificationFailed, match="off by up to 5, though at most 2"):
         one(cells, image, NEAR, encode(NEAR, cells, image, Quality(near=5)).codestream)
 
@@ -175,7 +175,7 @@ def written(path: Path, uid: str, frames: list[np.ndarray], image: Image) -> Pro
     codestreams = []
     for cells in frames:
         codestreams.append(encode(uid, cells, image, Quality()).codestream)
-        proof.encoded(cells, image, codestreams[-1])
+        proof.check_encoded(cells, image, codestreams[-1])
     encapsulated(path, made, uid, codestreams)
     read_back(path, proof)
     return proof
@@ -211,8 +211,8 @@ def test_native_pixel_data_that_was_written_amiss_is_caught(tmp_path):
     made["PixelData"].VR = "OW"
     path = write(tmp_path / "made.dcm", made, EXPLICIT_LE)
     proof = Proof(EXPLICIT_LE)
-    proof.decoded(cells, image)
-    proof.wrote(cells.tobytes())
+    proof.add_native(cells, image)
+    proof.add_written(cells.tobytes())
     read_back(path, proof)
     assert proof.digest == digest(cells, image)
     whole = path.read_bytes()

@@ -1,7 +1,7 @@
-"""The encoders: one frame of native pixel cells into one codestream, and what no target can hold.
+"""The encoders: one frame of native pixel cells becomes one codestream, unless the target cannot hold it.
 
-What each target holds stands in the table of transfer syntaxes; here it is held against an image, and the
-cells against what the data set says of them, so that no encoder drops a bit in silence.
+The table of transfer syntaxes states what each target can hold. Here an image is checked against it, and its
+cells against the data set, so that no encoder drops a bit silently.
 """
 
 import struct
@@ -11,16 +11,16 @@ import numpy as np
 from dicomferry.dicom.syntaxes import BY_UID, Holds, label
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs.codestreams import read_jpeg
-from workers.codecs.decoders import Image
 from workers.codecs.encoders import bytewise, jpeg, jpeg_xl, wavelets
 from workers.codecs.encoders.values import Encoded, Encoder, Quality
+from workers.codecs.image import Image
 
 __all__ = ["ENCODERS", "Encoded", "Quality", "encode", "recompress", "refusal"]
 
 _JPEG = "1.2.840.10008.1.2.4."
 _BASELINE = _JPEG + "50"
 _RECOMPRESSED = _JPEG + "111"
-_LARGE = 64 << 20  # bytes of a frame; OpenJPEG does not say that it had too little memory
+_LARGE = 64 << 20  # bytes of a frame; OpenJPEG does not report that memory was short
 
 ENCODERS: dict[str, Encoder] = {
     "1.2.840.10008.1.2.8.1": bytewise.deflated_frame,
@@ -42,22 +42,22 @@ ENCODERS: dict[str, Encoder] = {
 
 
 def refusal(uid: str, image: Image) -> str | None:
-    """Why the target `uid` cannot hold `image`, in words and with the clause; None if it can.
+    """Why the target `uid` cannot hold `image`, with the clause; None if it can.
 
-    `image.photometric` is what the native cells are. Native targets are not judged here: their one limit is
-    the length of the whole pixel data.
+    `image.photometric` is that of the native cells. Native targets are not checked here: their only limit is
+    the length of all pixel data.
     """
     if uid == _RECOMPRESSED:
         return f"{label(uid)} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
     syntax = BY_UID.get(uid)
     if syntax is None or syntax.holds is None:
         return f"workers cannot make {label(uid)}"
-    found = _unheld(syntax.holds, image)
+    found = _mismatch(syntax.holds, image)
     return f"{syntax.label} cannot hold {found}" if found else None
 
 
-def _unheld(holds: Holds, image: Image) -> str | None:
-    """What of `image` does not fit, with the clause; the first that is found."""
+def _mismatch(holds: Holds, image: Image) -> str | None:
+    """The first property of `image` that the target cannot hold, with the clause."""
     photometrics = holds.grey if image.samples == 1 else holds.colour if image.samples == 3 else ()
     grey_or_any = image.samples == 1 or holds.colour is None
     least, most = holds.stored
@@ -90,19 +90,19 @@ def _unheld(holds: Holds, image: Image) -> str | None:
 
 
 def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """Encode one frame: `cells` as `codecs.Decoded.samples` has them, in `image.photometric`.
+    """Encode one frame: `cells` as in `Decoded.samples`, in `image.photometric`.
 
     Raises:
-        Unsuitable: the target cannot hold the image (see `refusal`) or these values of it, or the library
-            fails; another target may do.
-        Permanent: the cells are not of the size that `image` says.
+        Unsuitable: the target cannot hold the image (see `refusal`) or these values, or the library fails;
+            another target may do.
+        Permanent: the cells do not have the size of `image`.
     """
     reason = refusal(uid, image)
     if reason:
         raise Unsuitable(reason)
     holds = BY_UID[uid].holds
     assert holds is not None  # noqa: S101  what has none was refused
-    checked = _checked(cells, image, every_bit=holds.every_bit)
+    checked = _check_cells(cells, image, every_bit=holds.every_bit)
     try:
         return ENCODERS[uid](checked, image, quality)
     except (RuntimeError, ValueError, struct.error) as error:
@@ -110,42 +110,41 @@ def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encod
         raise Unsuitable(f"a {label(uid)} frame cannot be encoded: {str(error)[:200]}{hint}") from error
 
 
-def _checked(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
-    """The cells in the order, type and size that the encoders take; values with their sign extended.
+def _check_cells(cells: np.ndarray, image: Image, *, every_bit: bool) -> np.ndarray:
+    """Return the cells in the byte order and type that encoders take, with the sign extended.
 
     Raises:
-        Permanent: they are not of the image's shape.
+        Permanent: they do not have the image's shape.
         Unsuitable: they hold bits above Bits Stored that would be lost.
     """
     if image.bits_allocated == 1:
         if cells.dtype.itemsize != 1 or cells.size != image.frame_length:
             raise Permanent(f"{cells.nbytes} bytes are not a frame of {image.frame_length}")
         return np.ascontiguousarray(cells.view(np.uint8).reshape(-1))
-    shape = (image.rows, image.columns, 3) if image.samples == 3 else (image.rows, image.columns)
-    if cells.shape != shape or cells.dtype.itemsize * 8 != image.bits_allocated:
-        raise Permanent(f"cells of {cells.shape} {cells.dtype} are not a frame of {shape} as described")
+    if cells.shape != image.shape or cells.dtype.itemsize * 8 != image.bits_allocated:
+        raise Permanent(f"cells of {cells.shape} {cells.dtype} are not a frame of {image.shape} as described")
     kind = f"<{'i' if image.signed else 'u'}{cells.dtype.itemsize}"
-    plain = np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("<"), copy=False)).view(kind)
+    values = np.ascontiguousarray(cells.astype(cells.dtype.newbyteorder("<"), copy=False)).view(kind)
     spare = image.bits_allocated - image.bits_stored
     if every_bit or not spare:
-        return plain
+        return values
     if not image.signed:
-        if int(plain.max()) >> image.bits_stored:
+        if int(values.max()) >> image.bits_stored:
             raise Unsuitable("bits above Bits Stored (an overlay?) would be lost")
-        return plain
+        return values
     top = 1 << image.bits_stored - 1
-    if int(plain.min()) >= -top and int(plain.max()) < top:
-        return plain
-    # Some write signed values without extending the sign: nothing is lost of those either.
-    bare = plain.view(f"<u{cells.dtype.itemsize}")
-    extended = (plain << spare) >> spare
-    if not (((bare >> image.bits_stored) == 0) | (extended == plain)).all():
+    if int(values.min()) >= -top and int(values.max()) < top:
+        return values
+    # Some files have signed values whose sign is not extended: those lose nothing either.
+    raw = values.view(f"<u{cells.dtype.itemsize}")
+    extended = (values << spare) >> spare
+    if not (((raw >> image.bits_stored) == 0) | (extended == values)).all():
         raise Unsuitable("bits above Bits Stored that do not extend the sign (an overlay?) would be lost")
     return np.asarray(extended)
 
 
 def recompress(codestream: bytes, source_uid: str, target_uid: str) -> bytes | None:
-    """A JPEG in its JPEG XL form (.50 to .111) or back, bit for bit; None between any other two.
+    """A JPEG in its JPEG XL form (.50 to .111), or restored from it; None for any other pair.
 
     A byte that pads a fragment to even length is kept as part of the JPEG.
 

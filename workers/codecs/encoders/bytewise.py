@@ -5,8 +5,8 @@ import struct
 import imagecodecs
 import numpy as np
 
-from workers.codecs.decoders import Image
 from workers.codecs.encoders.values import Encoded, Quality
+from workers.codecs.image import Image
 
 # libdeflate's levels 1 to 6 differ by 2 % in size; this one is the fastest that is not larger than zlib's 6.
 _DEFLATE_LEVEL = 4

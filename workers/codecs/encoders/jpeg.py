@@ -8,16 +8,14 @@ import jpeg_ls
 import numpy as np
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import RGB, Image
 from workers.codecs.encoders.values import Encoded, Quality, unsigned
+from workers.codecs.image import RGB, YBR_422, Image
 
-# PS3.5 table 8.2.1-1 has no other name for YCbCr in lossy JPEG.
-_SUBSAMPLED = "YBR_FULL_422"
 _YCBCR = "YCBCR"
 
 
 def baseline(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """JPEG process 1; colour as YCbCr with half the chroma columns."""
+    """JPEG process 1; colour as YCbCr with half the chroma columns (PS3.5 table 8.2.1-1)."""
     if image.samples == 1:
         return Encoded(bytes(imagecodecs.jpeg8_encode(cells, level=quality.quality)), image.photometric)
     codestream = imagecodecs.jpeg8_encode(
@@ -27,7 +25,7 @@ def baseline(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
         outcolorspace=_YCBCR,
         subsampling="422",
     )
-    return Encoded(bytes(codestream), _SUBSAMPLED)
+    return Encoded(bytes(codestream), YBR_422)
 
 
 def extended(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
@@ -57,11 +55,11 @@ def jpeg_ls_lossless(cells: np.ndarray, image: Image, _quality: Quality) -> Enco
 
 
 def jpeg_ls_near(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """JPEG-LS with no sample further off than `quality.near` (T.87 C.2.3: at most half the range and 255).
+    """JPEG-LS with errors up to `quality.near` (T.87 C.2.3: at most 255 and half the range).
 
     Raises:
-        Unsuitable: that many would be too far, or signed samples so near to the end of their range that two's
-            complement would turn them over.
+        Unsuitable: `near` is out of range, or signed samples are so close to the end of their range that an
+            error may change their sign.
     """
     most = min(255, (1 << image.bits_stored) - 1 >> 1)
     if not 0 <= quality.near <= most:
@@ -77,11 +75,11 @@ def jpeg_ls_near(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
     return Encoded(_jpeg_ls(unsigned(cells, image), image, quality.near), image.photometric)
 
 
-def _jpeg_ls(plain: np.ndarray, image: Image, near: int) -> bytes:
+def _jpeg_ls(samples: np.ndarray, image: Image, near: int) -> bytes:
     options = {"planar_configuration": 0} if image.samples == 3 else {}
     return bytes(
         jpeg_ls.encode_pixel_data(
-            plain.tobytes(),
+            samples.tobytes(),
             lossy_error=near,
             rows=image.rows,
             columns=image.columns,

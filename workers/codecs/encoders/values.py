@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a lossy encoder is told; lossless ones ignore it."""
+    """The parameters of lossy encoders; lossless ones ignore them."""
 
     quality: int = 90  # JPEG and JPEG XL: 1 (worst) to 100
-    ratio: float = 10.0  # JPEG 2000 and HTJ2K: compressed to one part in so many
-    near: int = 2  # JPEG-LS: how far a sample may be off
+    ratio: float = 10.0  # JPEG 2000 and HTJ2K: size before divided by size after
+    near: int = 2  # JPEG-LS: largest error of a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ Encoder = Callable[[np.ndarray, Image, Quality], Encoded]
 
 
 def unsigned(cells: np.ndarray, image: Image) -> np.ndarray:
-    """Unsigned samples without the bits that extend the sign, of one byte each where they fit.
+    """Unsigned samples without the bits that extend the sign, of one byte each if they fit.
 
-    For codecs that know no signed samples: DICOM writes the bits of two's complement, and Pixel
-    Representation in the data set says what they are.
+    For codecs without signed samples: they get the bits of two's complement, and the data set's Pixel
+    Representation states the sign.
     """
-    plain = cells.view(f"<u{cells.dtype.itemsize}")
+    samples = cells.view(f"<u{cells.dtype.itemsize}")
     if image.signed:
-        plain = plain & plain.dtype.type((1 << image.bits_stored) - 1)
-    return plain.astype(np.uint8, copy=False) if image.bits_stored <= 8 else plain
+        samples = samples & samples.dtype.type((1 << image.bits_stored) - 1)
+    return samples.astype(np.uint8, copy=False) if image.bits_stored <= 8 else samples

@@ -7,14 +7,14 @@ import numpy as np
 import openjpeg
 
 from dicomferry.errors import Unsuitable
-from workers.codecs.decoders import RGB, Image
 from workers.codecs.encoders.values import Encoded, Quality
+from workers.codecs.image import RGB, Image
 
 _LEVELS = 5
 _MOST_LEVELS = 32  # T.800 table A.15
 _THUMBNAIL = 64  # PS3.5 10.18
-# Where HTJ2K's quantisation step is searched, as a fraction of the samples' range, and how often: it has no
-# rate control of its own.
+# OpenJPH has no rate control: the quantisation step, a fraction of the samples' range, is searched between
+# these, in so many trials.
 _FINEST, _COARSEST, _TRIALS = 2.0**-20, 0.5, 8
 _SIZ_COMPONENTS = (
     40  # offset of Csiz behind SOC; Ssiz, XRsiz and YRsiz of each component follow (T.800 A.5.1)
@@ -42,7 +42,7 @@ def jpeg_2000_lossless(cells: np.ndarray, image: Image, _quality: Quality) -> En
 
 
 def jpeg_2000(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """Irreversible, one layer of the ratio asked for, which OpenJPEG counts in bits stored."""
+    """Irreversible, one layer with the ratio asked for, relative to bits stored."""
     transform = image.photometric == RGB
     if min(image.rows, image.columns) < 1 << _LEVELS:
         raise Unsuitable(
@@ -85,17 +85,17 @@ def htj2k_lossless(cells: np.ndarray, image: Image, _quality: Quality) -> Encode
 
 
 def htj2k(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
-    """Irreversible HTJ2K with the finest quantisation step found that reaches the ratio in bits stored.
+    """Irreversible HTJ2K with the finest quantisation step found that reaches the ratio, in bits stored.
 
     A step is a fraction of the nominal range (T.800 E.1.1), so the samples are scaled up to the 8 or 16 bits
-    that OpenJPH assumes, and back by the precision that is then stated. What quantisation carries over the
-    end of the range is the decoder's to clip (T.800 G.1.2): OpenJPEG does, imagecodecs' OpenJPH lets it come
-    round on the other side, of OpenJPH's own streams too.
+    that OpenJPH assumes; stating their true precision scales them back. Quantisation may push a sample over
+    the end of the range, and the decoder must clip it (T.800 G.1.2): OpenJPEG does, imagecodecs' OpenJPH lets
+    it wrap around.
     """
     transform = image.photometric == RGB
     spare = image.bits_allocated - image.bits_stored
     scaled = _centred(cells, image) << spare
-    wanted = cells.size * image.bits_stored / 8 / quality.ratio
+    target = cells.size * image.bits_stored / 8 / quality.ratio
     low, high = math.log2(_FINEST), math.log2(_COARSEST)
     best: bytes | bytearray = b""
     for _ in range(_TRIALS):
@@ -103,7 +103,7 @@ def htj2k(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
         codestream = imagecodecs.htj2k_encode(
             scaled, level=2.0**middle, reversible=False, rgb=transform, resolutions=_LEVELS, tlm=True
         )
-        if len(codestream) > wanted:
+        if len(codestream) > target:
             low = middle
         else:
             high, best = middle, codestream
@@ -113,7 +113,7 @@ def htj2k(cells: np.ndarray, image: Image, quality: Quality) -> Encoded:
 
 
 def _centred(cells: np.ndarray, image: Image) -> np.ndarray:
-    """Signed samples around zero: the level shift of T.800 G.1, made here with the true precision."""
+    """Signed samples: the level shift of T.800 G.1, made with the true precision."""
     signed = f"<i{cells.dtype.itemsize}"
     if image.signed:
         return cells.view(signed)
@@ -124,10 +124,9 @@ def _centred(cells: np.ndarray, image: Image) -> np.ndarray:
 def _with_precision(codestream: bytes | bytearray, image: Image) -> bytes:
     """State the true precision and sign in SIZ.
 
-    OpenJPH was given samples whose level shift is done already and which it took for signed ones of 8 or 16
-    bits, so that it shifted nothing. A decoder that reads the true precision undoes the shift that was made
-    here. Precision has no other part in a reversible stream: the number of bit planes is in QCD (T.800
-    E.1), where a surplus is allowed.
+    OpenJPH got samples that were level-shifted already, as signed ones of 8 or 16 bits: it shifted nothing.
+    A decoder that reads the true precision undoes our shift. Precision has no other effect in a reversible
+    stream: the number of bit planes is in QCD (T.800 E.1), where a surplus is allowed.
     """
     stated = bytearray(codestream)
     components = int.from_bytes(stated[_SIZ_COMPONENTS : _SIZ_COMPONENTS + 2], "big")

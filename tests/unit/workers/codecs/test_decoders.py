@@ -11,7 +11,8 @@ from dicomferry.dicom.syntaxes import TABLE
 from dicomferry.errors import Permanent
 from tests.support.images.synthetic import image as picture
 from workers.codecs import decoders
-from workers.codecs.decoders import Image, decode
+from workers.codecs.decoders import decode
+from workers.codecs.image import Image, to_rgb
 
 RLE = "1.2.840.10008.1.2.5"
 BASELINE = "1.2.840.10008.1.2.4.50"
@@ -176,7 +177,7 @@ def test_converting_after_decoding_gives_what_the_decoder_converts_itself() -> N
     converted = decode(BASELINE, codestream, image, rgb=True)
     kept = decode(BASELINE, codestream, image, rgb=False)
     assert (converted.colour, kept.colour) == ("RGB", "YBR_FULL")
-    difference = decoders.to_rgb(kept.samples, 8).astype(int) - converted.samples
+    difference = to_rgb(kept.samples, 8).astype(int) - converted.samples
     assert abs(difference).max() <= 1
 
 

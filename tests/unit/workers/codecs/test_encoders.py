@@ -16,14 +16,14 @@ import pytest
 
 from dicomferry.dicom.syntaxes import BY_UID, TABLE
 from dicomferry.errors import Permanent, Unsuitable
-from tests.support.images import independent
 from tests.support.images.cells import back, picture
-from tests.support.images.files import gdcm_pixels
+from tests.support.images.files import gdcm_pixels, independent
 from tests.support.images.synthetic import dataset, encapsulated
 from workers.codecs import decoders
 from workers.codecs.codestreams import read_j2k, read_jpeg
-from workers.codecs.decoders import Image, decode
+from workers.codecs.decoders import decode
 from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, refusal
+from workers.codecs.image import Image
 from workers.codecs.jxl_header import read_jxl
 
 JPEG = "1.2.840.10008.1.2.4."

@@ -8,7 +8,7 @@ from dicomferry.errors import Permanent
 from tests.support.images.synthetic import image
 from workers.codecs import jpeg_entropy
 from workers.codecs.codestreams import read_jpeg
-from workers.codecs.jpeg_entropy import decode_whole
+from workers.codecs.jpeg_entropy import decode_complete
 
 LOSSLESS = {"lossless": True, "predictor": 1}
 
@@ -42,14 +42,14 @@ def decodes(monkeypatch):
 def test_a_sound_lossless_frame_is_decoded_once(bits, samples, decodes):
     codestream, pixels = lossless(bits, samples)
     colour = "RGB" if samples == 3 else None
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), colour, colour), pixels)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), colour, colour), pixels)
     assert len(decodes) == 1
 
 
 @pytest.mark.parametrize("predictor", range(2, 8))
 def test_a_lossless_frame_of_any_predictor_is_decoded_once(predictor, decodes):
     codestream, pixels = lossless(12, predictor=predictor)
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), None, None), pixels)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), None, None), pixels)
     assert len(decodes) == 1
 
 
@@ -58,7 +58,7 @@ def test_a_sound_frame_of_12_bits_is_decoded_once_and_has_the_pixels_of_a_plain_
     codestream = imagecodecs.jpeg8_encode(image(rows, 83, 12), level=90, bitspersample=12)
     expected = imagecodecs.jpeg8_decode(codestream)
     decodes.clear()
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), None, None), expected)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), None, None), expected)
     assert len(decodes) == 1
 
 
@@ -67,7 +67,7 @@ def test_colours_that_stay_ycbcr_have_the_pixels_of_a_plain_decode(subsampling, 
     codestream = imagecodecs.jpeg8_encode(image(61, 83, 8, samples=3), level=90, subsampling=subsampling)
     expected = imagecodecs.jpeg8_decode(codestream, colorspace="YCBCR", outcolorspace="YCBCR")
     decodes.clear()
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), "YCBCR", "YCBCR"), expected)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), "YCBCR", "YCBCR"), expected)
     assert len(decodes) == count
 
 
@@ -76,7 +76,7 @@ def test_a_frame_that_ends_in_the_grey_of_missing_data_is_decoded_twice_and_beli
     pixels = image(61, 83, 12)
     pixels[-16:] = 1 << 11
     codestream = imagecodecs.jpeg8_encode(pixels, bitspersample=12, **options)
-    found = decode_whole(codestream, read_jpeg(codestream), None, None)
+    found = decode_complete(codestream, read_jpeg(codestream), None, None)
     assert np.array_equal(found[-8:], pixels[-8:])
     assert len(decodes) <= 2
 
@@ -101,7 +101,7 @@ def test_not_a_byte_of_the_end_may_be_missing(samples, options):
     for missing in range(1, 150):
         damaged = codestream[: end - missing].rstrip(b"\xff") + b"\xff\xd9"
         with pytest.raises((Permanent, RuntimeError)):
-            decode_whole(damaged, read_jpeg(damaged), colour, colour)
+            decode_complete(damaged, read_jpeg(damaged), colour, colour)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
@@ -111,7 +111,7 @@ def test_a_lossless_frame_that_was_cut_is_refused(bits, samples, share):
     colour = "RGB" if samples == 3 else None
     damaged = cut(codestream, share)
     with pytest.raises((Permanent, RuntimeError)):
-        decode_whole(damaged, read_jpeg(damaged), colour, colour)
+        decode_complete(damaged, read_jpeg(damaged), colour, colour)
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
@@ -119,14 +119,14 @@ def test_a_sound_baseline_frame_has_the_pixels_of_a_plain_decode(subsampling, de
     codestream = imagecodecs.jpeg8_encode(image(61, 83, 8, samples=3), level=90, subsampling=subsampling)
     expected = imagecodecs.jpeg8_decode(codestream, colorspace="YCBCR", outcolorspace="RGB")
     decodes.clear()
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), "YCBCR", "RGB"), expected)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), "YCBCR", "RGB"), expected)
     assert not decodes
 
 
 def test_a_colour_space_that_its_markers_deny_is_taken_all_the_same():
     codestream = imagecodecs.jpeg8_encode(image(61, 83, 8, samples=3), level=90)  # says YCbCr
     expected = imagecodecs.jpeg8_decode(codestream, colorspace="RGB", outcolorspace="RGB")
-    assert np.array_equal(decode_whole(codestream, read_jpeg(codestream), "RGB", "RGB"), expected)
+    assert np.array_equal(decode_complete(codestream, read_jpeg(codestream), "RGB", "RGB"), expected)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -134,4 +134,4 @@ def test_a_baseline_frame_that_was_cut_is_refused(share):
     codestream = imagecodecs.jpeg8_encode(image(61, 83, 8, samples=3), level=90)
     damaged = cut(codestream, share)
     with pytest.raises((Permanent, RuntimeError)):
-        decode_whole(damaged, read_jpeg(damaged), "YCBCR", "RGB")
+        decode_complete(damaged, read_jpeg(damaged), "YCBCR", "RGB")

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from dicomferry.errors import Permanent
-from workers.codecs.decoders import Image
+from workers.codecs.image import Image
 from workers.dataset import attributes
 
 

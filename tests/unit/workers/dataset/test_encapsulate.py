@@ -6,14 +6,15 @@ import pytest
 from pydicom.encaps import generate_frames, parse_basic_offsets
 
 from dicomferry.errors import Permanent
-from workers.dataset import encapsulate
-from workers.dataset.encapsulate import Fragments, Stored
+from workers.dataset import encapsulate, scratch
+from workers.dataset.encapsulate import Fragments
+from workers.dataset.scratch import ScratchFile
 
 FRAMES = [b"\x01" * 10, b"\x02" * 7, b"", b"\x03" * 12]
 
 
 def made(folder: Path, frames: list[bytes]) -> Fragments:
-    fragments = Fragments(Stored(folder))
+    fragments = Fragments(ScratchFile(folder))
     for frame in frames:
         fragments.add(frame)
     return fragments
@@ -54,7 +55,7 @@ def test_the_last_offset_that_32_bits_hold_still_goes_into_the_basic_table(
 def test_what_outgrows_memory_waits_on_disk_and_comes_back_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encapsulate, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(scratch, "_IN_MEMORY", 1000)
     frames = [bytes([number]) * 500 for number in range(10)]
     fragments = made(tmp_path, frames)
     assert list(generate_frames(b"".join(fragments.content()), number_of_frames=10)) == frames

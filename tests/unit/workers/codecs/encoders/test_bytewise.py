@@ -10,8 +10,9 @@ import pytest
 
 from dicomferry.errors import Permanent
 from tests.support.images.cells import back, picture
-from workers.codecs.decoders import Image, decode
+from workers.codecs.decoders import decode
 from workers.codecs.encoders import Encoded, Quality, encode
+from workers.codecs.image import Image
 
 RLE = "1.2.840.10008.1.2.5"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"

@@ -1,0 +1,132 @@
+"""Pixel data of an encapsulated rendition: encoded, recompressed, or the same fragments."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from dicomferry.dicom import syntaxes
+from dicomferry.errors import Permanent, Unsuitable
+from workers import limits
+from workers.codecs import decoders, encoders
+from workers.codecs.image import RGB, YBR, YBR_422, Image
+from workers.dataset import attributes, functional_groups, lossy, pixels
+from workers.dataset.elements import UNDEFINED, Element
+from workers.dataset.encapsulate import DELIMITER, Fragments
+from workers.dataset.overlays import CellSeparator
+from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.scratch import ScratchFile
+from workers.rendition import Rendition
+
+_NEAR = "1.2.840.10008.1.2.4.81"
+
+
+def copied(rendition: Rendition, pixel_data: Element) -> Replacement:
+    """The fragments received, with the delimiter that they lack."""
+
+    def content() -> Iterator[bytes]:
+        yield from rendition.received.source.chunks(pixel_data.value, pixel_data.stop)
+        yield DELIMITER
+
+    return Replacement(b"OB", UNDEFINED, content())
+
+
+def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+    """A JPEG in its JPEG XL form, or restored from it, bit for bit the same.
+
+    Raises:
+        Unsuitable: a frame has no other form.
+        Permanent: a frame is damaged.
+    """
+    image = attributes.describe(context.values)
+    source_uid, target = rendition.received.meta.transfer_syntax_uid, rendition.target_syntax
+    fragments = Fragments(rendition.scratch_file())
+    proof = rendition.start_proof()
+    for codestream in pixels.codestreams(rendition.received.source, pixel_data, image, rendition.ceilings):
+        limits.begin_step(len(codestream))
+        other = encoders.recompress(codestream, source_uid, target.uid)
+        if other is None:
+            raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
+        if proof is not None:
+            decoded = decoders.decode(source_uid, codestream, image, rgb=False)
+            proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
+        fragments.add(other)
+    return _replacement(fragments, fragments.extended)
+
+
+def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+    """The pixel data encoded for the target, with all elements that must change.
+
+    Raises:
+        Unsuitable: the target cannot hold this image.
+        Permanent: a frame is damaged.
+    """
+    image, target = attributes.describe(context.values), rendition.target_syntax
+    _check_capability(target, replace(image, photometric=_decoded_photometric(image)))
+    every_bit = target.holds is not None and target.holds.every_bit
+    separator = None if every_bit else CellSeparator(image, context.values, rendition.scratch_file)
+    cells = separator.separated if separator else image
+    fragments = Fragments(rendition.scratch_file())
+    proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
+    photometric = ""
+    for decoded in rendition.frames(pixel_data, image, rgb=False):
+        described = replace(cells, photometric=decoded.colour)
+        if not photometric:
+            _check_capability(target, described)
+        values = separator.separate(decoded.samples) if separator else decoded.samples
+        made = encoders.encode(target.uid, values, described, rendition.quality)
+        if photometric not in ("", made.photometric):
+            raise Permanent(f"frames became {photometric} and {made.photometric}")
+        photometric = made.photometric
+        if proof is not None:
+            proof.check_encoded(values, described, made.codestream)
+        fragments.add(made.codestream)
+    if photometric != image.photometric:
+        rendition.note(f"{image.photometric} became {photometric}")
+    changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
+        **attributes.changes_encapsulated(image, photometric, cells.high_bit),
+        **fragments.extended,
+    }
+    if separator:
+        rendition.note(*separator.notes)
+        changes |= separator.changes()
+    if not rendition.loses:
+        return _replacement(fragments, changes)
+    received = rendition.received
+    instance = received.meta.sop_class_uid, received.meta.sop_instance_uid
+    ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
+    changes |= lossy.changes(context.values, target.uid, rendition.quality, ratio, instance)
+    of_frames = functional_groups.item_replacers(
+        context, received.source, instance, big=received.encoding.big
+    )
+    return _replacement(fragments, changes, lossy.appended(*instance), of_frames)
+
+
+def _check_capability(target: syntaxes.Syntax, image: Image) -> None:
+    if target.uid == syntaxes.JPEG_IN_XL:
+        raise Unsuitable(f"{target.label} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)")
+    if reason := encoders.refusal(target.uid, image):
+        raise Unsuitable(reason)
+
+
+def _decoded_photometric(image: Image) -> str:
+    """The photometric interpretation that the samples should have once they are decoded."""
+    if image.photometric in ("YBR_RCT", "YBR_ICT"):
+        return RGB
+    return YBR if image.photometric == YBR_422 else image.photometric
+
+
+def _replacement(
+    fragments: Fragments,
+    changes: Mapping[int, tuple[bytes, bytes | ScratchFile]],
+    appended: Mapping[int, bytes] | None = None,
+    item_replacers: Mapping[int, Replacer] | None = None,
+) -> Replacement:
+    limits.begin_step(fragments.coded_length)
+    return Replacement(
+        vr=b"OB",  # PS3.5 A.4
+        length=UNDEFINED,
+        content=fragments.content(),
+        changes=changes,
+        removed=attributes.ONLY_ENCAPSULATED - changes.keys(),
+        appended=appended or {},
+        item_replacers=item_replacers or {},
+    )

@@ -1,0 +1,101 @@
+"""Pixel data of a native rendition, and icons of any: decoded, in the colours that the spec asks for."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from dicomferry.dicom import syntaxes
+from dicomferry.errors import Unsuitable
+from workers.codecs.image import YBR, YBR_422, Decoded, Image, to_rgb
+from workers.dataset import attributes, pixels
+from workers.dataset.elements import Element
+from workers.dataset.overlays import BitPacker
+from workers.dataset.replacement import PixelContext, Replacement
+from workers.rendition import Rendition
+from workers.verify import Proof
+
+_MAX_LENGTH = 0xFFFFFFFE  # PS3.5 7.1.1: a length of 32 bits, even
+
+
+def replacement(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement | None:
+    """The pixel data in native form; None where it is native already and keeps its colours.
+
+    Raises:
+        Unsuitable: it is too long for a native transfer syntax, or only stays native as it is.
+        Permanent: it is damaged or contradicts its attributes.
+    """
+    if rendition.source_syntax.native and not _becomes_rgb(rendition, context):
+        # An icon may be anything; attributes that are absent contradict nothing.
+        if context.values.keys() >= attributes.SIZE and not context.nested:
+            pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
+        return None
+    return _decoded(rendition, pixel_data, context)
+
+
+def _becomes_rgb(rendition: Rendition, context: PixelContext) -> bool:
+    """Whether native samples are YCbCr and are to become RGB; icons keep their colours."""
+    if context.nested or rendition.spec.colour != "rgb" or not context.values.keys() >= attributes.SIZE:
+        return False
+    image = attributes.describe(context.values)
+    convertible = image.samples == 3 and image.bits_allocated == image.bits_stored == 8 and not image.signed
+    return convertible and image.photometric in (YBR, YBR_422)
+
+
+def _decoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+    image, target = attributes.describe(context.values), rendition.target_syntax
+    length = image.native_length
+    if length > _MAX_LENGTH:
+        raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
+    wanted = rendition.spec.colour
+    frames = rendition.frames(pixel_data, image, rgb=wanted == "rgb")
+    first = next(frames)
+    colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
+    if colour != image.photometric:
+        rendition.note(f"{image.photometric} became {colour}")
+    proof = None if context.nested else rendition.start_proof()
+    explicit = target.uid != syntaxes.IMPLICIT_LE
+    return Replacement(
+        vr=attributes.pixel_data_vr(image.bits_allocated, explicit=explicit),
+        length=length,
+        content=_content(rendition, itertools.chain((first,), frames), image, colour, proof),
+        changes=attributes.changes(image, colour),
+        removed=attributes.ONLY_ENCAPSULATED,
+    )
+
+
+def _content(
+    rendition: Rendition, frames: Iterator[Decoded], image: Image, colour: str, proof: Proof | None
+) -> Iterator[bytes | memoryview]:
+    if image.frame_bits % 8:
+        for packed in _bit_packed(rendition, frames, image, proof):
+            if proof is not None:
+                proof.add_written(packed)
+            yield packed
+        return
+    swapped = rendition.target_syntax.uid == syntaxes.EXPLICIT_BE and image.bits_allocated > 8
+    for decoded in frames:
+        samples = decoded.samples
+        if colour != decoded.colour and image.samples == 3:
+            samples = to_rgb(samples, image.bits_stored)
+        content = np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data
+        if swapped:  # OW is words of 16 bits, whatever their content (PS3.5 A.3, 7.3)
+            content = np.frombuffer(content, "<u2").byteswap().view(np.uint8).data
+        if proof is not None:
+            proof.add_native(samples, image)
+            proof.add_written(content)
+        yield content
+    if image.frame_length * image.frames % 2:
+        yield b"\x00"
+
+
+def _bit_packed(
+    rendition: Rendition, frames: Iterator[Decoded], image: Image, proof: Proof | None
+) -> Iterator[bytes]:
+    """Frames that end inside a byte; the next frame begins in the same byte (PS3.5 8.1.1)."""
+    bits = BitPacker(rendition.scratch_file())
+    for decoded in frames:
+        if proof is not None:
+            proof.add_native(decoded.samples, image)
+        bits.add(np.unpackbits(decoded.samples, bitorder="little")[: image.frame_bits])
+    yield from bits.finish().chunks()
