@@ -20,7 +20,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import TranscodeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.spool.instance import RenditionSpec
-from dicomferry.spool.leases import Claim
+from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import boot_id
 from dispatcher.manager import TRANSCODE_MOST
 from dispatcher.publisher import Publisher
@@ -168,7 +168,7 @@ def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str]
         size = min(most, -(-len(left) // 4))
         batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(left[:size]))
         del left[:size]
-        site.spool.leases.make(batch.id, Claim(batch.instances))
+        site.spool.leases.create(batch.id, LeaseContent(batch.instances))
         publisher.publish(batch, f"{len(batch.instances)} objects")
         ids.add(batch.id)
     app.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.local.warden import GATE, Warden
+from gateway.local.warden import WAIT_FOR_GO, Warden
 
 Environment = Mapping[str, str]
 Sessions = Mapping[str, int]  # by part: the id of the session that its processes are in
@@ -75,10 +75,10 @@ class Programs:
         """Run a program in a session of its own; what it says goes to the file `log`."""
         # What an operator has set for a real dicomferry is not for this one.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFERRY_")}
-        waiting, gate = os.pipe()
+        waiting, go = os.pipe()
         with log.open("ab") as words:
             program = subprocess.Popen(
-                [*GATE, *command],
+                [*WAIT_FOR_GO, *command],
                 stdin=waiting,
                 stdout=words,
                 stderr=words,
@@ -86,7 +86,7 @@ class Programs:
                 start_new_session=True,
             )
         os.close(waiting)
-        self._warden.admit(program.pid, gate)
+        self._warden.register(program.pid, go)
         try:
             yield program
         except Failure as failure:

@@ -83,7 +83,7 @@ class Forwarder:
 
     def _hold(self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], None]) -> None:
         """Do `work` under the batch's lease; nothing where that is gone or held."""
-        with self._spool.leases.hold(batch.id) as held:
+        with self._spool.leases.acquire(batch.id) as held:
             if not held:
                 return
             self._sender.send(events.Started(batch.id))
@@ -135,7 +135,7 @@ class Forwarder:
         self._followed[batch] = ""
         began = time.monotonic()
         try:
-            while self._spool.leases.stands(batch) and not self._stopping.is_set():
+            while self._spool.leases.exists(batch) and not self._stopping.is_set():
                 # The longer it lasts, the less it matters to be there at once.
                 time.sleep(min(0.002 + (time.monotonic() - began) / 20, 0.1))
         finally:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dicomferry.dicom.requestor import keep_responses
+from dicomferry.dicom.requestor import fix_lost_responses
 from forwarder.dimse import scu
 
 # Many tests send with pynetdicom, which would now and then lose a response.
-keep_responses()
+fix_lost_responses()
 
 
 @pytest.fixture

@@ -23,7 +23,16 @@ from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.messages.broker import celery_app, redis_client
-from dicomferry.messages.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
+from dicomferry.messages.events import (
+    Event,
+    EventBuffer,
+    Failed,
+    Finished,
+    Rendered,
+    Started,
+    Unsuitable,
+    push,
+)
 from dicomferry.settings import Settings
 from dicomferry.spool import durable, records
 from dicomferry.spool.spool import TRANSCODING, Spool
@@ -60,13 +69,13 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
 
     Nothing is done where the batch's lease is gone or held.
     """
-    with spool.leases.hold(batch.id) as held:
+    with spool.leases.acquire(batch.id) as held:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
             return
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
-        bundle = Bundle(redis)
+        bundle = EventBuffer(redis)
         for instance in batch.instances:
             size = _size(spool, instance)
             if size is not None and size > QUICK:
@@ -200,7 +209,7 @@ def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> Non
     log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
     for instance in batch.instances:
         # Half a rendition each time would fill the disk. Whoever makes it anew by now is asked once more.
-        for left in durable.left_unpublished(spool.rendition(batch.boot, instance, batch.spec.key)):
+        for left in durable.leftover_temporaries(spool.rendition(batch.boot, instance, batch.spec.key)):
             left.unlink(missing_ok=True)
     if batch.alone:
         path = _end_path(spool, batch, batch.instances[0])

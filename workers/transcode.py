@@ -17,7 +17,7 @@ import numpy as np
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.part10 import file_header
 from dicomferry.errors import NoPixelData, Permanent, Unsuitable
 from dicomferry.spool import durable, records
 from dicomferry.spool.instance import RenditionSpec
@@ -75,7 +75,7 @@ def transcode(
     if wanted is None or not wanted.encoded:
         raise Unsuitable(f"workers cannot make {syntaxes.label(spec.transfer_syntax_uid)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = durable.unpublished(target)
+    temporary = durable.temporary_path(target)
     try:
         with opened(source, target.parent, ceilings) as received, ExitStack() as stored:
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
@@ -165,7 +165,7 @@ class _Rendition:
         instance = received.meta.sop_instance_uid
         if self.loses:
             instance = lossy.derived_uid(instance, uid, self.quality)
-        begin = out.write(frame(received.meta.sop_class_uid, instance, uid, room))
+        begin = out.write(file_header(received.meta.sop_class_uid, instance, uid, room))
         target, ceilings = encoding_of(uid), self.ceilings
         reencoder = Reencoder(received.source, target, self.replace, icons=icons, ceilings=ceilings)
         if uid != syntaxes.DEFLATED_LE:
@@ -319,7 +319,7 @@ class _Rendition:
     def _encoded(self, pixel_data: Element, around: Around) -> Replacement:
         image = attributes.describe(around.values)
         self._refuse(replace(image, photometric=_plain_photometric(image)))
-        whole = self.wanted.holds is not None and self.wanted.holds.every_bit
+        whole = self.wanted.capability is not None and self.wanted.capability.every_bit
         cells = None if whole else Cells(image, around.values, self._stored)
         plain = cells.plain if cells else image
         fragments = Fragments(self._stored())

@@ -57,7 +57,7 @@ def give(spool: Spool, *given: Order) -> None:
             typer.echo("Ordered, and not carried out yet: `dicomferry status` counts what is left of it.")
             return
         time.sleep(_POLL)
-    if any(orders.set_aside(path).exists() for path in paths):
+    if any(orders.refused_path(path).exists() for path in paths):
         raise FerryError("the dispatcher does not understand this order: is it of another version?")
     typer.echo("Done: the dispatcher has carried it out.")
 

@@ -129,7 +129,7 @@ def _from_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
         "parked": sum(1 for state in found if state.dead and not state.pending),
         "quarantined": sum(1 for _ in spool.quarantine.iterdir()) if spool.quarantine.exists() else 0,
         "batches": 0,
-        "orders": len(orders.given(spool.orders)),
+        "orders": len(orders.outstanding(spool.orders)),
     }
 
 

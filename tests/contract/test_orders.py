@@ -111,7 +111,7 @@ def test_an_order_without_a_dispatcher_is_carried_out_when_one_starts(bench, cap
     bench.learn()
     bench.deliver()
     bench.wait_retired(instance)
-    assert orders.given(bench.spool.orders) == []
+    assert orders.outstanding(bench.spool.orders) == []
 
 
 def test_an_order_that_was_cut_by_a_crash_is_simply_carried_out_again(bench):
@@ -245,7 +245,7 @@ def test_many_items_are_carried_out_a_few_at_a_time(bench):
     items = tuple(Item(f"{number:048x}", f"1.2.{number}") for number in range(120))
     paths = orders.give(bench.spool.orders, Order(Act.NOTE, items, "noted"))
     assert [len(orders.read(path).items) for path in paths] == [50, 50, 20]
-    assert orders.given(bench.spool.orders) == paths
+    assert orders.outstanding(bench.spool.orders) == paths
 
 
 def test_orders_for_what_an_earlier_dispatchers_batch_still_runs_do_not_send_it_twice(bench):
@@ -254,7 +254,7 @@ def test_orders_for_what_an_earlier_dispatchers_batch_still_runs_do_not_send_it_
     events.push(bench.redis, [events.Received(instance.id)])
     bench.learn()
     batch = bench.fetch(DeliverBatch)
-    with bench.spool.leases.hold(batch.id) as held:
+    with bench.spool.leases.acquire(batch.id) as held:
         assert held
         bench.stop()
         bench.spool.forget_status()
@@ -349,7 +349,7 @@ def test_what_is_understood_now_goes_from_the_quarantine_to_its_destinations(qua
     assert ingest.encoded(instance) == as_sent
     assert list(ingest.spool.quarantine.iterdir()) == []
     assert ingest.leftovers() == []
-    acts = [orders.read(path) for path in orders.given(ingest.spool.orders)]
+    acts = [orders.read(path) for path in orders.outstanding(ingest.spool.orders)]
     assert [order.act for order in acts] == [Act.NOTE, Act.RETRY]
     assert "is understood now" in acts[0].words
 
@@ -405,7 +405,7 @@ def test_what_is_discarded_from_the_quarantine_is_gone_and_noted(quarantined):
     room.discard(ingest.settings, found, yes=True)
     assert list(ingest.spool.quarantine.iterdir()) == []
     assert list(ingest.spool.trash.iterdir()) == []
-    (path,) = orders.given(ingest.spool.orders)
+    (path,) = orders.outstanding(ingest.spool.orders)
     order = orders.read(path)
     assert order.act is Act.NOTE
     assert "tomorrow's VR" in order.words

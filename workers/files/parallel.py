@@ -125,5 +125,5 @@ def _end_with_parent() -> None:
 
 def _sweep(job: Job) -> None:
     """Remove what a killed child left of its output."""
-    for left in durable.left_unpublished(job.target):
+    for left in durable.leftover_temporaries(job.target):
         left.unlink(missing_ok=True)

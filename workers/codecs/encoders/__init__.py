@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from dicomferry.dicom.syntaxes import BY_UID, Holds, label
+from dicomferry.dicom.syntaxes import BY_UID, Capability, label
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs.codestreams import read_jpeg
 from workers.codecs.decoders import Image
@@ -50,13 +50,13 @@ def refusal(uid: str, image: Image) -> str | None:
     if uid == _RECOMPRESSED:
         return f"{label(uid)} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
     syntax = BY_UID.get(uid)
-    if syntax is None or syntax.holds is None:
+    if syntax is None or syntax.capability is None:
         return f"workers cannot make {label(uid)}"
-    found = _unheld(syntax.holds, image)
+    found = _unheld(syntax.capability, image)
     return f"{syntax.label} cannot hold {found}" if found else None
 
 
-def _unheld(holds: Holds, image: Image) -> str | None:
+def _unheld(holds: Capability, image: Image) -> str | None:
     """What of `image` does not fit, with the clause; the first that is found."""
     photometrics = holds.grey if image.samples == 1 else holds.colour if image.samples == 3 else ()
     grey_or_any = image.samples == 1 or holds.colour is None
@@ -73,7 +73,7 @@ def _unheld(holds: Holds, image: Image) -> str | None:
             f"{image.bits_stored} bits stored ({bits})",
         ),
         (
-            image.bits_allocated <= 8 or image.bits_stored >= holds.wide,
+            image.bits_allocated <= 8 or image.bits_stored >= holds.min_stored_16,
             f"{image.bits_stored} bits stored in {image.bits_allocated} ({bits})",
         ),
         (not image.signed or (holds.signed and grey_or_any), f"signed samples ({holds.clause})"),
@@ -82,8 +82,8 @@ def _unheld(holds: Holds, image: Image) -> str | None:
             f"High Bit {image.high_bit} with {image.bits_stored} bits stored (PS3.5 8.1.1)",
         ),
         (
-            min(image.rows, image.columns) >= holds.shortest,
-            f"{image.rows} rows and {image.columns} columns: {holds.shortest} are the least",
+            min(image.rows, image.columns) >= holds.min_side,
+            f"{image.rows} rows and {image.columns} columns: {holds.min_side} are the least",
         ),
     )
     return next((words for fits, words in checks if not fits), None)
@@ -100,7 +100,7 @@ def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encod
     reason = refusal(uid, image)
     if reason:
         raise Unsuitable(reason)
-    holds = BY_UID[uid].holds
+    holds = BY_UID[uid].capability
     assert holds is not None  # noqa: S101  what has none was refused
     checked = _checked(cells, image, every_bit=holds.every_bit)
     try:
