@@ -22,7 +22,7 @@ class Act(StrEnum):
     """The kinds of orders."""
 
     RETRY = "retry"  # dead deliveries become pending again, with all their attempts
-    DISCARD = "discard"  # dead deliveries are outstanding up for good
+    DISCARD = "discard"  # dead deliveries are given up for good
     RESEND = "resend"  # delivered instances are delivered once more
     REROUTE = "reroute"  # pending deliveries go to the named destinations instead
     NOTE = "note"  # only write to the history what was done already
@@ -87,7 +87,7 @@ def read(path: Path) -> Order:
     """
     content = dict(json.loads(path.read_bytes()))
     if content.pop("schema") != SCHEMA:
-        raise ValueError(f"{path.name} was outstanding by another version of dicomferry")
+        raise ValueError(f"{path.name} was given by another version of dicomferry")
     items = tuple(
         Item(item["instance"], item["sop_instance_uid"], tuple(item["destinations"]))
         for item in content.pop("items")
