@@ -250,7 +250,7 @@ class Settings(BaseSettings):
 
     spool: Path = Path("spool")
     broker: Annotated[str, AfterValidator(_broker)] | None = None  # absent: `up` starts a private Redis
-    keep_delivered: Annotated[Seconds, Field(ge=0)] = 0.0  # how long an instance stays after it was delivered
+    keep_delivered: Annotated[Seconds, Field(ge=0)] = 0.0  # for how long instances stay once delivered
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     ingest: Ingest = Ingest()
     worker: Worker = Worker()

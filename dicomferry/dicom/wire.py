@@ -1,4 +1,4 @@
-"""What SCP and SCU share of a connection: PDUs (PS3.8 9.3), and socket options against stalls.
+"""What both sides of an association know of its connection: PDUs (PS3.8 9.3), and sockets that do not stall.
 
 Nagle's algorithm and delayed acknowledgement, together, cost 40 ms a message against a peer that writes in
 several small pieces, as stock DCMTK and Orthanc do. TCP_NODELAY cures our writes. TCP_QUICKACK cures the
@@ -39,14 +39,14 @@ class Pdu(IntEnum):
 
 
 def pdu(kind: Pdu, content: bytes = b"\0\0\0\0") -> bytes:
-    """A whole PDU; the default content is that of A-RELEASE-RQ and -RP (PS3.8 9.3.6, 9.3.7)."""
+    """A whole PDU; the content's default is the one of A-RELEASE-RQ and -RP (PS3.8 9.3.6, 9.3.7)."""
     return PDU_HEADER.pack(kind, len(content)) + content
 
 
 def user_information(maximum_length: int) -> list[Any]:
-    """Our User Information for a negotiation, as pynetdicom's primitives (PS3.7 annex D.3.3).
+    """What we say of ourselves when we negotiate, as pynetdicom's primitives (PS3.7 annex D.3.3).
 
-    `maximum_length` is how many bytes we accept in one P-DATA-TF.
+    `maximum_length` is how many bytes we take in one P-DATA-TF.
     """
     length, implementation, version = (
         MaximumLengthNotification(),
@@ -66,7 +66,7 @@ def no_delay(sock: socket.socket) -> None:
 
 
 def quick_ack(sock: socket.socket) -> None:
-    """Acknowledge received data at once, now and next time."""
+    """Acknowledge at once what has arrived and what arrives next."""
     if _QUICKACK is not None:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
