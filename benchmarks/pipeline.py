@@ -4,10 +4,11 @@
                                   [--plot FILE] [--folder DIR]
 
 Each contender takes objects from a stock dcmsend and brings them to a stock storescp of its own, over
-loopback, everything in one folder; the rate is objects over the seconds from dcmsend's start to the last file
-complete at the sink. All are up and warm before a job is measured and take turns, one at a time; medians of
-the rounds count, of which J2K CT has twice as many. What the sink holds is compared with what was sent. Needs
-what scripts/test.sh installs, and the extra `benchmarks`; on a machine that does nothing else.
+loopback, with all files in one folder. The rate is objects divided by the seconds from dcmsend's start until
+the last file is complete at the sink. All contenders are up and warm before a job is measured, and take
+turns, one at a time. Medians of the rounds are shown; J2K CT has twice as many rounds. What arrives is
+compared with what was sent. You need the tools that scripts/test.sh installs, the extra `benchmarks`, and a
+machine that does nothing else.
 """
 
 import argparse
@@ -25,25 +26,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import alone
-import report
-from contenders import Contender, Running, everyone, worker_counts
-from machine import Failure, Programs, cores, described
-from peers import Sink, sink
-from results import BARE, Results
-from rounds import Run, ceiling, codec_seconds, latencies, measure, plain
-from work import J2K_CT, JOBS, PASSED_CT, RLE_CT, SMALL_MR, Job, Objects, make
+from benchmarks.machine.programs import Failure, Programs
+from benchmarks.machine.usage import cores, describe
+from benchmarks.measure import stages
+from benchmarks.measure.rounds import Run, as_json, bare_codec, codec_seconds, latencies, measure_round
+from benchmarks.peers.contenders import Contender, Running, contenders, worker_counts
+from benchmarks.peers.jobs import J2K_CT, JOBS, PASSED_CT, RLE_CT, SMALL_MR, Job, Objects, make
+from benchmarks.peers.sink import Sink, sink
+from benchmarks.report.plot import plot
+from benchmarks.report.results import BARE, Results
+from benchmarks.report.tables import show
 
 _WARM = 16  # objects
-_LEAST = 8
+_LEAST = 8  # objects
 _FOLDER = Path("/var/tmp")  # noqa: S108  a disk, where /tmp may be memory; our own folder is made in it
 
-End = Callable[[Objects, Path, Programs], Any]
-_ENDS: dict[str, tuple[End, ...]] = {
-    PASSED_CT: (alone.ingest_then_forward, alone.associations),
-    SMALL_MR: (alone.ingest_then_forward,),
-    J2K_CT: (alone.transcoding,),
-    RLE_CT: (alone.transcoding,),
+StageMeasurement = Callable[[Objects, Path, Programs], Any]
+_STAGES: dict[str, tuple[StageMeasurement, ...]] = {
+    PASSED_CT: (stages.ingest_then_forward, stages.associations),
+    SMALL_MR: (stages.ingest_then_forward,),
+    J2K_CT: (stages.transcoding,),
+    RLE_CT: (stages.transcoding,),
 }
 
 
@@ -53,27 +56,27 @@ class Extent:
 
     scale: float
     rounds: int
-    samples: int  # of the latency
+    samples: int  # of each latency
     quick: bool
 
     def count(self, job: Job, share: float = 1.0) -> int:
-        """Objects of a job for one who gets a share of them."""
+        """Number of objects of a job, for a contender that gets a share of them."""
         return max(round(job.count * self.scale * share), _LEAST)
 
     def rounds_of(self, job: Job) -> int:
-        """Twice as many where most figures come from: one round differs from the next by 3 %."""
+        """Twice as many for the job of most figures: one round differs from the next by 3 %."""
         return 2 * self.rounds if job.name == J2K_CT and not self.quick else self.rounds
 
     def workers(self, job: Job) -> list[int]:
-        """With how many workers dicomferry does a job; no matter where there is no codec to run."""
+        """The numbers of workers with which dicomferry does a job; one is enough if it needs no codec."""
         if job.passes or (self.quick and job.name != J2K_CT):
             return [cores()]
         return worker_counts()
 
 
 @dataclass(frozen=True)
-class Stand:
-    """A contender at work for one job."""
+class Entrant:
+    """A contender that is ready for one job, with its sink and its objects."""
 
     contender: Contender
     running: Running
@@ -91,34 +94,34 @@ class Bench:
     results: Results
 
     def job(self, job: Job) -> None:
-        """All contenders, round by round."""
+        """Measure all contenders, round by round, then the latency of one object alone."""
         place = self.folder / job.name.replace(" ", "-")
         try:
             objects = make(job, self.extent.count(job), place / "sent")
             self.results.sent_bytes[job.name] = objects.sent_bytes
             os.sync()
             with ExitStack() as stack:
-                stands = self._stands(objects, place, stack)
+                entrants = self._start_all(objects, place, stack)
                 for number in range(self.extent.rounds_of(job)):
                     if not job.passes:
-                        self._note(job.name, BARE, ceiling(objects, cores()))
-                    turn = number % max(len(stands), 1)
-                    for stand in [*stands[turn:], *stands[:turn]]:
-                        if not self._take_turn(stand):
-                            stands.remove(stand)
+                        self._record(job.name, BARE, bare_codec(objects, cores()))
+                    turn = number % max(len(entrants), 1)
+                    for entrant in [*entrants[turn:], *entrants[:turn]]:
+                        if not self._measure_once(entrant):
+                            entrants.remove(entrant)
                 if job.name == J2K_CT:
                     samples = codec_seconds(objects, self.extent.samples)
                     self.results.codec_ms = 1000 * statistics.median(samples)
                 if job.name in {J2K_CT, PASSED_CT}:
-                    for stand in stands:
-                        self._ask_latency(stand)
+                    for entrant in entrants:
+                        self._measure_latency(entrant)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    def _stands(self, objects: Objects, place: Path, stack: ExitStack) -> list[Stand]:
-        """Everyone who can do the job, warm."""
+    def _start_all(self, objects: Objects, place: Path, stack: ExitStack) -> list[Entrant]:
+        """Start the contenders and warm them up; return those that can do the job."""
         job, found = objects.job, []
-        for number, contender in enumerate(everyone(self.extent.workers(job))):
+        for number, contender in enumerate(contenders(self.extent.workers(job))):
             folder = place / str(number)
             folder.mkdir()
             try:
@@ -126,62 +129,62 @@ class Bench:
                     options = ["+xt"] if job.shown else []
                     received = own.enter_context(sink(self.programs, folder, contender.peers, *options))
                     running = own.enter_context(contender.run(job, received, folder, self.programs))
-                    measure(contender, running, received, objects.first(_WARM))
+                    measure_round(contender, running, received, objects.first(_WARM))
                     stack.push(own.pop_all())
             except (Failure, OSError) as failure:
                 self.results.cannot(job.name, contender.name, str(failure))
                 _say(f"{job.name}: {contender.name}: cannot: {failure}")
                 continue
             share = objects.first(self.extent.count(job, contender.share))
-            found.append(Stand(contender, running, received, share))
+            found.append(Entrant(contender, running, received, share))
         return found
 
-    def _take_turn(self, stand: Stand) -> bool:
-        """One measurement; whether the contender goes on."""
-        job, name = stand.objects.job.name, stand.contender.name
+    def _measure_once(self, entrant: Entrant) -> bool:
+        """Measure one round; return whether it worked."""
+        job, name = entrant.objects.job.name, entrant.contender.name
         try:
-            run = measure(stand.contender, stand.running, stand.sink, stand.objects)
+            run = measure_round(entrant.contender, entrant.running, entrant.sink, entrant.objects)
         except (Failure, OSError) as failure:
             self.results.failures[f"{job}: {name}"] = str(failure)
             _say(f"{job}: {name}: failed: {failure}")
             return False
-        self._note(job, name, run)
+        self._record(job, name, run)
         return True
 
-    def _note(self, job: str, name: str, run: Run) -> None:
-        self.results.add(job, name, plain(run))
+    def _record(self, job: str, name: str, run: Run) -> None:
+        self.results.add(job, name, as_json(run))
         _say(f"{job}: {name}: {run.rate:.1f}/s")
 
-    def _ask_latency(self, stand: Stand) -> None:
-        job, name = stand.objects.job.name, stand.contender.name
+    def _measure_latency(self, entrant: Entrant) -> None:
+        job, name = entrant.objects.job.name, entrant.contender.name
         try:
-            found = latencies(stand.running, stand.sink, stand.objects, self.extent.samples)
+            found = latencies(entrant.running, entrant.sink, entrant.objects, self.extent.samples)
         except (Failure, OSError) as failure:
             self.results.failures[f"latency of {job}: {name}"] = str(failure)
             return
         self.results.latency.setdefault(job, {})[name] = [1000 * seconds for seconds in found]
         _say(f"{job}: {name}: {1000 * statistics.median(found):.0f} ms for one alone")
 
-    def end(self, work: End, job: Job) -> None:
-        """What is measured of a part alone."""
+    def stage(self, measure: StageMeasurement, job: Job) -> None:
+        """Measure a stage alone."""
         place = self.folder / "alone"
         try:
             objects = make(job, self.extent.count(job), place / "sent")
             for number in range(self.extent.rounds):
-                found = work(objects, place / f"{number}", self.programs)
-                self.results.alone.setdefault(work.__name__, {}).setdefault(job.name, []).append(found)
-                _say(f"{work.__name__}, {job.name}: {json.dumps(found)}")
+                found = measure(objects, place / f"{number}", self.programs)
+                self.results.alone.setdefault(measure.__name__, {}).setdefault(job.name, []).append(found)
+                _say(f"{measure.__name__}, {job.name}: {json.dumps(found)}")
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
 
 def main() -> None:
-    """Measure, print, and write what was found."""
+    """Measure, print, and write the results."""
     asked = _arguments()
     if asked.show:
         results = Results.read(asked.json.read_text())
-        report.show(results)
-        report.plot(results, asked.plot)
+        show(results)
+        plot(results, asked.plot)
         return
     extent = Extent(
         scale=asked.scale * (0.2 if asked.quick else 1.0),
@@ -192,29 +195,29 @@ def main() -> None:
     jobs = [job for job in JOBS if not asked.only or job.name.startswith(tuple(asked.only))]
     folder = Path(tempfile.mkdtemp(prefix="dicomferry-benchmark-", dir=asked.folder))
     programs = Programs(folder)
-    results = Results(described(folder) | {"scale": extent.scale, "rounds": extent.rounds})
+    results = Results(describe(folder) | {"scale": extent.scale, "rounds": extent.rounds})
     bench = Bench(extent, folder, programs, results)
     works: list[tuple[str, Callable[[], None]]] = [(job.name, partial(bench.job, job)) for job in jobs]
     works += [
-        (f"{end.__name__}, {job.name}", partial(bench.end, end, job))
+        (f"{stage.__name__}, {job.name}", partial(bench.stage, stage, job))
         for job in jobs
-        for end in _ENDS.get(job.name, ())
+        for stage in _STAGES.get(job.name, ())
     ]
     began = time.monotonic()
     try:
         for name, work in works:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001  whatever it is, the other results stand
+            except Exception as error:  # noqa: BLE001  the other results stay valid
                 results.failures[name] = f"{type(error).__name__}: {error}"
                 _say(f"{name}: {results.failures[name]}")
             results.machine["seconds"] = round(time.monotonic() - began)
-            asked.json.write_text(json.dumps(results.plain(), indent=1))
+            asked.json.write_text(json.dumps(results.as_json(), indent=1))
     finally:
         programs.close()
         shutil.rmtree(folder, ignore_errors=True)
-    report.show(results)
-    report.plot(results, asked.plot)
+    show(results)
+    plot(results, asked.plot)
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,7 +20,7 @@ from tests.support.hospital import Hospital
 
 
 def measure(size: tuple[int, int, int]) -> dict[str, Any]:
-    """One hospital: what it reports, and the process's memory in MiB before and at most."""
+    """Run one hospital: its report, and the process's memory in MiB before and at most."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report = Hospital(*size).run()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,7 +2,7 @@
 
     python -m benchmarks.recovery [--instances 1000 10000 100000] [--folder DIR]
 
-The spools are made without syncing, read once as they are left in the page cache, and deleted.
+The spools are written without syncing, read from the page cache, and deleted.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from rich.table import Table
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import SCHEMA, Spool
-from dispatcher.commands import Known, Note
+from dispatcher.commands import Found, Note
 from dispatcher.history import History
 from dispatcher.manager import QueueManager
 from dispatcher.recovery import SpoolReader
@@ -48,7 +48,7 @@ def fill(spool: Spool, count: int) -> None:
 
 
 def read(spool: Spool) -> float:
-    """Seconds until the queue manager knows everything and the history has its lines."""
+    """Seconds until the queue manager knows all instances and the history has its lines."""
     numbers = itertools.count()
     manager = QueueManager(
         [Destination(name=f"ws{n}", title="WS", host="127.0.0.1", port=104) for n in range(LANES)],
@@ -58,8 +58,8 @@ def read(spool: Spool) -> float:
     )
     history = History(spool.history)
     begun = time.perf_counter()
-    for state in SpoolReader(spool).everything(manager.knows):
-        manager.handle(Known(state), time.time())
+    for state in SpoolReader(spool).read_all(manager.tracks):
+        manager.handle(Found(state), time.time())
         history.write(
             (c.at or 0.0, c.instance, c.sop_instance_uid, c.what, c.destination, c.words)
             for c in manager.take_commands()

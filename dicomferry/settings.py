@@ -251,6 +251,9 @@ class Settings(BaseSettings):
     spool: Path = Path("spool")
     broker: Annotated[str, AfterValidator(_broker)] | None = None  # absent: `up` starts a private Redis
     keep_delivered: Annotated[Seconds, Field(ge=0)] = 0.0  # for how long instances stay once delivered
+    keep_history: Annotated[Seconds, Field(ge=0)] = (
+        90 * 86_400.0
+    )  # for how long `explain` tells of what has gone
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     ingest: Ingest = Ingest()
     worker: Worker = Worker()

@@ -1,4 +1,4 @@
-"""What is done next: a pure queue manager decides, and a service around it feeds it and carries it out.
+"""What is done next: a pure queue manager decides; the service feeds it events and carries out its commands.
 
 The command line starts it and reads its history and plan. No other stage imports it.
 """

@@ -1,4 +1,4 @@
-"""Whether a destination is reachable: a circuit that opens on failure and asks again, ever more rarely."""
+"""The circuit breaker of a destination: it opens on failure, then probes at growing intervals."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,8 +12,8 @@ class Circuit(StrEnum):
     """The states of a circuit."""
 
     CLOSED = "closed"  # work flows
-    OPEN = "open"  # nothing but probes
-    TRIAL = "trial"  # a probe was answered: one object, then closed
+    OPEN = "open"  # only probes
+    TRIAL = "trial"  # the peer answered a probe: one object may go, then the circuit closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +22,22 @@ class CircuitState:
 
     state: Circuit = Circuit.CLOSED
     failures: int = 0  # in a row
-    probe_at: float = 0.0  # when an open circuit asks again, seconds since the epoch
+    probe_at: float = 0.0  # when an open circuit is probed, seconds since the epoch
     reason: str = ""  # why it opened, in words
 
 
-def tripped(circuit: CircuitState, now: float, reason: str, chance: float) -> CircuitState:
-    """After a failure; `chance` in [0, 1) spreads the next probe."""
+def opened(circuit: CircuitState, now: float, reason: str, chance: float) -> CircuitState:
+    """The circuit after a failure; `chance` in [0, 1) spreads the next probe."""
     failures = circuit.failures + 1
     delay = min(FIRST_PROBE * 2 ** min(failures - 1, 16), LAST_PROBE)
     return CircuitState(Circuit.OPEN, failures, now + delay * (1 - JITTER + 2 * JITTER * chance), reason)
 
 
-def answered(circuit: CircuitState) -> CircuitState:
-    """After a probe was answered: one object may try."""
+def on_trial(circuit: CircuitState) -> CircuitState:
+    """The circuit after the peer answered a probe: one object may go."""
     return replace(circuit, state=Circuit.TRIAL) if circuit.state is Circuit.OPEN else circuit
 
 
-def proved(circuit: CircuitState) -> CircuitState:
-    """After the peer took or refused an object: it works."""
+def closed(circuit: CircuitState) -> CircuitState:
+    """The circuit after the peer accepted or refused an object: it is reachable."""
     return circuit if circuit.state is Circuit.CLOSED else CircuitState()

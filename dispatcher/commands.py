@@ -1,4 +1,4 @@
-"""What the queue manager asks the service to do, and what only the service tells it."""
+"""The queue manager's commands to the service, and the events that only the service makes."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
-    """Write a dead marker."""
+class MarkDead:
+    """Mark a delivery dead on the spool."""
 
     instance: str
     destination: str
@@ -35,7 +35,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """Look at the spool and tell what it says of these: a `Known` or a `Vanished` each."""
+    """Read these instances from the spool again; each gives a `Found` or a `NotFound`."""
 
     instances: tuple[str, ...]
 
@@ -54,31 +54,31 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Every delivery is delivered, but the instance is to stay a while: its renditions need not."""
+    """Every delivery is delivered and the instance stays a while: remove its renditions."""
 
     instance: str
 
 
-Command = Publish | Bury | Retire | Keep | Reread | Note
+Command = Publish | MarkDead | Retire | Keep | Reread | Note
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Found:
     """The service has read this instance from the spool."""
 
     state: State
 
 
 @dataclass(frozen=True, slots=True)
-class Vanished:
-    """The spool has no such instance (any more)."""
+class NotFound:
+    """The spool does not have this instance, or no longer."""
 
     instance: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A batch will not be run (again): its lease was taken back. `died` says that it had been running."""
+    """A batch will not run (again): its lease was taken back. `died`: it had been running."""
 
     batch: str
     died: bool

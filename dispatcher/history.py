@@ -1,19 +1,32 @@
-"""History for people: what happened to each instance, in SQLite.
+"""History for people: what happened to each instance, in SQLite, for so long as it is kept.
 
-The dispatcher alone writes it. It is never the truth and may be deleted at any time.
+The dispatcher alone writes it. It is never the truth and may be deleted at any time. It grows by some lines
+for each instance, and no step takes longer the more there are: totals have a table of their own, and what is
+too old is deleted a few lines at a time.
 """
 
+import logging
 import sqlite3
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
-_TABLE = """
+log = logging.getLogger(__name__)
+
+_PRUNED_AT_ONCE = 500  # lines: some milliseconds
+_PRUNE_EVERY = 60.0  # seconds between looks for old lines, where the last look found no more
+_WRONG_CLOCK = 86_400.0  # seconds: a line from so far in the future was written while the clock was wrong
+_VERSION = 1  # of the tables, as PRAGMA user_version; 0: nothing yet, or the tables of 0.1.0
+_TABLES = """
 CREATE TABLE IF NOT EXISTS history (
     at REAL, instance TEXT, sop_instance_uid TEXT, what TEXT, destination TEXT, words TEXT
 );
 CREATE UNIQUE INDEX IF NOT EXISTS received_once ON history (instance) WHERE what = 'received';
 CREATE INDEX IF NOT EXISTS by_sop_instance_uid ON history (sop_instance_uid);
-CREATE INDEX IF NOT EXISTS by_what ON history (what, destination);
+CREATE TABLE totals (destination TEXT PRIMARY KEY, delivered INTEGER NOT NULL);
+INSERT INTO totals SELECT destination, count(*) FROM history WHERE what = 'delivered' GROUP BY destination;
+DROP INDEX IF EXISTS by_what;
 """
 
 Row = tuple[float, str, str, str, str, str]  # as the columns above; `at` in seconds since the epoch
@@ -22,34 +35,65 @@ Row = tuple[float, str, str, str, str, str]  # as the columns above; `at` in sec
 class History:
     """The one writer."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file at `path`; one that is damaged is set aside."""
+    def __init__(self, path: Path, keep: float) -> None:
+        """Open or make the file at `path`; a damaged one is set aside. Lines are kept for `keep` seconds."""
+        self._keep = keep
+        self._prune_at = 0.0
         try:
-            self._database = self._open(path)
+            self._database = _opened(path)
         except sqlite3.DatabaseError:
             path.replace(path.with_suffix(".damaged"))
-            self._database = self._open(path)
+            self._database = _opened(path)
 
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        database = sqlite3.connect(path)
-        # Readers never block us, and a power cut may cost the last lines: they are for people.
-        database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _TABLE)
-        return database
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append lines, all in one transaction; "received" counts once an instance, whoever restarts."""
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append lines, all in one transaction; a second "received" of an instance is ignored."""
+        delivered = Counter(destination for _, _, _, what, destination, _ in rows if what == "delivered")
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany(
+                "INSERT INTO totals VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET delivered = delivered + excluded.delivered",
+                delivered.items(),
+            )
+
+    def prune(self, now: float) -> None:
+        """Delete a few of the lines that have been kept long enough at `now`, seconds since the epoch.
+
+        Lines are deleted in the order in which they were written, up to the first that is to be kept.
+        """
+        if now < self._prune_at:
+            return
+        query = "SELECT rowid, at FROM history ORDER BY rowid LIMIT ?"
+        eldest = self._database.execute(query, (_PRUNED_AT_ONCE,))
+        since, until = now - self._keep, now + _WRONG_CLOCK
+        expired = [row for row, _ in takewhile(lambda line: not since <= line[1] < until, eldest)]
+        if len(expired) < _PRUNED_AT_ONCE:
+            self._prune_at = now + _PRUNE_EVERY
+        if expired:
+            with self._database:
+                self._database.execute("DELETE FROM history WHERE rowid <= ?", (expired[-1],))
 
     def delivered_counts(self) -> dict[str, int]:
-        """How many deliveries each destination has on record."""
-        query = "SELECT destination, count(*) FROM history WHERE what = 'delivered' GROUP BY destination"
-        return dict(self._database.execute(query))
+        """How many deliveries each destination has had since this file was made."""
+        return dict(self._database.execute("SELECT destination, delivered FROM totals"))
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    # Readers never block us, and a power cut may cost the last lines: they are for people.
+    database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;")
+    version, tables = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "schema_version")
+    )
+    if version < _VERSION:
+        if tables:
+            log.info("HistoryUpgraded %s: the deliveries of 0.1.0 are counted, once", path.name)
+        database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={_VERSION}; COMMIT;")
+    return database
 
 
 def lines_of(path: Path, sop_instance_uid: str) -> list[Row]:

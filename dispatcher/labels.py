@@ -1,4 +1,4 @@
-"""What Flower shows of a batch: ids and UIDs, counts and syntaxes; nothing of the patient."""
+"""A batch's label in Flower: UIDs, counts and syntaxes; nothing of the patient."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ from dispatcher.lanes import Delivery
 
 
 def short(uid: str) -> str:
-    """A UID cut to its telling ends: ``1.2.8...843``."""
+    """A long UID by its two ends: ``1.2.8...843``."""
     return uid if len(uid) <= 13 else f"{uid[:5]}...{uid[-3:]}"
 
 
 def transcode_label(destination: Destination, spec: RenditionSpec, deliveries: Sequence[Delivery]) -> str:
     """Like ``WS1 study 1.2.3...843 CT n=16 J2K->ExplicitLE``."""
-    return f"{_what(destination, deliveries)} {_received(deliveries)}->{label(spec.transfer_syntax_uid)}"
+    return f"{_summary(destination, deliveries)} {_received(deliveries)}->{label(spec.transfer_syntax_uid)}"
 
 
 def deliver_label(destination: Destination, deliveries: Sequence[Delivery]) -> str:
     """Like ``WS1 study 1.2.3...843 CT n=16 ExplicitLE``."""
     sent = dict.fromkeys(label(d.choice.transfer_syntax_uid) for d in deliveries)
-    return f"{_what(destination, deliveries)} {_few(sent)}"
+    return f"{_summary(destination, deliveries)} {_joined(sent)}"
 
 
 def probe_label(destination: Destination, sop_classes: Sequence[str]) -> str:
@@ -29,17 +29,17 @@ def probe_label(destination: Destination, sop_classes: Sequence[str]) -> str:
     return f"{destination.title} sop_classes={len(sop_classes)}"
 
 
-def _what(destination: Destination, deliveries: Sequence[Delivery]) -> str:
+def _summary(destination: Destination, deliveries: Sequence[Delivery]) -> str:
     studies = dict.fromkeys(d.entry.study_instance_uid for d in deliveries)
     modalities = dict.fromkeys(d.entry.modality or "?" for d in deliveries)
     study = f"study {short(next(iter(studies)))}" if len(studies) == 1 else f"{len(studies)} studies"
-    return f"{destination.title} {study} {_few(modalities)} n={len(deliveries)}"
+    return f"{destination.title} {study} {_joined(modalities)} n={len(deliveries)}"
 
 
 def _received(deliveries: Sequence[Delivery]) -> str:
-    return _few(dict.fromkeys(label(d.entry.transfer_syntax_uid) for d in deliveries))
+    return _joined(dict.fromkeys(label(d.entry.transfer_syntax_uid) for d in deliveries))
 
 
-def _few(names: dict[str, None]) -> str:
+def _joined(names: dict[str, None]) -> str:
     shown = list(names)[:3]
     return "+".join(shown) + ("+..." if len(names) > len(shown) else "")

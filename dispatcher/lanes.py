@@ -1,4 +1,4 @@
-"""A destination's queue: where each of its deliveries stands."""
+"""A destination's queue, and the place of each of its deliveries."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,27 +10,27 @@ from dispatcher.circuit import Circuit, CircuitState
 from dispatcher.plan import Choice
 
 UNPLANNED = Choice("", None, "")
-NEARLY_THROUGH = 48  # objects left of a batch: what lasts as long as it takes to bring the next one
-LOOKAHEAD = 256  # renditions of one lane made or being made and not yet delivered: bounds the disk they take
+NEARLY_THROUGH = 48  # unsent objects of a batch: sending them takes as long as bringing the next batch
+LOOKAHEAD = 256  # undelivered renditions of one lane, made or being made: bounds their disk space
 
 
 class Place(Enum):
     """Where a delivery stands in its lane."""
 
-    UNLEARNED = auto()  # what the peer accepts for its SOP class is not known
-    TO_RENDER = auto()  # needs a rendition that nobody was asked for yet
+    UNLEARNED = auto()  # what the peer accepts for its SOP class is not known yet
+    TO_RENDER = auto()  # needs a rendition that was not requested yet
     RENDERING = auto()
     READY = auto()
-    TAKEN = auto()  # out of its queue, for an instant: what else of it stands there does not count
-    BEHIND = auto()  # can be sent once an older object with its SOP Instance UID is
+    TAKEN = auto()  # out of its queue, for an instant: its other items in that queue do not count
+    BEHIND = auto()  # waits until an older object with its SOP Instance UID is sent
     SENDING = auto()
     DELAYED = auto()  # was refused or came back undone, and waits for its next attempt
-    GONE = auto()  # delivered, dead or forgotten: queues skip it
+    GONE = auto()  # delivered, dead or removed: queues skip it
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What the queue manager keeps of an instance."""
+    """An instance, as the queue manager keeps it."""
 
     id: str
     sop_class_uid: str
@@ -40,10 +40,10 @@ class Entry:
     transfer_syntax_uid: str
     size: int
     received_at: float  # seconds since the epoch
-    asked_at: float  # since when it is to be delivered: received, or an operator's word on it
+    asked_at: float  # since when it is pending: its reception, or an operator's last order
     delivered_at: float = 0.0  # of its last delivery
     deliveries: dict[str, "Delivery"] = field(default_factory=dict)  # pending ones, by destination
-    alone: bool = False  # it was in a batch that died: never again together with others
+    alone: bool = False  # it was in a batch that died: from now on it gets batches of its own
 
 
 @dataclass(slots=True, eq=False)
@@ -54,36 +54,38 @@ class Delivery:
     destination: str
     place: Place = Place.GONE
     choice: Choice = UNPLANNED
-    batch: str | None = None  # that renders or sends it
+    batch: str | None = None  # the batch that renders or sends it
     ruled_out: dict[str, str] | None = None  # transfer syntaxes found unsuitable or refused, with the reason
-    undone: int = 0  # times that its batch ended without a word on it: lost, or a full disk
+    undone: int = 0  # batches that ended without a result for it: lost, or a full disk
     moved_on: bool = False  # the next best syntax was tried after a refusal
-    broke_off: int = 0  # times that the peer ended the association while it got this
-    last: str = ""  # why it was not delivered the last time
+    broke_off: int = 0  # times that the peer ended the association while it received this
+    last: str = ""  # why its last attempt failed
     status: int | None = None  # of its last refusal
-    attempts: int = 0  # refusals on the spool
+    attempts: int = 0  # refusals that the spool has counted
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
     """A destination's queue.
 
-    Queues are pruned lazily: an item counts while its place says so, and once, however often it is there.
+    Queues are pruned lazily: an item counts only while its delivery's place is that queue, and only once.
     """
 
     destination: Destination
     shown: tuple[str, ...]
-    accepted: dict[str, frozenset[str]]  # by SOP class: what the peer was seen to accept
+    accepted: dict[str, frozenset[str]]  # by SOP class: the syntaxes that the peer accepts
     limit: int  # deliver batches at once
     circuit: CircuitState = field(default_factory=CircuitState)
     unlearned: dict[str, list[Delivery]] = field(default_factory=dict)  # by SOP class
     to_render: deque[Delivery] = field(default_factory=deque)
     ready: deque[Delivery] = field(default_factory=deque)
     counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
-    sending: dict[str, str | None] = field(default_factory=dict)  # deliver batches, and what follows each
-    held: bool = False  # a batch of an earlier dispatcher still sends
-    probe: str | None = None  # the probe batch that is under way
-    gathers_until: float = 0.0  # in seconds since the epoch; 0 where nothing that is ready waits for others
+    sending: dict[str, str | None] = field(
+        default_factory=dict
+    )  # deliver batches, each with the batch that follows it
+    paused: bool = False  # a batch of an earlier dispatcher still sends
+    probe: str | None = None  # the outstanding probe batch
+    gathers_until: float = 0.0  # when ready deliveries wait no longer for more, seconds since the epoch; or 0
     delivered: int = 0
     dead: int = 0
 
@@ -93,21 +95,20 @@ class Lane:
         return sum(count for place, count in self.counts.items() if place is not Place.GONE)
 
     @property
-    def renders(self) -> bool:
-        """Whether it may ask for a rendition now."""
+    def may_render(self) -> bool:
+        """Whether the lane may request a rendition now."""
         ahead = self.counts[Place.RENDERING] + self.counts[Place.READY] + self.counts[Place.SENDING]
         return (
             self.counts[Place.TO_RENDER] > 0 and ahead < LOOKAHEAD and self.circuit.state is not Circuit.OPEN
         )
 
     def openings(self, left: Callable[[str], int]) -> list[str | None]:
-        """For what deliver batches there is room now: None for a free association, else whom to follow.
+        """The deliver batches that may go now: None for a free association, else the batch to follow.
 
-        `left` tells of how many objects of a batch nothing was heard yet. Where there are several
-        associations none needs one to follow: the others send meanwhile, and who is free first takes what
-        there is.
+        `left` gives the number of a batch's objects without a result yet. A lane with several associations
+        needs no follower: while one gets its next batch, the others send.
         """
-        if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN or self.held:
+        if not self.counts[Place.READY] or self.circuit.state is Circuit.OPEN or self.paused:
             return []
         limit = self.limit if self.circuit.state is Circuit.CLOSED else 1
         free: list[str | None] = [None] * (limit - len(self.sending))
@@ -120,21 +121,21 @@ class Lane:
         ]
 
     def begin(self, batch: str, after: str | None) -> None:
-        """A deliver batch is to be published: it takes an opening."""
+        """Give an opening to a deliver batch that is about to be published."""
         if after is None:
             self.sending[batch] = None
         else:
             self.sending[after] = batch
 
     def end(self, batch: str) -> None:
-        """A deliver batch is over: what follows it has its association now."""
+        """End a deliver batch: its follower takes over its association."""
         follower = self.sending.pop(batch, None)
         if follower is not None:
             self.sending[follower] = None
         self.sending = {first: second if second != batch else None for first, second in self.sending.items()}
 
     def move(self, delivery: Delivery, place: Place) -> None:
-        """Put a delivery at a place; it leaves the one where it was."""
+        """Move a delivery to another place."""
         if delivery.place is not Place.GONE:
             self.counts[delivery.place] -= 1
         delivery.place = place
@@ -148,7 +149,7 @@ class Lane:
             self.ready.append(delivery)
 
     def give_back(self, deliveries: list[Delivery]) -> None:
-        """Put what was to be sent at the head of the ready queue again, in its order."""
+        """Put unsent deliveries back at the head of the ready queue, in their order."""
         for delivery in reversed(deliveries):
             self.move(delivery, Place.READY)
             self.ready.pop()

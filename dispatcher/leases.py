@@ -1,4 +1,4 @@
-"""Which outstanding batches run, have ended, or were lost: read from their leases, no deadline guessed."""
+"""Reads from their leases which outstanding batches run, have ended or were lost; no deadline is guessed."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,21 @@ Verdict = events.Started | events.Finished | Lost
 
 
 class LeaseWatch:
-    """Looks at the leases of outstanding batches, time and again.
+    """Checks the leases of outstanding batches at regular intervals.
 
     Locked means running, however long it takes. Gone means finished. Neither locked nor queued means lost.
-    Each of the latter two counts when it is seen twice in a row: a message is on its way between queue and
-    lock for a moment, and the events of a finished batch are read before it is called silent.
+    The latter two count only when two checks in a row see them: between queue and lock a message is nowhere
+    for a moment, and the events of a finished batch must be read before its lease counts.
     """
 
     def __init__(self, spool: Spool, queued: Callable[[], set[str]]) -> None:
         self._spool = spool
         self._queued = queued
-        self._suspects: dict[str, str] = {}  # batch -> what was seen the last time
+        self._suspects: dict[str, str] = {}  # by batch: its state at the last check
         self._seen_running: set[str] = set()
 
-    def look(self, outstanding: list[str]) -> list[Verdict]:
-        """What can be said of these batches now. Raises RedisError where the queue cannot be read."""
+    def check(self, outstanding: list[str]) -> list[Verdict]:
+        """What has changed for these batches. Raises RedisError where the queue cannot be read."""
         states = {batch: self._spool.leases.state(batch) for batch in outstanding}
         running = {batch for batch, state in states.items() if state == "running"}
         verdicts: list[Verdict] = [events.Started(batch) for batch in running - self._seen_running]

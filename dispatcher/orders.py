@@ -1,6 +1,6 @@
-"""Carries out what operators have ordered: the markers on the spool are changed here, and nothing else.
+"""Carries out operators' orders: changes the markers on the spool, nothing else.
 
-Each step may be taken twice, so that an order which a crash has cut is simply carried out again.
+Each step may run twice: after a crash the order is simply carried out again.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from dispatcher.commands import Note
 
 
 def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
-    """Change the spool as the order says; what was done, for the history.
+    """Change the spool as ordered; yields what was done, for the history.
 
-    What has changed meanwhile (it was delivered after all, or retired) is left alone.
+    An item that has changed meanwhile (delivered after all, or retired) is left alone.
     """
     for item in order.items:
         if order.act is Act.NOTE:

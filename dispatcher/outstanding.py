@@ -1,4 +1,4 @@
-"""The batches that are in Celery, and what of each is not accounted for."""
+"""The batches in Celery, and the instances of each that have no result yet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dicomferry.messages.batches import Batch, TranscodeBatch
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One batch; `instances` are those of which nothing was heard yet."""
+    """One batch; `instances` are those without a result yet."""
 
     batch: Batch
     instances: set[str]
@@ -37,30 +37,30 @@ class Outstanding:
         return self._jobs.get(batch)
 
     def add(self, batch: Batch, instances: tuple[str, ...]) -> None:
-        """It is to be published."""
+        """Add a batch that is about to be published."""
         self._jobs[batch.id] = Job(batch, set(instances))
         if isinstance(batch, TranscodeBatch):
             self._transcodes.add(batch.id)
             self._unstarted.add(batch.id)
 
     def started(self, batch: str) -> None:
-        """Somebody runs it."""
+        """Note that a worker runs the batch."""
         if job := self._jobs.get(batch):
             job.started = True
             self._unstarted.discard(batch)
 
     def left(self, batch: str) -> int:
-        """Of how many of its instances nothing was heard yet."""
+        """How many of its instances have no result yet."""
         job = self._jobs.get(batch)
         return len(job.instances) if job else 0
 
-    def account(self, batch: str, instance: str) -> None:
-        """It was told what became of the instance."""
+    def account_for(self, batch: str, instance: str) -> None:
+        """Note that the instance has its result."""
         if job := self._jobs.get(batch):
             job.instances.discard(instance)
 
     def end(self, batch: str) -> Job | None:
-        """Nobody runs it any more."""
+        """Remove a batch that nobody runs any more."""
         self._transcodes.discard(batch)
         self._unstarted.discard(batch)
         return self._jobs.pop(batch, None)
@@ -72,10 +72,10 @@ class Outstanding:
 
     @property
     def transcodes_unstarted(self) -> int:
-        """Transcode batches that no worker has begun."""
+        """Transcode batches that no worker has started."""
         return len(self._unstarted)
 
     @property
     def transcodes_running(self) -> int:
-        """Transcode batches that a worker has begun."""
+        """Transcode batches that a worker has started."""
         return len(self._transcodes) - len(self._unstarted)

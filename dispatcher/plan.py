@@ -1,4 +1,4 @@
-"""What an instance is sent as: a pure choice among what the destination shows and its peer accepts."""
+"""Chooses the transfer syntax that an instance is sent in, among those its destination shows and accepts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dicomferry.spool.instance import RenditionSpec
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How one delivery is to be sent, and why in words."""
+    """The syntax of one delivery, and the reason in words."""
 
     transfer_syntax_uid: str
     spec: RenditionSpec | None  # None: the bytes as received
@@ -18,8 +18,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Stuck:
-    """Nothing that the destination takes can be made of the instance; the reason in words."""
+class NoChoice:
+    """No syntax of the destination can be made from the instance; the reason in words."""
 
     reason: str
 
@@ -30,26 +30,26 @@ def choose(
     shown: tuple[str, ...],
     accepted: frozenset[str],
     ruled_out: Mapping[str, str],
-) -> Choice | Stuck:
+) -> Choice | NoChoice:
     """Choose the transfer syntax of one delivery.
 
-    `received` is the UID that the instance has, `shown` the destination's UIDs in order of preference,
+    `received` is the instance's UID, `shown` the destination's UIDs in order of preference,
     `accepted` what its peer accepts for this SOP class, `ruled_out` UIDs that were tried, with the reason.
 
-    In order: the received bytes; the destination's preference; where it merely negotiates, a JPEG's other
-    form, then the best lossless syntax. What a destination does not list it does not show, even if its peer
-    accepts it.
+    In order: the received bytes; the destination's preference; for one that only negotiates, a JPEG's other
+    form, then the best lossless syntax. A destination shows only what it lists, even if its peer accepts
+    more.
     """
     name = destination.title
     if not accepted:
-        return Stuck(f"{name} accepts no transfer syntax that it shows for this SOP class")
+        return NoChoice(f"{name} accepts no transfer syntax that it shows for this SOP class")
     usable = [uid for uid in shown if uid in accepted and uid not in ruled_out]
     if received in usable:
         return Choice(received, None, f"{name} accepts {label(received)} as received")
     source = BY_UID.get(received)
     if source is None or not source.decoded:
         reason = _why_not(received, name, shown, ruled_out)
-        return Stuck(f"{label(received)} passes through unchanged or not at all, and {reason}")
+        return NoChoice(f"{label(received)} passes through unchanged or not at all, and {reason}")
     preference = _best(received, usable) if destination.negotiates else usable
     for uid in preference:
         if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
@@ -59,25 +59,25 @@ def choose(
             )
             spec = _spec(received, uid, destination)
             return Choice(uid, spec, f"{reason}; {label(uid)}: {manner}")
-    return Stuck(_nothing_left(received, name, usable, ruled_out, lossy=destination.lossy))
+    return NoChoice(_why_no_choice(received, name, usable, ruled_out, lossy=destination.lossy))
 
 
 def _best(received: str, usable: list[str]) -> list[str]:
-    """The lossless ones, best first: a JPEG's other form keeps all of it and is smaller than any other."""
+    """The lossless ones, best first; a JPEG's other form is lossless and smaller than any other."""
     return [uid for uid in usable if is_recompression(received, uid)] + [
         uid for uid in BEST_LOSSLESS if uid in usable
     ]
 
 
 def _is_makeable(received: str, target: Syntax, *, lossy: bool) -> bool:
-    """Whether workers may make `target` of what came in `received`; `lossy` allows a loss."""
+    """Whether workers may make `target` from `received`; `lossy` allows a loss."""
     if is_recompression(received, target.uid):
         return True
     return target.encoded and target.uid != JPEG_IN_XL and (target.lossless or lossy)
 
 
 def _spec(received: str, uid: str, destination: Destination) -> RenditionSpec:
-    """The rendition in syntax `uid` as `destination` wants it; only settings that apply to it."""
+    """The rendition in syntax `uid` as `destination` wants it, with the settings that apply to it alone."""
     target = BY_UID[uid]
     if target.native:
         return RenditionSpec(uid, destination.colour)
@@ -100,7 +100,7 @@ def _why_not(received: str, name: str, shown: tuple[str, ...], ruled_out: Mappin
     return f"{name} does not accept {label(received)}"
 
 
-def _nothing_left(
+def _why_no_choice(
     received: str, name: str, usable: list[str], ruled_out: Mapping[str, str], *, lossy: bool
 ) -> str:
     tried = "; ".join(f"{label(uid)}: {reason}" for uid, reason in ruled_out.items())

@@ -1,4 +1,4 @@
-"""Batches into Celery, and which of them still wait there."""
+"""Publishes batches to Celery, and lists those that still wait there."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from dicomferry.messages.batches import Batch, DeliverBatch, ProbeBatch, Transco
 
 log = logging.getLogger(__name__)
 
-_ROADS: dict[type[Batch], tuple[str, str]] = {
+_TASKS: dict[type[Batch], tuple[str, str]] = {
     TranscodeBatch: (batches.TRANSCODE, batches.TRANSCODE_QUEUE),
     DeliverBatch: (batches.DELIVER, batches.DELIVER_QUEUE),
     ProbeBatch: (batches.PROBE, batches.DELIVER_QUEUE),
@@ -21,7 +21,7 @@ _QUEUES = (batches.TRANSCODE_QUEUE, batches.DELIVER_QUEUE)
 
 
 class Publisher:
-    """The sending end of Celery; the batch's id is the Celery task's."""
+    """The sending end of Celery; a batch's id is its Celery task's id."""
 
     def __init__(self, app: Celery, redis: Redis) -> None:
         self._app = app
@@ -29,7 +29,7 @@ class Publisher:
 
     def publish(self, batch: Batch, text: str) -> None:
         """Queue a batch once; Flower shows `text` as its arguments. Raises what kombu and redis raise."""
-        name, queue = _ROADS[type(batch)]
+        name, queue = _TASKS[type(batch)]
         self._app.send_task(
             name,
             kwargs=batch.to_message(),

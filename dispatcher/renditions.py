@@ -1,27 +1,27 @@
-"""Which renditions stand on the spool, which are being made, and who waits for them."""
+"""Which renditions are on the spool, which are being made, and the deliveries that wait for them."""
 
 from dicomferry.spool.instance import RenditionSpec
 from dispatcher.lanes import Delivery, Place
 
 
 class Renditions:
-    """The queue manager's memory of renditions; a key is a `RenditionSpec.key`."""
+    """All renditions; a key is a `RenditionSpec.key`."""
 
     def __init__(self) -> None:
         self._made: dict[str, set[str]] = {}  # by instance: keys
         self._waiters: dict[tuple[str, str], list[Delivery]] = {}  # of those being made
 
-    def stands(self, instance: str, spec: RenditionSpec) -> bool:
-        """Whether it can be sent."""
+    def exists(self, instance: str, spec: RenditionSpec) -> bool:
+        """Whether the rendition is on the spool."""
         made = self._made.get(instance)
         return made is not None and spec.key in made
 
     def begin(self, spec: RenditionSpec, delivery: Delivery) -> None:
-        """It is asked for, for this delivery."""
+        """Note that the rendition is requested for this delivery."""
         self._waiters[delivery.entry.id, spec.key] = [delivery]
 
     def join(self, spec: RenditionSpec, delivery: Delivery) -> bool:
-        """Let one more delivery wait for it; False where nobody makes it."""
+        """Let one more delivery wait for the rendition; False where nobody makes it."""
         waiters = self._waiters.get((delivery.entry.id, spec.key))
         if not waiters:
             return False
@@ -30,13 +30,13 @@ class Renditions:
         return True
 
     def made(self, instance: str, key: str) -> None:
-        """It stands on the spool."""
+        """Note that the rendition is on the spool."""
         self._made.setdefault(instance, set()).add(key)
 
     def end(self, instance: str, key: str) -> list[Delivery]:
-        """Nobody makes it any more; those who still wait for it."""
+        """Note that nobody makes it any more; returns the deliveries that still wait for it."""
         return [d for d in self._waiters.pop((instance, key), ()) if d.place is Place.RENDERING]
 
     def forget(self, instance: str) -> None:
-        """What was said to stand may be gone."""
+        """Drop what was known of an instance's renditions: they may be gone."""
         self._made.pop(instance, None)

@@ -1,7 +1,7 @@
-"""The dispatcher's process: the queue manager's eyes and hands.
+"""The dispatcher's process: the loop around the queue manager.
 
-Reads events from Redis, tells the queue manager, carries out its commands. Whatever Redis forgets, or
-whoever is killed, it finds again on the spool.
+It reads events from Redis, passes them to the queue manager and carries out its commands. What Redis loses,
+or a killed process leaves undone, it finds again on the spool.
 """
 
 import fcntl
@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import sqlite3
 import time
 import uuid
 from collections import OrderedDict
@@ -31,7 +32,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
-from dispatcher.commands import Bury, Command, Keep, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
@@ -42,23 +43,23 @@ from dispatcher.status import snapshot
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 1.0  # seconds between looks at leases, the canary and a shard
-OBEY_FOR = 0.5  # seconds of these that operators' orders may take
+SYNC_EVERY = 1.0  # seconds between two checks of leases, the canary and a shard
+ORDERS_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
 READ_AT_ONCE = 1000  # instances
-READ_FOR = 0.02  # seconds of these that the spool is read for what nobody told us
-CONCLUDE_EVERY = 0.5  # seconds between two writings of history, while there is something to do
-REMOVE_FOR = 0.002  # seconds of a round that what has ended is removed though there is something to do
-UNREMOVED_MOST = 2000  # instances that may wait for it: where the disk is slow, lanes wait after all
-ROUND = 0.01  # seconds at least between two looks at events: what comes meanwhile goes together
-RENDERING_ROUND = 0.02  # while something is being rendered, which takes longer,
-CROWDED_ROUND = 0.05  # and while batches wait for a worker: none is idle for want of us
-HEAR_FOR = 0.2  # seconds that an idle dispatcher waits for an event
+READ_FOR = 0.02  # seconds of these that the spool is read for instances whose event was lost
+HISTORY_EVERY = 0.5  # seconds between two writes of the history, while there is something to do
+REMOVE_FOR = 0.002  # seconds of a busy round that retired instances are removed
+UNREMOVED_MOST = 2000  # retired instances that may wait for it; on a slow disk lanes wait beyond that
+ROUND = 0.01  # seconds at least between two polls: events that come meanwhile are read together
+RENDERING_ROUND = 0.02  # the same while something is being rendered, which takes longer,
+CROWDED_ROUND = 0.05  # and while batches wait for a worker: no worker is idle then
+POLL_FOR = 0.2  # seconds that an idle dispatcher waits for an event
 _BEGAN = time.time() - time.monotonic()
 
 
 def run(settings: Settings, *, park: bool = False) -> None:
-    """Dispatch until SIGTERM or SIGINT; `park` buries what waits for destinations that there are no more.
+    """Dispatch until SIGTERM or SIGINT; `park` makes deliveries to unconfigured destinations dead.
 
     Raises:
         Misconfigured: another dispatcher works on this spool, there is no broker, or deliveries wait for a
@@ -93,7 +94,7 @@ def _lock(spool: Spool) -> int:
 
 
 def _now() -> float:
-    """Seconds since the epoch by a clock that nobody sets meanwhile: no deadline comes early or never."""
+    """Seconds since the epoch by the monotonic clock: setting the system clock moves no deadline."""
     return _BEGAN + time.monotonic()
 
 
@@ -106,7 +107,7 @@ class Dispatcher:
         self._spool = spool
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
-        self._history = History(spool.history)
+        self._history = History(spool.history, settings.keep_history)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
         self._manager = QueueManager(
@@ -127,10 +128,10 @@ class Dispatcher:
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
         self._rows: list[Row] = []
-        self._retired: dict[str, None] = {}  # instances that have ended since history was written
-        self._removed: OrderedDict[str, None] = OrderedDict()  # those before it, to be removed
+        self._retired: dict[str, None] = {}  # instances retired since the history was written
+        self._removed: OrderedDict[str, None] = OrderedDict()  # those retired before it, to be removed
         self._busy = False
-        self._round_at = self._conclude_at = 0.0  # of the monotonic clock: when the next is due
+        self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
         self._canary = uuid.uuid4().hex
         self._redis_answers = True
         self._read_at = 0.0
@@ -141,21 +142,21 @@ class Dispatcher:
         self._spool.sweep()
         self._forget_events()
         self._reader.take_over()
-        self._manager.hold(self._reader.sending())
-        self._obey()
-        self._read_everything()
-        self._refuse_strays(park=self._park)
-        self._plant_canary()
+        self._manager.pause(self._reader.busy_destinations())
+        self._apply_orders()
+        self._read_spool()
+        self._refuse_orphans(park=self._park)
+        self._write_canary()
         self._read_at = time.time()
         log.info("Dispatching destinations=%d", len(self._manager.lanes))
-        look_at = 0.0
+        sync_at = 0.0
         while not self.stopping:
-            self._hear()
-            if time.monotonic() >= look_at:
-                self._look_around()
-                look_at = time.monotonic() + LOOK_EVERY
-            self._act()
-        self._conclude()
+            self._poll_events()
+            if time.monotonic() >= sync_at:
+                self._sync_with_spool()
+                sync_at = time.monotonic() + SYNC_EVERY
+            self._run_round()
+        self._record_retired()
         self._remove()
         self._history.close()
         log.info("Stopped")
@@ -164,97 +165,97 @@ class Dispatcher:
 
     def _forget_events(self) -> None:
         try:
-            self._redis.delete(events.EVENTS_KEY)  # the spool, which is about to be read, knows better
+            self._redis.delete(events.EVENTS_KEY)  # the spool is read next, and tells all of it
         except RedisError as error:
-            self._redis_is(answering=False, reason=str(error))
+            self._note_redis(answering=False, reason=str(error))
 
-    def _hear(self) -> None:
+    def _poll_events(self) -> None:
         try:
-            wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), HEAR_FOR)
+            wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), POLL_FOR)
             first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
-            # A wait that a timer cut short says nothing of what is to come.
-            self._busy = first is not None or wait < HEAR_FOR
-            if self._manager.outstanding:  # else nobody is at work, and what came now is waited for
-                self._remove(self._round_at)
-                time.sleep(max(0.0, self._round_at - time.monotonic()))
-            self._round_at = time.monotonic() + self._round()
+            # A wait that a timer cut short does not show that nothing comes.
+            self._busy = first is not None or wait < POLL_FOR
+            if self._manager.outstanding:  # else no batch is under way, and the event must not wait
+                self._remove(self._poll_at)
+                time.sleep(max(0.0, self._poll_at - time.monotonic()))
+            self._poll_at = time.monotonic() + self._poll_interval()
             rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
-            self._redis_is(answering=True)
+            self._note_redis(answering=True)
         except RedisError as error:
-            self._redis_is(answering=False, reason=str(error))
+            self._note_redis(answering=False, reason=str(error))
             time.sleep(0.2)
             return
         for text in [first[1], *(rest or ())] if first else ():
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
-                self._received(event.instance)
+                self._on_received(event.instance)
             elif event is not None:
                 self._manager.handle(event, _now())
 
-    def _round(self) -> float:
+    def _poll_interval(self) -> float:
         outstanding = self._manager.outstanding
         if outstanding.transcodes_unstarted > 1 and outstanding.transcodes_running:
             return CROWDED_ROUND
         return RENDERING_ROUND if outstanding.transcodes else ROUND
 
-    def _redis_is(self, *, answering: bool, reason: str = "") -> None:
+    def _note_redis(self, *, answering: bool, reason: str = "") -> None:
         if answering != self._redis_answers:
             log.warning(
                 "Redis%s", "Answers" if answering else f"Silent: {reason}; what is to do waits on the spool"
             )
             self._redis_answers = answering
-            self._canary = uuid.uuid4().hex  # what came meanwhile nobody told us: read everything again
+            self._canary = uuid.uuid4().hex  # events may be lost: read everything again
 
-    def _received(self, instance: str) -> None:
-        # With all that have its UID: the event of one that came before may be lost.
+    def _on_received(self, instance: str) -> None:
+        # With all instances of its UID: the event of an earlier one may be lost.
         for name in self._spool.namesakes(instance):
             if name not in self._manager.entries and not self._reader.is_busy(name):
                 self._reread(name)
 
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
-        self._manager.handle(Known(state) if state else Vanished(instance), _now())
+        self._manager.handle(Found(state) if state else NotFound(instance), _now())
 
-    def _read_everything(self) -> None:
-        self._know(self._reader.everything(self._knows))
+    def _read_spool(self) -> None:
+        self._track(self._reader.read_all(self._is_tracked))
 
-    def _knows(self, instance: str) -> bool:
-        """Whether the spool need not be read for it."""
-        return self._manager.knows(instance) or instance in self._retired or instance in self._removed
+    def _is_tracked(self, instance: str) -> bool:
+        """Whether the instance is known or being removed, so that the spool need not be read for it."""
+        return self._manager.tracks(instance) or instance in self._retired or instance in self._removed
 
-    def _know(self, states: Iterable[State]) -> None:
+    def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
-            self._manager.handle(Known(state), _now())
-            if count % READ_AT_ONCE == 0:  # what a million instances lead to must not pile up
+            self._manager.handle(Found(state), _now())
+            if count % READ_AT_ONCE == 0:  # the commands of a million instances must not pile up
                 self._execute(self._manager.take_commands())
-                self._conclude()
+                self._record_retired()
                 self._remove()
 
-    def _look_around(self) -> None:
-        if self._reader.ended():
-            self._read_everything()  # first: what follows may be older than what waits
-            self._manager.hold(self._reader.sending())
-        self._know(self._reader.next_shards(self._knows, READ_FOR))
-        self._obey(until=time.monotonic() + OBEY_FOR)
-        self._look_at_redis()
-        self._show()
+    def _sync_with_spool(self) -> None:
+        if self._reader.forget_ended():
+            self._read_spool()  # before lanes resume: it may find objects older than those that wait
+            self._manager.pause(self._reader.busy_destinations())
+        self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
+        self._apply_orders(until=time.monotonic() + ORDERS_FOR)
+        self._check_leases_and_canary()
+        self._write_status()
 
-    def _look_at_redis(self) -> None:
+    def _check_leases_and_canary(self) -> None:
         try:
-            # Written anew each time, since a Redis that is full still reads, and loses what we are told.
+            # Written each time: a Redis that is full can still be read, but loses events.
             if self._redis.set(events.CANARY_KEY, self._canary, get=True) != self._canary.encode():
                 log.warning("RedisForgot: its canary is gone; reading the whole spool")
-                self._plant_canary()
-                self._read_everything()
-            for verdict in self._watch.look(list(self._manager.outstanding)):
+                self._write_canary()
+                self._read_spool()
+            for verdict in self._watch.check(list(self._manager.outstanding)):
                 if isinstance(verdict, Lost):
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
                 self._manager.handle(verdict, _now())
         except RedisError as error:
-            self._redis_is(answering=False, reason=str(error))
+            self._note_redis(answering=False, reason=str(error))
 
-    def _show(self) -> None:
+    def _write_status(self) -> None:
         at = time.time()
         status = snapshot(
             self._manager,
@@ -269,18 +270,18 @@ class Dispatcher:
         except OSError as error:
             log.warning("StatusNotWritten: %s", error.strerror or error)
 
-    def _refuse_strays(self, *, park: bool) -> None:
-        strays = self._manager.strays()
-        if strays and not park:
-            counts = ", ".join(f"{name} ({count})" for name, count in sorted(strays.items()))
+    def _refuse_orphans(self, *, park: bool) -> None:
+        orphans = self._manager.orphans()
+        if orphans and not park:
+            counts = ", ".join(f"{name} ({count})" for name, count in sorted(orphans.items()))
             raise Misconfigured(
                 f"deliveries are pending for destinations that are not in the configuration: {counts}; put "
                 "them back, send what is pending elsewhere with `dicomferry reroute`, or start with --park, "
                 "which makes these deliveries dead until you retry or discard them"
             )
 
-    def _obey(self, until: float = float("inf")) -> None:
-        """Carry out what operators have ordered; after `until` (of the monotonic clock) the rest waits."""
+    def _apply_orders(self, until: float = float("inf")) -> None:
+        """Carry out operators' orders; after `until` (monotonic) the rest waits."""
         for path in orders.outstanding(self._spool.orders):
             if time.monotonic() > until:
                 return
@@ -289,51 +290,52 @@ class Dispatcher:
             except (ValueError, KeyError, TypeError) as error:
                 log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
                 path.rename(orders.refused_path(path))
-            except OSError as error:  # a full disk, or another user's file: it is tried again
+            except OSError as error:  # a full disk, or another user's file: it is tried again later
                 log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
 
     def _carry_out_order(self, path: Path) -> None:
         order = orders.read(path)
         notes = list(carry_out(self._spool, order))
         for note in notes:
-            self._remember(note)
-        self._write_history()  # first: without its file nothing would tell of it any more
+            self._add_to_history(note)
+        self._write_history()  # before the order's file goes: nothing else tells of it
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
         for instance in dict.fromkeys(item.instance for item in order.items):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
 
-    def _plant_canary(self) -> None:
+    def _write_canary(self) -> None:
         try:
             self._redis.set(events.CANARY_KEY, self._canary)
         except RedisError as error:
-            self._redis_is(answering=False, reason=str(error))
+            self._note_redis(answering=False, reason=str(error))
 
     # Out
 
-    def _act(self) -> None:
+    def _run_round(self) -> None:
         manager = self._manager
         self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
-        if not self._busy or time.monotonic() >= self._conclude_at:
-            self._conclude()
+        if not self._busy or time.monotonic() >= self._history_at:
+            self._record_retired()
         self._remove(time.monotonic() + REMOVE_FOR if self._busy else math.inf)
 
     def _execute(self, commands: list[Command]) -> None:
-        # Commands may lead to events and these to commands, but each round leaves less to do.
+        # Commands may cause events and these commands, but each round leaves less to do.
         while commands:
             self._carry_out(commands)
             commands = self._manager.take_commands()
 
-    def _conclude(self) -> None:
-        """Write the history of what has ended, which only then may be removed."""
+    def _record_retired(self) -> None:
+        """Write the history; the instances retired before it may then be removed."""
         self._write_history()
+        self._prune_history()
         self._removed |= self._retired
         self._retired = {}
-        self._conclude_at = time.monotonic() + CONCLUDE_EVERY
+        self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:
-        """Remove what has ended, until then (of the monotonic clock): no lane is to wait for it."""
+        """Remove retired instances until then (monotonic), so that no lane waits for it."""
         while self._removed and (time.monotonic() < until or len(self._removed) > UNREMOVED_MOST):
             instance, _ = self._removed.popitem(last=False)
             if not self._spool.retire(instance):
@@ -344,13 +346,13 @@ class Dispatcher:
             match command:
                 case Publish():
                     self._publish(command)
-                case Bury():
-                    self._bury(command)
+                case MarkDead():
+                    self._mark_dead(command)
                 case Reread():
                     for instance in command.instances:
                         self._reread(instance)
                 case Note():
-                    self._remember(command)
+                    self._add_to_history(command)
                 case Keep():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
@@ -371,7 +373,7 @@ class Dispatcher:
             self._spool.leases.revoke(batch.id)
             self._manager.handle(Lost(batch.id, died=False), _now())
 
-    def _bury(self, command: Bury) -> None:
+    def _mark_dead(self, command: MarkDead) -> None:
         record: dict[str, Any] = {
             "reason": command.reason,
             "status": command.status,
@@ -383,12 +385,12 @@ class Dispatcher:
             self._spool.mark_dead(command.instance, command.destination, record)
             reach("burial.marked")
         except FileNotFoundError:
-            return  # the instance is gone, and so is what was to be said of it
+            return  # the instance is gone: there is nothing to mark
         log.warning(
             "Dead instance=%s destination=%s: %s", command.instance, command.destination, command.reason
         )
 
-    def _remember(self, note: Note) -> None:
+    def _add_to_history(self, note: Note) -> None:
         at = note.at or time.time()
         self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
 
@@ -397,3 +399,9 @@ class Dispatcher:
         if rows:
             self._history.write(rows)
             reach("history.written")
+
+    def _prune_history(self) -> None:
+        try:
+            self._history.prune(_now())
+        except sqlite3.Error as error:  # a full disk, say: old lines may stay
+            log.warning("HistoryNotPruned: %s", error)

@@ -1,4 +1,4 @@
-"""What `dicomferry status` shows: the queue manager's view in plain values."""
+"""The snapshot that `dicomferry status` shows: the queue manager's state in plain values."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ def snapshot(
 ) -> dict[str, Any]:
     """The state of every lane; times in seconds since the epoch.
 
-    `at` is now, and tells how fresh the snapshot is; `read_at` when the spool had been read at start;
-    `redis` whether that answers. `ahead` is how far the clock has been put forward, which no circuit knows.
+    `at` is now; `read_at` is when the spool had been read at start; `redis`: Redis answers. `ahead` is how
+    far the system clock was set forward since the start; circuits don't count it.
     """
-    strays, dead = manager.strays(), manager.dead_elsewhere
+    orphans, dead = manager.orphans(), manager.dead_elsewhere
     return {
         "at": at,
         "read_at": read_at,
         "redis": redis,
         "lanes": [_lane(lane, ahead) for lane in manager.lanes.values()]
-        + [_no_lane(name, strays[name], dead[name]) for name in sorted(+(strays + dead))],
+        + [_no_lane(name, orphans[name], dead[name]) for name in sorted(+(orphans + dead))],
         "instances": len(manager.entries),
         "parked": len(manager.parked),
         "quarantined": sum(1 for _ in spool.quarantine.iterdir()),
@@ -53,7 +53,7 @@ def _lane(lane: Lane, ahead: float) -> dict[str, Any]:
 
 
 def _no_lane(name: str, pending: int, dead: int) -> dict[str, Any]:
-    """Of a destination that the configuration does not have, though the spool has deliveries for it."""
+    """A destination that is on the spool, but not in the configuration."""
     return {
         "destination": name,
         "title": NOT_CONFIGURED,

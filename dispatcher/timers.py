@@ -1,4 +1,4 @@
-"""What is to be looked at later: a heap of times."""
+"""Timers: a heap of times."""
 
 import heapq
 import math
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 class Timers(Generic[T]):
-    """Things and the times, in seconds since the epoch, when they are due."""
+    """Items and their times, in seconds since the epoch."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, T]] = []
-        self._count = 0  # those of one time are due in the order of their setting
+        self._count = 0  # timers of one time are due in the order in which they were set
 
     def at(self, when: float, what: T) -> None:
         """Set a timer."""
@@ -22,10 +22,10 @@ class Timers(Generic[T]):
 
     @property
     def next(self) -> float:
-        """When something is due; infinite where nothing is."""
+        """The time of the earliest timer; infinite where there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
     def due(self, now: float) -> Iterator[T]:
-        """Take what is due."""
+        """Remove and yield what is due."""
         while self._heap and self._heap[0][0] <= now:
             yield heapq.heappop(self._heap)[2]

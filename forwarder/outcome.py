@@ -1,6 +1,6 @@
-"""What a destination's answer means for the object, for its lane, and in words.
+"""What a destination's answer means for the object and its lane, and the words for it. Pure.
 
-Pure: a status or a rejection in, an outcome out. Statuses from PS3.4 B.2.3 (C-STORE), PS3.7 9.1.1.1.9 and
+Statuses from PS3.4 B.2.3 (C-STORE), PS3.7 9.1.1.1.9 and
 annex C (all of DIMSE); rejections from PS3.8 9.3.4.
 """
 
@@ -9,12 +9,12 @@ from enum import Enum
 
 
 class Disposition(Enum):
-    """What becomes of the delivery, and whose fault it was."""
+    """What becomes of the delivery."""
 
     DELIVERED = "delivered"  # the destination has the object
-    UNABLE = "unable"  # nothing wrong with this object: the destination takes none now
-    REFUSED = "refused"  # never in this form
-    DOUBTFUL = "doubtful"  # perhaps another time: attempts are counted
+    UNABLE = "unable"  # not the object's fault: the destination takes none now
+    REFUSED = "refused"  # never accepted in this form
+    DOUBTFUL = "doubtful"  # may succeed later; attempts are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ _BY_STATUS = {
 }
 _BY_RANGE = (
     (0xA700, 0xA7FF, Outcome(Disposition.UNABLE, "out of resources")),
-    # Of earlier editions of PS3.4 B.2.3.
+    # From earlier editions of PS3.4 B.2.3.
     (0xA800, 0xA8FF, Outcome(Disposition.REFUSED, "refused: SOP class not supported")),
     (0xA900, 0xA9FF, Outcome(Disposition.REFUSED, "refused: data set does not match SOP class")),
     (0xB000, 0xBFFF, Outcome(Disposition.DELIVERED, "delivered with a warning")),
@@ -69,9 +69,9 @@ _BY_RANGE = (
 def of_status(status: int) -> Outcome:
     """The outcome of a C-STORE by its response's status (16 bits).
 
-    A duplicate SOP instance (0111) is delivered: the destination has it. Not authorised (0124) is no fault
-    of the object, every one will get it until somebody changes the destination's rights; it therefore
-    holds the lane, where refusing would bury each waiting object in turn.
+    A duplicate SOP instance (0111) is delivered: the destination has it. Not authorised (0124) is not the
+    object's fault: every object gets it until somebody changes the destination's rights. So it holds the
+    lane; as a refusal it would bury each waiting object in turn.
     """
     found = _BY_STATUS.get(status)
     if found is None:
@@ -80,12 +80,12 @@ def of_status(status: int) -> Outcome:
 
 
 def of_echo(status: int) -> str | None:
-    """Why a C-ECHO was not a success, in words; None where it was (PS3.7 9.1.5.1.4)."""
+    """Why a C-ECHO failed, in words; None if it succeeded (PS3.7 9.1.5.1.4)."""
     return None if status == 0x0000 else f"C-ECHO failed: {of_status(status).words}"
 
 
 def no_context(sop_class: str, syntax: str) -> Outcome:
-    """The outcome where the peer accepted no presentation context; arguments are names for people."""
+    """The outcome if the peer accepted no presentation context; the arguments are names for people."""
     words = f"no presentation context: the destination does not accept {sop_class} as {syntax}"
     return Outcome(Disposition.REFUSED, words)
 

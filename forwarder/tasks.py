@@ -1,6 +1,6 @@
 """The forwarder's Celery tasks, and the worker that runs them on threads.
 
-A thread pool ignores Celery's time limits; what ends every wait here is a timeout of the destination's.
+A thread pool ignores Celery's time limits, so the destination's timeouts bound every wait.
 """
 
 import logging
@@ -21,17 +21,17 @@ from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
-from forwarder.delivery import Forwarder
+from forwarder.forwarder import Forwarder
 
 log = logging.getLogger(__name__)
 
-MOST_THREADS = 4096
-STOP_GRACE = 3.0  # seconds that whoever waits for a peer gets when the forwarder stops
-STORE_GRACE = 25.0  # and an object that is being sent, of the 30 that everything has
+MAX_THREADS = 4096
+STOP_GRACE = 3.0  # seconds for a thread that waits for a peer, when the forwarder stops
+STORE_GRACE = 25.0  # seconds for an object being sent, of the 30 that the whole stop may take
 
 
 def register(app: Celery, settings: Settings) -> Forwarder:
-    """Give `app` the tasks of the forwarder, which is returned: who runs them closes it in the end."""
+    """Register the tasks with `app`; the caller closes the forwarder that it returns."""
     forwarder = Forwarder(settings, EventSender(redis_client(settings)))
 
     @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
@@ -45,13 +45,13 @@ def register(app: Celery, settings: Settings) -> Forwarder:
     return forwarder
 
 
-def threads_for(settings: Settings) -> int:
-    """As many as there can be batches at once, so that no dead peer keeps a thread from a living one.
+def thread_count(settings: Settings) -> int:
+    """A thread for each batch that can run at once, so that a dead peer never delays another one.
 
-    A lane has at most `max_associations` deliver batches, or one and one that follows it, and a probe. A
-    thread that waits costs next to nothing, and there is none before it is needed.
+    A lane has at most `max_associations` deliver batches, or one and its successor, and a probe. Threads
+    start when needed, and a waiting one costs next to nothing.
     """
-    return min(sum(max(d.max_associations, 2) + 1 for d in settings.destination), MOST_THREADS)
+    return min(sum(max(d.max_associations, 2) + 1 for d in settings.destination), MAX_THREADS)
 
 
 def run(settings: Settings) -> None:
@@ -65,22 +65,22 @@ def run(settings: Settings) -> None:
     forwarder = register(app, settings)
 
     def keep_logging(**_: Any) -> None:
-        """Logging is set up by the command line; a receiver keeps Celery from doing it again."""
+        """Do nothing: the command line has set up logging, and a receiver keeps Celery from doing it."""
 
     def stop_within_seconds(**_: Any) -> None:
-        # In the place of Celery's own reactions: a warm one waits for ever, a cold one always its full time.
-        # A handler may interrupt a line of the log or an event being set, so another thread stops.
-        asked: SimpleQueue[int] = SimpleQueue()
+        # Replaces Celery's shutdowns: a warm one waits for ever, a cold one always its full time.
+        # A handler may interrupt logging or Event.set(), so another thread does the stopping.
+        signals_received: SimpleQueue[int] = SimpleQueue()
 
-        def await_stop() -> None:
-            asked.get()
+        def stop_on_signal() -> None:
+            signals_received.get()
             forwarder.stop(STOP_GRACE, STORE_GRACE)
 
         def stop(number: int, _frame: FrameType | None) -> None:
             state.should_stop = os.EX_OK
-            asked.put(number)
+            signals_received.put(number)
 
-        threading.Thread(target=await_stop, name="stop", daemon=True).start()
+        threading.Thread(target=stop_on_signal, name="stop", daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, stop)
@@ -89,7 +89,7 @@ def run(settings: Settings) -> None:
     signals.worker_ready.connect(stop_within_seconds, weak=False)
     worker = app.Worker(
         pool="threads",
-        concurrency=threads_for(settings),
+        concurrency=thread_count(settings),
         queues=[DELIVER_QUEUE],
         hostname=f"forwarder@{socket.gethostname()}-{secrets.token_hex(3)}",
         quiet=True,

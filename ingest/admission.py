@@ -1,6 +1,6 @@
-"""Who may associate, and where what they send goes. Pure: a decision from the settings and the request.
+"""Who may associate, and where their objects go. Pure: decides from the settings and the request.
 
-The answers to a requestor that may not are those of PS3.8 9.3.4 (A-ASSOCIATE-RJ).
+A rejection carries the result, source and reason of PS3.8 9.3.4 (A-ASSOCIATE-RJ).
 """
 
 import ipaddress
@@ -16,8 +16,8 @@ class Admitted:
     ae: CalledAE
     calling_ae_title: str
     host: str  # address of the requestor
-    destinations: tuple[str, ...]  # empty: no route takes what this association sends
-    route: str  # in words: which rules took it
+    destinations: tuple[str, ...]  # empty: no route matches this association
+    route: str  # the rules that matched, in words
 
     @property
     def called_ae_title(self) -> str:
@@ -36,12 +36,18 @@ class Rejected:
 
 
 def admit(
-    settings: Settings, calling: str, called: str, address: str, *, associations: int, lack: str | None = None
+    settings: Settings,
+    calling: str,
+    called: str,
+    address: str,
+    *,
+    associations: int,
+    shortage: str | None = None,
 ) -> Admitted | Rejected:
     """Decide about a request for an association.
 
-    `associations` counts those that stand, this one included; `lack` says why the spool takes nothing more.
-    It rejects whoever only wants to verify too: a monitor then sees what a sender sees.
+    `associations` counts the open ones, this one included; `shortage` says why the spool takes nothing more.
+    A shortage rejects a requestor that only sends C-ECHO too: a monitor then sees what a sender sees.
     """
     host = plain_address(address)
     ae = next((ae for ae in settings.ae if ae.title == called), None)
@@ -52,8 +58,8 @@ def admit(
     if associations > settings.ingest.max_associations:
         limit = settings.ingest.max_associations
         return Rejected(2, 3, 2, f"{limit} associations stand already (ingest.max_associations)")
-    if lack is not None:
-        return Rejected(2, 3, 2, lack)
+    if shortage is not None:
+        return Rejected(2, 3, 2, shortage)
     return Admitted(
         ae,
         calling,
@@ -64,7 +70,7 @@ def admit(
 
 
 def plain_address(address: str) -> str:
-    """The address as settings write it: an IPv4 peer of an IPv6 socket is an IPv4 peer."""
+    """The address as settings write it: an IPv4-mapped IPv6 address becomes IPv4."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""A data set while it arrives: from the wire to a file of the spool, bounded in memory.
+"""Writes a data set that arrives to a file of the spool, in bounded memory.
 
-Nothing can be said to the peer before its last byte, so no write raises: what failed is kept, the rest of the
-object is read and dropped, and whoever answers the request finds the reason.
+The peer gets no answer before its last byte. So writing never raises: on a failure `Arrival` keeps the reason
+for the answer and drops the rest of the object.
 """
 
 import os
@@ -16,59 +16,59 @@ from dicomferry.spool import durable
 from dicomferry.spool.digests import Digest
 from dicomferry.spool.spool import Spool
 
-_BUFFER = 1 << 16  # bytes that short fragments are gathered in; longer ones are written as they come
+_BUFFER = 1 << 16  # bytes; a longer fragment is written at once
 
 
-class Room:
-    """Whether the spool has room: `statvfs`, asked once a second, and where our own writes use it up."""
+class FreeSpace:
+    """The spool's free space: `statvfs` once a second, less what we write in between."""
 
     def __init__(self, spool: Spool, min_free_mb: int) -> None:
         self._folder = spool.incoming
-        self._wanted = min_free_mb * 1_000_000
-        self._asked_at = float("-inf")
+        self._minimum = min_free_mb * 1_000_000
+        self._measured_at = float("-inf")
         self._free = 0
 
-    def lack(self, coming: int = 0) -> str | None:
-        """Why nothing more is taken; None where there is room, in which `coming` bytes are written now."""
+    def shortage(self, size: int = 0) -> str | None:
+        """Count `size` bytes as written; why the spool takes no more, or None."""
         now = time.monotonic()
-        self._free -= coming
-        if now - self._asked_at >= 1.0 or self._free < self._wanted:
+        self._free -= size
+        if now - self._measured_at >= 1.0 or self._free < self._minimum:
             try:
                 found = os.statvfs(self._folder)
             except OSError as error:
-                return _words(error)
-            self._free, self._asked_at = found.f_bavail * found.f_frsize, now
-        if self._free < self._wanted:
-            return f"spool has {self._free // 1_000_000} MB left, wants {self._wanted // 1_000_000}"
+                return _reason(error)
+            self._free, self._measured_at = found.f_bavail * found.f_frsize, now
+        if self._free < self._minimum:
+            return f"spool has {self._free // 1_000_000} MB left, wants {self._minimum // 1_000_000}"
         return None
 
 
 class Arrival:
-    """One data set that arrives, in a folder of its own in ``incoming``, whose name tells the receiver."""
+    """A data set that arrives, in its own folder of ``incoming``, whose name begins with the receiver's."""
 
-    def __init__(self, spool: Spool, receiver: str, room: Room) -> None:
+    def __init__(self, spool: Spool, receiver: str, free_space: FreeSpace) -> None:
         self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
-        self.failure: str | None = None  # why the spool has not taken it
+        self.failure: str | None = None  # why the spool does not hold it
         self.started_at = time.monotonic()
-        self._room = room
+        self._free_space = free_space
         self._digest = Digest()
         self._file: BinaryIO | None = None
 
     @property
     def path(self) -> Path:
-        """The file that holds it: Part 10."""
+        """Its Part 10 file."""
         return self.staging / "received.dcm"
 
     @property
     def digest(self) -> str:
-        """Of the data set's bytes."""
+        """Digest of the data set's bytes."""
         return str(self._digest)
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
-        """Begin the file with its header (PS3.10 7.1)."""
-        self.failure = self._room.lack()
+        """Write the preamble and File Meta Information (PS3.10 7.1)."""
+        self.failure = self._free_space.shortage()
         if self.failure is not None:
             return
         try:
@@ -81,12 +81,12 @@ class Arrival:
             self._fail(error)
 
     def write(self, part: memoryview) -> None:
-        """Take the next bytes of the data set."""
+        """Append bytes of the data set."""
         self.size += len(part)
         if self._file is None:
             return
         try:
-            self.failure = self._room.lack(len(part))
+            self.failure = self._free_space.shortage(len(part))
             if self.failure is None:
                 self._file.write(part)
                 self._digest.update(part)
@@ -96,7 +96,7 @@ class Arrival:
             self.discard()
 
     def close(self) -> None:
-        """End the file; every byte is with the kernel then."""
+        """Close the file; the kernel then has every byte."""
         if self._file is not None:
             try:
                 with self._file as file:
@@ -107,13 +107,13 @@ class Arrival:
             self._file = None
 
     def discard(self) -> None:
-        """Leave nothing of it in ``incoming``; nothing is done where it went to its place in the spool."""
+        """Remove its folder from ``incoming``, unless it was moved to its place in the spool."""
         self.close()
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def _fail(self, error: OSError) -> None:
-        self.failure = _words(error)
+        self.failure = _reason(error)
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return f"spool: {error.strerror or error}"

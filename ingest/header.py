@@ -1,9 +1,8 @@
-"""The few elements of a data set that ingest needs, and whether the data set is whole.
+"""Reads the few elements that ingest needs, and checks that the data set is complete.
 
-One walk over the element headers (PS3.5 chapter 7) does both. Values are stepped over, not read, except
-those few; so neither pixels nor a patient's name are ever looked at, and a large object costs what a small
-one does. What other toolkits tolerate is tolerated: an implicit element among explicit ones, a VR of a later
-edition, zeros after the end.
+One walk over the element headers (PS3.5 chapter 7) does both. It skips all other values, so it never reads
+pixels or a patient's name, and a large object costs no more than a small one. It tolerates what other
+toolkits tolerate: an implicit element among explicit ones, a VR of a later edition, zeros after the end.
 """
 
 import mmap
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
 
-# The whole data set is deflated in these (PS3.5 A.5, A.7, A.11).
+# Transfer syntaxes that deflate the whole data set (PS3.5 A.5, A.7, A.11).
 _DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -31,20 +30,20 @@ _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
 _WANTED_GROUPS = frozenset(tag >> 16 for tag in _WANTED)
 
-_LONGEST = 128  # bytes that are kept of a wanted value: enough to see that it is no UID
-_DEEPEST = 64  # nested sequences
-_MOST = 300_000  # elements looked at: a walk that long (0.3 s) has earned its trust
-_INFLATED_HEAD = 4 << 20  # bytes of a deflated data set in which the wanted elements must come
-_INFLATED_MOST = 256 << 20  # bytes that are inflated to see whether the stream ends well
+_MAX_KEPT = 128  # bytes kept of a wanted value: enough to see that it is no UID
+_MAX_DEPTH = 64  # nested sequences
+_MAX_ELEMENTS = 300_000  # elements; a walk ends there (0.3 s) and passes
+_INFLATED_HEAD = 4 << 20  # bytes of a deflated data set that are searched for the wanted elements
+_MAX_INFLATED = 256 << 20  # bytes inflated to check the stream's end
 
 
 class Malformed(Exception):  # noqa: N818  a finding about a data set, which reception answers
-    """The data set does not hold together; ``str()`` says where, without a value of it."""
+    """The data set is damaged; ``str()`` says where, without quoting a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a data set says of itself; empty where it does not."""
+    """The elements that ingest needs; an absent one is empty."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -57,7 +56,7 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
     """Walk the data set that starts at `offset` of the file at `path`.
 
     Raises:
-        Malformed: it is no data set in that transfer syntax, or it ends before its last element does.
+        Malformed: it is no data set in that transfer syntax, or its last element is cut.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if transfer_syntax_uid in _DEFLATED:
@@ -79,15 +78,15 @@ def _inflate(content: mmap.mmap, offset: int) -> tuple[bytes, bool]:
     inflated = 0
     try:
         for at in range(offset, len(content), 1 << 16):
-            waiting = content[at : at + (1 << 16)]
-            while waiting and not stream.eof and inflated < _INFLATED_MOST:
-                part = stream.decompress(waiting, 1 << 20)
-                waiting = stream.unconsumed_tail
+            compressed = content[at : at + (1 << 16)]
+            while compressed and not stream.eof and inflated < _MAX_INFLATED:
+                part = stream.decompress(compressed, 1 << 20)
+                compressed = stream.unconsumed_tail
                 inflated += len(part)
                 head += part[: _INFLATED_HEAD - len(head)]
     except zlib.error as error:
         raise Malformed(f"deflated stream is damaged: {error}") from error
-    if not stream.eof and inflated < _INFLATED_MOST:
+    if not stream.eof and inflated < _MAX_INFLATED:
         raise Malformed(f"deflated stream ends early, after {inflated} bytes inflated")
     return bytes(head), inflated == len(head)
 
@@ -99,7 +98,7 @@ class _Walk:
         self._content = content
         self._at = at
         self._end = len(content)
-        self._partial = partial  # the content is cut by us
+        self._partial = partial  # we cut the content
         self._explicit = syntax != IMPLICIT_LE
         self._big_endian = syntax == EXPLICIT_BE
         order = ">" if self._big_endian else "<"
@@ -107,13 +106,13 @@ class _Walk:
         self._short = struct.Struct(order + "H").unpack_from
         self._long = struct.Struct(order + "I").unpack_from
         self._explicit_head = struct.Struct(order + "HH2sH").unpack_from
-        self._left = _MOST
+        self._left = _MAX_ELEMENTS
         self._found: dict[int, str] = {}
 
     def run(self) -> Header:
         if self._end - self._at < 8:
             raise Malformed("holds no element")
-        with suppress(_Enough):
+        with suppress(_EndWalk):
             self._elements()
         found = self._found
         return Header(
@@ -123,14 +122,14 @@ class _Walk:
     def _elements(self) -> None:
         """Walk the top level, to the last byte."""
         while self._at < self._end and not self._is_padding():
-            tag, length, explicit = self._head(self._explicit)
-            self._keep(tag, length)
-            self._step(tag, length, explicit, 0)
+            tag, length, explicit = self._element_header(self._explicit)
+            self._keep_wanted(tag, length)
+            self._skip_value(tag, length, explicit, 0)
             if self._explicit:
                 self._skip_short_elements()
 
     def _skip_short_elements(self) -> None:
-        """Go past explicit elements of a 16 bit length: most elements are, so this is what a walk costs."""
+        """Skip explicit elements with a 16 bit length: most elements, so most of a walk's time."""
         content, unpack, wanted, short = self._content, self._explicit_head, _WANTED_GROUPS, _SHORT_VRS
         at, last = self._at, self._end - 8
         while at <= last:
@@ -141,57 +140,57 @@ class _Walk:
             at += 8
             if group in wanted:
                 self._at = at
-                self._keep(group << 16 | element, length)
+                self._keep_wanted(group << 16 | element, length)
             at += length
         self._at = at
         if at > self._end:
-            self._ends_early(0)
+            self._raise_ends_early(0)
         if self._left < 0:
-            raise _Enough
+            raise _EndWalk
 
-    def _keep(self, tag: int, length: int) -> None:
-        """Keep the value that is here, if it is one of those wanted."""
+    def _keep_wanted(self, tag: int, length: int) -> None:
+        """Keep the value here if its element is wanted."""
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
-            value = self._content[self._at : self._at + min(length, _LONGEST)]
+            value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
             self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
 
-    def _step(self, tag: int, length: int, explicit: bool, depth: int) -> None:
-        """Go past the value of an element."""
+    def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
+        """Skip an element's value."""
         if length != _UNDEFINED:
             self._at += length
             if self._at > self._end:
-                self._ends_early(tag)
+                self._raise_ends_early(tag)
             return
-        if depth >= _DEEPEST:
-            raise Malformed(f"sequences nest deeper than {_DEEPEST} at {_name(tag)}")
-        self._items(tag, explicit, depth)
+        if depth >= _MAX_DEPTH:
+            raise Malformed(f"sequences nest deeper than {_MAX_DEPTH} at {_name(tag)}")
+        self._skip_items(tag, explicit, depth)
 
-    def _items(self, tag: int, explicit: bool, depth: int) -> None:
-        """Go past items or fragments up to the sequence's delimiter."""
+    def _skip_items(self, tag: int, explicit: bool, depth: int) -> None:
+        """Skip items or fragments up to the sequence's delimiter."""
         while True:
-            item, length = self._item_head(tag)
+            item, length = self._read_tag(tag)
             if item == _SEQUENCE_END:
                 return
             if item != _ITEM:
                 raise Malformed(f"{_name(item)} where an item of {_name(tag)} should be")
             if length != _UNDEFINED:
-                self._step(tag, length, explicit, depth)
+                self._skip_value(tag, length, explicit, depth)
                 continue
-            while (nested := self._head(explicit))[0] != _ITEM_END:
-                self._step(*nested, depth + 1)
+            while (nested := self._element_header(explicit))[0] != _ITEM_END:
+                self._skip_value(*nested, depth + 1)
 
-    def _item_head(self, parent: int) -> tuple[int, int]:
+    def _read_tag(self, parent: int) -> tuple[int, int]:
         at = self._at
         if at + 8 > self._end:
-            self._ends_early(parent)
-        self._count()
+            self._raise_ends_early(parent)
+        self._count_element()
         group, element = self._tag(self._content, at)
         self._at = at + 8
         return group << 16 | element, self._long(self._content, at + 4)[0]
 
-    def _head(self, explicit: bool) -> tuple[int, int, bool]:
-        """Tag, length, whether what it holds is explicit: of the element here. Its value is here then."""
-        tag, length = self._item_head(0)
+    def _element_header(self, explicit: bool) -> tuple[int, int, bool]:
+        """Read an element's header, up to its value: tag, length, whether the items in it are explicit."""
+        tag, length = self._read_tag(0)
         if not explicit or tag >> 16 == 0xFFFE:
             return tag, length, explicit
         at = self._at
@@ -201,38 +200,38 @@ class _Walk:
         if vr in _LONG_VRS or (vr.isalpha() and vr.isupper()):
             # A VR that a later edition adds has a 32 bit length too (PS3.5 7.1.2).
             if at + 4 > self._end:
-                self._ends_early(tag)
+                self._raise_ends_early(tag)
             self._at = at + 4
             length = self._long(self._content, at)[0]
             if vr == b"UN" and length == _UNDEFINED:
-                return tag, length, self._inside_un()
+                return tag, length, self._is_un_explicit()
         return tag, length, explicit
 
-    def _inside_un(self) -> bool:
-        """What a sequence of unknown VR holds is Implicit VR Little Endian (PS3.5 6.2.2 note 2)."""
+    def _is_un_explicit(self) -> bool:
+        """False: a sequence of VR UN is Implicit VR Little Endian (PS3.5 6.2.2 note 2)."""
         if self._big_endian:
-            raise _Enough
+            raise _EndWalk
         return False
 
     def _is_padding(self) -> bool:
-        """Whether nothing but zeros follows, as far as a look tells."""
+        """Whether the next 8 bytes are zeros."""
         rest = self._content[self._at : self._at + 8]
         return not any(rest)
 
-    def _ends_early(self, tag: int) -> None:
+    def _raise_ends_early(self, tag: int) -> None:
         if self._partial:
-            raise _Enough
+            raise _EndWalk
         where = f" in {_name(tag)}" if tag else ""
         raise Malformed(f"ends early{where}: {self._end} bytes, at least {self._at} announced")
 
-    def _count(self) -> None:
+    def _count_element(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise _Enough
+            raise _EndWalk
 
 
-class _Enough(Exception):  # noqa: N818  ends a walk that found nothing wrong
-    """The walk has seen what it may."""
+class _EndWalk(Exception):  # noqa: N818  no error: the walk found nothing wrong
+    """The walk ends early: it has reached a limit."""
 
 
 def _name(tag: int) -> str:

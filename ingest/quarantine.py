@@ -1,6 +1,6 @@
-"""What ingest could not understand when it came, looked at again with today's code and routes.
+"""Objects that ingest could not parse: lists them, and reads them again with today's code and routes.
 
-Each stands in a folder of ``quarantine``: received.dcm, and reason.json as `reception` wrote it.
+Each has a folder in ``quarantine`` with received.dcm, and reason.json as `reception` wrote it.
 """
 
 import json
@@ -18,18 +18,18 @@ from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from ingest.admission import Rejected, admit
 from ingest.header import Malformed, read_header
-from ingest.reception import Request, instance_of, mismatch, refusal
+from ingest.reception import Request, build_instance, mismatch, refusal
 
 _BLOCK = 1 << 20
 
 
-class NotTaken(Permanent):
-    """It stays in the quarantine, for this reason."""
+class StillRefused(Permanent):
+    """The object stays in the quarantine; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One object in the quarantine; what its record does not tell is empty."""
+    """One object in the quarantine; a field that its record lacks is empty."""
 
     id: str
     reason: str = ""
@@ -45,12 +45,12 @@ class Quarantined:
 
 
 def quarantined(spool: Spool) -> list[Quarantined]:
-    """All that is in the quarantine, oldest first."""
+    """The objects in the quarantine, oldest first."""
     folders = spool.quarantine.iterdir() if spool.quarantine.exists() else ()
-    return sorted((_read(folder) for folder in folders), key=lambda kept: (kept.received_at, kept.id))
+    return sorted((_read_record(folder) for folder in folders), key=lambda kept: (kept.received_at, kept.id))
 
 
-def _read(folder: Path) -> Quarantined:
+def _read_record(folder: Path) -> Quarantined:
     try:
         record = json.loads((folder / "reason.json").read_bytes())
     except (OSError, ValueError):
@@ -59,15 +59,15 @@ def _read(folder: Path) -> Quarantined:
     return Quarantined(folder.name, **{key: value for key, value in record.items() if key in known})
 
 
-def take_in(spool: Spool, settings: Settings, kept: Quarantined) -> Instance:
-    """Read it again; where it is understood now, it stands on the spool, durably, and in quarantine no more.
+def readmit(spool: Spool, settings: Settings, kept: Quarantined) -> Instance:
+    """Read it again and, if we accept it now, move it durably from the quarantine to the spool.
 
     Raises:
-        NotTaken: it is not understood, not admitted or not routed today either. Nothing was changed.
-        OSError: the spool does not take it.
+        StillRefused: we still cannot parse, admit or route it. Nothing has changed.
+        OSError: the spool cannot be written.
     """
     path = spool.quarantine / kept.id / "received.dcm"
-    instance = _understand(spool, settings, kept, path)
+    instance = _read_again(spool, settings, kept, path)
     staging = spool.incoming / uuid.uuid4().hex
     try:
         staging.mkdir()
@@ -82,36 +82,36 @@ def take_in(spool: Spool, settings: Settings, kept: Quarantined) -> Instance:
 def _place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # not every file system has links
+    except OSError:  # not every file system has hard links
         shutil.copyfile(source, target)
 
 
 def discard(spool: Spool, kept: Quarantined) -> None:
     """Remove it for good."""
-    grave = spool.trash / f"{kept.id}.{uuid.uuid4().hex[:8]}"
-    (spool.quarantine / kept.id).rename(grave)
-    shutil.rmtree(grave, ignore_errors=True)
+    removed = spool.trash / f"{kept.id}.{uuid.uuid4().hex[:8]}"
+    (spool.quarantine / kept.id).rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
-def _understand(spool: Spool, settings: Settings, kept: Quarantined, path: Path) -> Instance:
+def _read_again(spool: Spool, settings: Settings, kept: Quarantined, path: Path) -> Instance:
     admitted = admit(settings, kept.calling_ae_title, kept.called_ae_title, kept.peer, associations=0)
     if isinstance(admitted, Rejected):
-        raise NotTaken(admitted.why)
+        raise StillRefused(admitted.why)
     request = Request(kept.sop_class_uid, kept.sop_instance_uid, kept.sop_class_uid, kept.transfer_syntax_uid)
     refused = refusal(admitted, request)
     if refused is not None:
-        raise NotTaken(refused.comment)
+        raise StillRefused(refused.comment)
     try:
         offset = read_meta(path).offset
         header = read_header(path, offset, kept.transfer_syntax_uid)
-    except (Malformed, Permanent) as finding:
-        raise NotTaken(str(finding)) from finding
+    except (Malformed, Permanent) as error:
+        raise StillRefused(str(error)) from error
     if _digest(path, offset) != kept.digest:
-        raise NotTaken("its file is not what was received: the disk has changed it")
+        raise StillRefused("its file is not what was received: the disk has changed it")
     refused = mismatch(request, header)
     if refused is not None:
-        raise NotTaken(refused.comment)
-    return instance_of(spool, admitted, request, header, kept.size, kept.digest, kept.received_at)
+        raise StillRefused(refused.comment)
+    return build_instance(spool, admitted, request, header, kept.size, kept.digest, kept.received_at)
 
 
 def _digest(path: Path, offset: int) -> str:

@@ -1,6 +1,6 @@
-"""From what has arrived to the spool, and the answer to the requestor.
+"""Puts a received object on the spool and answers the requestor.
 
-Success is answered only after `Spool.commit` has returned. Statuses are those of PS3.4 B.2.3 and PS3.7
+It answers success only after `Spool.commit` has returned. Statuses are those of PS3.4 B.2.3 and PS3.7
 annex C.
 """
 
@@ -27,13 +27,13 @@ NOT_AUTHORISED = 0x0124
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900  # data set does not match SOP class
 CANNOT_UNDERSTAND = 0xC000
-FAULT_OF_OURS = 0xC001
+INTERNAL_FAULT = 0xC001
 UNRECOGNISED_OPERATION = 0x0211
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command set of a C-STORE says, and the context that it came in."""
+    """The command set of a C-STORE and its presentation context."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the requestor is told; `instance` is the id of what stands on the spool."""
+    """The response to the requestor; `instance` is the id of the instance on the spool."""
 
     status: int
     comment: str = ""
@@ -51,10 +51,12 @@ class Answer:
 
 
 def receive(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
-    """Put what has arrived in its place, whichever that is; nothing of it stays in ``incoming``."""
+    """Commit, quarantine or refuse the object; nothing of it stays in ``incoming``."""
     try:
         arrival.close()
-        return refusal(admitted, request) or _unwritten(arrival) or _judge(spool, admitted, request, arrival)
+        return (
+            refusal(admitted, request) or _write_failure(arrival) or _store(spool, admitted, request, arrival)
+        )
     except OSError as error:
         return Answer(OUT_OF_RESOURCES, f"spool: {error.strerror or error}")
     finally:
@@ -62,7 +64,7 @@ def receive(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival
 
 
 def refusal(admitted: Admitted, request: Request) -> Answer | None:
-    """Why an object is not even written, as its command set and its association tell already."""
+    """The refusal that association and command set call for, whatever the data set, else None."""
     if not admitted.destinations:
         return Answer(
             NOT_AUTHORISED, f"no route for {admitted.calling_ae_title} to {admitted.called_ae_title}"
@@ -76,7 +78,7 @@ def refusal(admitted: Admitted, request: Request) -> Answer | None:
     return None
 
 
-def _unwritten(arrival: Arrival) -> Answer | None:
+def _write_failure(arrival: Arrival) -> Answer | None:
     if arrival.failure is not None:
         return Answer(OUT_OF_RESOURCES, arrival.failure)
     if arrival.size == 0:
@@ -84,32 +86,33 @@ def _unwritten(arrival: Arrival) -> Answer | None:
     return None
 
 
-def _judge(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
+def _store(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
     try:
         header = read_header(arrival.path, arrival.offset, request.transfer_syntax_uid)
-    except Malformed as finding:
-        return _quarantine(spool, admitted, request, arrival, str(finding))
+    except Malformed as error:
+        return _quarantine(spool, admitted, request, arrival, str(error))
     answer = mismatch(request, header)
     if answer is not None:
         return answer
     size, digest = arrival.size, arrival.digest
-    return _commit(spool, instance_of(spool, admitted, request, header, size, digest, time.time()), arrival)
+    instance = build_instance(spool, admitted, request, header, size, digest, time.time())
+    return _commit(spool, instance, arrival)
 
 
 def mismatch(request: Request, header: Header) -> Answer | None:
-    """Why an object is not what its command set says."""
+    """The refusal of a data set that contradicts its command set or has an invalid UID, else None."""
     if header.sop_class_uid != request.sop_class_uid:
         return Answer(DOES_NOT_MATCH, "SOP Class UID of data set and command set differ")
     if header.sop_instance_uid != request.sop_instance_uid:
         return Answer(DOES_NOT_MATCH, "SOP Instance UID of data set and command set differ")
     for name, uid in (("Study", header.study_instance_uid), ("Series", header.series_instance_uid)):
-        # Absent in what belongs to no patient, such as colour palettes (PS3.4 annex GG).
+        # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
         if uid and not is_uid(uid):
             return Answer(CANNOT_UNDERSTAND, f"{name} Instance UID is no UID")
     return None
 
 
-def instance_of(  # noqa: PLR0917  all that is known of it, from as many places
+def build_instance(  # noqa: PLR0917  an instance has that many sources
     spool: Spool,
     admitted: Admitted,
     request: Request,
@@ -118,7 +121,7 @@ def instance_of(  # noqa: PLR0917  all that is known of it, from as many places
     digest: str,
     received_at: float,
 ) -> Instance:
-    """What is to stand on the spool: `size` and `digest` are those of the data set's bytes."""
+    """The instance to commit; `size` and `digest` are those of the data set's bytes."""
     return Instance(
         id=_free_id(spool, request.sop_instance_uid, digest, admitted.destinations),
         sop_class_uid=request.sop_class_uid,
@@ -139,10 +142,10 @@ def instance_of(  # noqa: PLR0917  all that is known of it, from as many places
 
 
 def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tuple[str, ...]) -> str:
-    """The id under which nothing stands, or the same object with every delivery still pending.
+    """An unused id, or that of the same object with every delivery still pending.
 
-    A delivery that is done, dead, or given up by an operator would not happen again under the old id, though
-    the sender asks for it.
+    The sender asks for each delivery again; under the old id one that is delivered, dead or redirected would
+    not happen.
     """
     for number in itertools.count():
         candidate = instance_id(sop_instance_uid, digest, destinations, str(number or ""))
@@ -166,11 +169,11 @@ def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
     return Answer(SUCCESS, instance=instance.id)
 
 
-def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival, finding: str) -> Answer:
-    """Keep, durably, what cannot be forwarded, so that it is not lost when the sender forgets it."""
+def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival, reason: str) -> Answer:
+    """Keep durably what we cannot parse: the sender may delete its copy."""
     name = uuid.uuid4().hex
     record = {
-        "reason": finding,
+        "reason": reason,
         "sop_class_uid": request.sop_class_uid,
         "sop_instance_uid": request.sop_instance_uid,
         "transfer_syntax_uid": request.transfer_syntax_uid,
@@ -186,5 +189,5 @@ def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arr
     durable.sync_folder(arrival.staging)
     arrival.staging.rename(spool.quarantine / name)
     durable.sync_folder(spool.quarantine)
-    log.warning("Quarantined %s %s: %s", name, request.sop_instance_uid, finding)
-    return Answer(CANNOT_UNDERSTAND, f"kept as {name[:8]}: {finding}")
+    log.warning("Quarantined %s %s: %s", name, request.sop_instance_uid, reason)
+    return Answer(CANNOT_UNDERSTAND, f"kept as {name[:8]}: {reason}")

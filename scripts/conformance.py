@@ -26,7 +26,7 @@ _ANSWERS = {
     reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
     reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
-    reception.FAULT_OF_OURS: "a fault of ours; the log says which",
+    reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 
 

@@ -1,15 +1,50 @@
-"""What every test relies on."""
+"""What every test relies on, and how tests share a machine.
+
+Files of tests run side by side, twice as many as there are cores, since most tests wait more than they work.
+A test that measures is marked `alone`: while it runs, no other test does.
+"""
+
+import os
+from collections.abc import Iterator
 
 import pytest
 
 from dicomferry.dicom.requestor import fix_lost_responses
 from forwarder.dimse import scu
+from tests.support.turns import Turns
 
 # Many tests send with pynetdicom, which would now and then lose a response.
 fix_lost_responses()
+
+# The slowest first, so that none is left to run by itself at the end.
+_ORDER = ("tests/faults", "tests/e2e", "tests/transcoding", "tests/contract", "tests/unit")
+_turns = Turns(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release is waited for until it is answered, however long the machine stalls."""
     monkeypatch.setattr(scu, "_RELEASE_SECONDS", 30.0)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return 2 * len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> tuple[bool, int]:
+        folder = next((n for n, name in enumerate(_ORDER) if item.nodeid.startswith(name)), len(_ORDER))
+        return _is_alone(item), folder
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: nobody's time runs while it waits
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with _turns.alone() if _is_alone(item) else _turns.together():
+        return (yield)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None

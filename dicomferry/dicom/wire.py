@@ -1,4 +1,4 @@
-"""What both sides of an association know of its connection: PDUs (PS3.8 9.3), and sockets that do not stall.
+"""What requestor and acceptor share: PDUs (PS3.8 9.3), and sockets that do not stall.
 
 Nagle's algorithm and delayed acknowledgement, together, cost 40 ms a message against a peer that writes in
 several small pieces, as stock DCMTK and Orthanc do. TCP_NODELAY cures our writes. TCP_QUICKACK cures the
@@ -7,6 +7,7 @@ peer's; it is Linux only and the kernel resets it, so it is set again before wai
 
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any
@@ -22,6 +23,7 @@ from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATIO
 PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
 PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
 COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
+_P_DATA_HEAD = struct.Struct(">BxIIBB")  # a P-DATA-TF with one PDV, up to its fragment (PS3.8 9.3.5)
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -43,8 +45,31 @@ def pdu(kind: Pdu, content: bytes = b"\0\0\0\0") -> bytes:
     return PDU_HEADER.pack(kind, len(content)) + content
 
 
+def fragment_size(maximum_length: int | None, limit: int) -> int:
+    """Bytes of a message in one P-DATA-TF, an even number.
+
+    `maximum_length` is the peer's, 0 or None if it has none (PS3.8 annex D.1); `limit` is ours.
+    """
+    return max(min(maximum_length or limit, limit) - PDV_HEADER.size, 2) & ~1
+
+
+def fragments(
+    context_id: int, message: bytes, size: int, control: int, end: int = LAST
+) -> Iterator[bytes | memoryview]:
+    """P-DATA-TF PDUs of one PDV each: a header, then at most `size` bytes of `message`, in turn.
+
+    `control` is the message control header (PS3.8 annex E.2); the last one has the bits of `end` too.
+    """
+    view = memoryview(message)
+    for start in range(0, max(len(message), 1), size):
+        part = view[start : start + size]
+        last = end if start + len(part) == len(message) else 0
+        yield _P_DATA_HEAD.pack(Pdu.P_DATA_TF, len(part) + 6, len(part) + 2, context_id, control | last)
+        yield part
+
+
 def user_information(maximum_length: int) -> list[Any]:
-    """What we say of ourselves when we negotiate, as pynetdicom's primitives (PS3.7 annex D.3.3).
+    """Our user information in a negotiation, as pynetdicom's primitives (PS3.7 annex D.3.3).
 
     `maximum_length` is how many bytes we take in one P-DATA-TF.
     """

@@ -1,7 +1,8 @@
-"""Which presentation contexts to propose, and what the answer teaches.
+"""Chooses what to propose to a destination, and reads from its answer what it accepts. Pure.
 
-Pure. Each context is one (SOP class, transfer syntax): only so a peer says what it takes of each. A SOP
-class of which every shown syntax was proposed has a complete answer, which may be remembered.
+Each context has one SOP class and one transfer syntax, so that the peer answers for each pair. The answer for
+a SOP class is complete, and may be remembered, if every syntax in `shown` was proposed. `shown` are the
+transfer syntaxes that the destination can show.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 
 from dicomferry.dicom.identifiers import VERIFICATION
 from dicomferry.dicom.syntaxes import IMPLICIT_LE
+from dicomferry.settings import Destination, Settings
+from dicomferry.spool.instance import Instance
 
-Context = tuple[str, str]  # SOP class UID, transfer syntax UID: each proposed by itself
+Context = tuple[str, str]  # SOP class UID, transfer syntax UID
 
 ECHO: Context = (VERIFICATION, IMPLICIT_LE)
 MOST_CONTEXTS = 128  # odd ids 1 to 255 (PS3.8 9.3.2.2)
@@ -24,8 +27,20 @@ class Proposal:
     complete: tuple[str, ...]
 
 
+def calling_title(settings: Settings, destination: Destination, instance: Instance | None = None) -> str:
+    """The AE title to call with; our first one, if the destination wants the instance's and that is unusable.
+
+    A probe has no instance, and a sender's title may be no valid AE title (PS3.5 6.2).
+    """
+    if destination.calling != "original":
+        return destination.calling
+    title = instance.calling_ae_title.strip() if instance is not None else ""
+    usable = title.isascii() and title.isprintable() and "\\" not in title
+    return title if title and usable else settings.ae[0].title
+
+
 def for_parcels(needs: Iterable[Context], shown: Sequence[str]) -> Proposal:
-    """What to propose for objects that need `needs` (at most 128 different ones): these, then what fits."""
+    """Propose all of `needs` (at most 128) and, for each SOP class, all shown syntaxes if they fit."""
     contexts = dict.fromkeys(needs)
     complete = []
     for sop_class in dict.fromkeys(sop_class for sop_class, _ in contexts):
@@ -37,7 +52,7 @@ def for_parcels(needs: Iterable[Context], shown: Sequence[str]) -> Proposal:
 
 
 def for_probe(sop_classes: Iterable[str], shown: Sequence[str]) -> list[Proposal]:
-    """What to propose to learn all about `sop_classes`: Verification first; an item is an association."""
+    """Proposals, one an association, for every shown syntax of `sop_classes`; Verification first."""
     proposals: list[Proposal] = []
     contexts: list[Context] = [ECHO]
     complete: list[str] = []
@@ -56,15 +71,15 @@ def learned(
     shown: Sequence[str],
     known: Mapping[str, Sequence[str]],
 ) -> dict[str, list[str]]:
-    """The transfer syntaxes that a peer takes of each completely proposed SOP class, the shown ones in order.
+    """The accepted transfer syntaxes of each completely proposed SOP class, the shown ones in order.
 
-    What was known of a syntax that was not proposed this time (a private one, met as received) stays.
+    A known syntax that was not proposed this time (a private one, met as received) stays.
     """
     proposed = set(proposal.contexts)
     answer = {}
     for sop_class in proposal.complete:
         syntaxes = dict.fromkeys([*shown, *(syntax for uid, syntax in proposal.contexts if uid == sop_class)])
-        taken = [syntax for syntax in syntaxes if (sop_class, syntax) in accepted]
+        accepted_now = [syntax for syntax in syntaxes if (sop_class, syntax) in accepted]
         kept = [syntax for syntax in known.get(sop_class, ()) if (sop_class, syntax) not in proposed]
-        answer[sop_class] = taken + kept
+        answer[sop_class] = accepted_now + kept
     return answer

@@ -13,9 +13,8 @@ from dicomferry.errors import Misconfigured
 from dicomferry.settings import Destination, Settings
 from dispatcher.plan import Choice, choose
 from forwarder import outcome
-from forwarder.delivery import calling_title
-from forwarder.dimse.line import PeerFailure
-from forwarder.dimse.proposal import ECHO, Context, for_probe
+from forwarder.dimse.connection import PeerFailure
+from forwarder.dimse.proposal import ECHO, Context, calling_title, for_probe
 from forwarder.dimse.scu import Association
 
 COMMON = (

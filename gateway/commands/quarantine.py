@@ -17,7 +17,7 @@ from dicomferry.spool.spool import Spool
 from gateway.commands.ordering import confirm, give
 from gateway.commands.selection import Filter
 from gateway.commands.words import ago, counted
-from ingest.quarantine import NotTaken, Quarantined, quarantined, take_in
+from ingest.quarantine import Quarantined, StillRefused, quarantined, readmit
 from ingest.quarantine import discard as remove
 
 
@@ -62,8 +62,8 @@ def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
     notes, items = [], []
     for kept in found:
         try:
-            instance = take_in(spool, settings, kept)
-        except (NotTaken, OSError) as error:
+            instance = readmit(spool, settings, kept)
+        except (StillRefused, OSError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             typer.echo(f"{kept.id[:8]} stays: {reason}")
             continue

@@ -1,7 +1,7 @@
-"""Ingest: listens, admits, receives, until it is told to stop.
+"""Ingest's process: listens and receives until a signal stops it.
 
-One process, one port, any number of called AE titles; a thread a connection. Any number of such processes
-receive into one spool; each holds a lease, by which the others know what in ``incoming`` is its own.
+One process has one port, any number of called AE titles and a thread per connection. Any number of processes
+receive into one spool; each holds a lease, which tells the others that its files in ``incoming`` are in use.
 """
 
 import errno
@@ -26,7 +26,7 @@ from ingest.dimse.scp import Scp
 
 log = logging.getLogger(__name__)
 
-_LOOK = 0.5  # seconds between looks whether we are to stop
+_POLL_SECONDS = 0.5  # seconds between checks for a signal
 
 
 def run(settings: Settings) -> None:
@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
     Raises:
         Misconfigured: the port or the spool cannot be used.
     """
-    # No event: where the signal comes while this thread holds its lock, setting it would wait for ever.
+    # No Event: if the signal interrupts this thread while it holds the Event's lock, set() waits for ever.
     stop: SimpleQueue[int] = SimpleQueue()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -44,20 +44,20 @@ def run(settings: Settings) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    # A connection needs up to three descriptors; 1024, the usual limit, is for programs that use select().
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # A connection needs up to three descriptors; the usual limit, 1024, is for programs that use select().
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     with serving(settings):
-        # Where another thread is given the signal this one is not woken, and it alone runs Python's handler.
+        # Only this thread runs Python's handlers, and a signal that another thread gets does not wake it.
         while True:
             with suppress(Empty):
-                stop.get(timeout=_LOOK)
+                stop.get(timeout=_POLL_SECONDS)
                 return
 
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Listener]:
-    """The SCP in threads of this process.
+    """Run the SCP in threads of this process.
 
     Raises:
         Misconfigured: the port or the spool cannot be used.
@@ -65,7 +65,7 @@ def serving(settings: Settings) -> Iterator[Listener]:
     spool = Spool(settings.spool)
     spool.prepare()
     events = EventSender(redis_client(settings)) if settings.broker else None
-    with _receiving(spool) as receiver:
+    with _receiver_lease(spool) as receiver:
         listener = _listener(settings, Scp(settings, spool, receiver, events))
         _sweep(spool)
         listener.start()
@@ -85,10 +85,10 @@ def _listener(settings: Settings, scp: Scp) -> Listener:
     try:
         return Listener(host, port, scp)
     except OSError as error:
-        raise Misconfigured(f"ingest.port: {_why_not(error, host, port)}") from error
+        raise Misconfigured(f"ingest.port: {_explain(error, host, port)}") from error
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} of {host} is in use; stop the program that listens there "
@@ -100,19 +100,19 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 
 
 @contextmanager
-def _receiving(spool: Spool) -> Iterator[str]:
-    """Hold a lease among the receivers; with its name begins that of all that we put into ``incoming``."""
+def _receiver_lease(spool: Spool) -> Iterator[str]:
+    """Hold a receiver lease; names of what we put into ``incoming`` begin with its name."""
     while True:
         receiver = secrets.token_hex(RECEIVER_BYTES)
         spool.receivers.create(receiver)
         with spool.receivers.acquire(receiver) as held:
-            if held:  # else another one has swept it in the instant in which nobody held it
+            if held:  # else another receiver swept it before we held it
                 yield receiver
                 return
 
 
 def _sweep(spool: Spool) -> None:
-    """Remove what receivers that are no more have left."""
+    """Remove what receivers that have ended left in ``incoming``."""
     left = [
         name
         for name in os.listdir(spool.incoming)

@@ -1,4 +1,4 @@
-"""Which presentation contexts are accepted (PS3.8 9.3.2.2, PS3.7 annex D.3.2). Pure."""
+"""Decides which presentation contexts to accept (PS3.8 9.3.2.2, PS3.7 annex D.3.2). Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What an A-ASSOCIATE-AC says of it; the transfer syntax means something where it is accepted."""
+    """A presentation context of an A-ASSOCIATE-AC; the transfer syntax counts only if it is accepted."""
 
     id: int
     result: int
@@ -36,7 +36,7 @@ class Answered:
 
 
 def answer(proposed: Iterable[Proposed], ae: CalledAE) -> tuple[Answered, ...]:
-    """Accept of each proposal the first transfer syntax, in the requestor's order, that `ae` takes."""
+    """Accept for each context the requestor's first transfer syntax that `ae` takes."""
     return tuple(_answer(context, accepted_syntaxes(context.abstract_syntax, ae)) for context in proposed)
 
 
@@ -49,7 +49,7 @@ def _answer(context: Proposed, takes: frozenset[str]) -> Answered:
 
 
 def accepted_syntaxes(abstract_syntax: str, ae: CalledAE) -> frozenset[str]:
-    """The transfer syntaxes in which `ae` takes a SOP class; empty where it does not take it at all."""
+    """The transfer syntaxes in which `ae` takes a SOP class; empty where it does not take the class."""
     if abstract_syntax == VERIFICATION:
         return frozenset(GROUPS["uncompressed"])
     if is_storage(abstract_syntax) or (ae.unknown_sop_classes and may_be_storage(abstract_syntax)):
@@ -59,13 +59,13 @@ def accepted_syntaxes(abstract_syntax: str, ae: CalledAE) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def is_storage(sop_class_uid: str) -> bool:
-    """Whether it is a storage SOP class that pynetdicom knows."""
+    """Whether pynetdicom knows it as a storage SOP class."""
     return uid_to_service_class(sop_class_uid) is StorageServiceClass
 
 
 @lru_cache(maxsize=1024)
 def may_be_storage(sop_class_uid: str) -> bool:
-    """Whether nothing speaks against storage: a private or unknown SOP class, or a retired storage class."""
+    """Whether it is a private, unknown or retired SOP class that storage may use."""
     if uid_to_service_class(sop_class_uid) is not ServiceClass:
         return False
     name = UID(sop_class_uid).name

@@ -1,4 +1,4 @@
-"""The port: each connection gets a thread as soon as it is accepted, and their number is bounded."""
+"""The listening port: each accepted connection gets a thread; their number is bounded."""
 
 import logging
 import socket
@@ -12,25 +12,25 @@ from ingest.dimse.scp import Scp
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 512  # connections that wait to be accepted
-_MOST_IDLE = 512  # connections without an association: to ask for one takes milliseconds
-_GRACE = 4.0  # seconds that associations get to finish once we stop
-_FAREWELL = 1.0  # seconds for the A-ABORT of those that did not, and for what is left
-_PAUSE = 0.1  # seconds until accepting is tried again
+_BACKLOG = 512  # connections waiting to be accepted
+_MAX_IDLE = 512  # connections without an association; a request takes milliseconds
+_FINISH_GRACE = 4.0  # seconds for associations to finish when we stop
+_ABORT_GRACE = 1.0  # seconds for the rest to abort, and again to close
+_RETRY_SECONDS = 0.1  # seconds after accept() has failed
 
 
 class Listener:
     """Accepts connections at an address, in threads of this process.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: it cannot listen at the address.
     """
 
     def __init__(self, host: str, port: int, scp: Scp) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # Of a name that has both, the IPv4 address.
+        # A name may have both: take its IPv4 address.
         family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        # An IPv6 address takes IPv4 peers too, where it can.
+        # An IPv6 socket takes IPv4 peers too, where the system can.
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         self._socket = socket.create_server(
             address[:2],
@@ -41,21 +41,21 @@ class Listener:
         )
         self._scp = scp
         self._stopped = threading.Event()
-        self._connections: dict[Association, None] = {}  # the oldest first
+        self._connections: dict[Association, None] = {}  # oldest first
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
 
     def start(self) -> None:
-        """Accept connections from now on."""
+        """Start to accept connections."""
         self._thread.start()
 
     def connections(self) -> list[Association]:
-        """Those that are open, the oldest first."""
+        """The open connections, oldest first."""
         with self._lock:
             return list(self._connections)
 
     def stop(self) -> None:
-        """Accept no more; let associations end by themselves, then by an abort, then by closing."""
+        """Accept no more; let associations finish, abort the rest, then close what is left."""
         self._stopped.set()
         # shutdown wakes accept(), which close alone does not.
         with suppress(OSError):
@@ -63,14 +63,14 @@ class Listener:
         self._thread.join()
         self._socket.close()
         for connection in self._idle():
-            connection.hang_up()
-        _wait_for(lambda: not self._scp.standing(), _GRACE)
+            connection.disconnect()
+        _wait_until(lambda: not self._scp.associations(), _FINISH_GRACE)
         for connection in self.connections():
-            connection.end()
-        _wait_for(lambda: not self._scp.standing(), _FAREWELL)
+            connection.stop()
+        _wait_until(lambda: not self._scp.associations(), _ABORT_GRACE)
         for connection in self.connections():
-            connection.hang_up()
-        _wait_for(lambda: not self.connections(), _FAREWELL)
+            connection.disconnect()
+        _wait_until(lambda: not self.connections(), _ABORT_GRACE)
 
     def _accept(self) -> None:
         while not self._stopped.is_set():
@@ -78,49 +78,49 @@ class Listener:
                 sock, address = self._socket.accept()
             except OSError as error:
                 if not self._stopped.is_set():
-                    # Out of descriptors, or the peer has gone already.
+                    # Out of descriptors, or the peer has already gone.
                     log.warning("Not accepted: %s", error)
-                    self._stopped.wait(_PAUSE)
+                    self._stopped.wait(_RETRY_SECONDS)
                 continue
             try:
-                self._welcome(sock, str(address[0]))
+                self._serve(sock, str(address[0]))
             except RuntimeError as error:
                 log.warning("Not served: %s", error)  # no thread could be started
                 sock.close()
 
-    def _welcome(self, sock: socket.socket, address: str) -> None:
+    def _serve(self, sock: socket.socket, address: str) -> None:
         idle = self._idle()
-        if len(idle) >= _MOST_IDLE:
-            # Whoever means it has asked long ago, so that a flood of silent peers keeps nobody out.
-            idle[0].hang_up()
-            self._forget(idle[0])
+        if len(idle) >= _MAX_IDLE:
+            # The oldest would have asked by now: a flood of silent peers keeps nobody out.
+            idle[0].disconnect()
+            self._remove(idle[0])
         connection = Association(sock, address, self._scp)
 
         def serve() -> None:
             try:
                 connection.serve()
             finally:
-                self._forget(connection)
+                self._remove(connection)
 
         with self._lock:
             self._connections[connection] = None
         try:
             threading.Thread(target=serve, name=f"peer {address}", daemon=True).start()
         except RuntimeError:
-            self._forget(connection)
+            self._remove(connection)
             raise
 
     def _idle(self) -> list[Association]:
-        """The connections without an association, the oldest first."""
-        standing = self._scp.standing()
-        return [connection for connection in self.connections() if connection not in standing]
+        """The connections without an association, oldest first."""
+        associated = self._scp.associations()
+        return [connection for connection in self.connections() if connection not in associated]
 
-    def _forget(self, connection: Association) -> None:
+    def _remove(self, connection: Association) -> None:
         with self._lock:
             self._connections.pop(connection, None)
 
 
-def _wait_for(holds: Callable[[], bool], seconds: float) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,7 +1,7 @@
 """The PDUs that begin an association: A-ASSOCIATE-RQ, -AC and -RJ (PS3.8 9.3.2 to 9.3.4).
 
-pynetdicom decodes and encodes them. It refuses some of what DCMTK and Orthanc take of old and odd senders;
-that is put right here, before it looks at a request, and before an answer leaves.
+pynetdicom decodes and encodes them. It refuses some requests of old and odd senders that DCMTK and Orthanc
+accept; so we normalise a request before it decodes it, and correct an acceptance after it encodes it.
 """
 
 import struct
@@ -22,14 +22,14 @@ from dicomferry.dicom.identifiers import APPLICATION_CONTEXT, is_uid
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.dicom.wire import PDU_HEADER, Pdu, pdu, user_information
 from ingest.admission import Rejected
+from ingest.dimse.connection import MAXIMUM_PDU, Reason, Violation
 from ingest.dimse.contexts import Answered, Proposed
-from ingest.dimse.line import MAXIMUM_PDU, Reason, Violation
 
 _FIXED = struct.Struct(">H2x16s16s32x")  # protocol version, called and calling AE title
-_ITEM = struct.Struct(">BxH")  # item type, length of what follows
+_ITEM = struct.Struct(">BxH")  # item type, length of its content
 _APPLICATION_CONTEXT, _CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50  # item types
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX, _MAXIMUM_LENGTH = 0x30, 0x40, 0x51  # of sub-items
-_STAND_IN = b"TITLE".ljust(16)
+_PLACEHOLDER_TITLE = b"TITLE".ljust(16)
 _VERSION_1 = 1  # a bit of the protocol version
 
 
@@ -41,8 +41,8 @@ class AssociationRequest:
     calling_ae_title: str
     contexts: tuple[Proposed, ...]
     maximum_length: int  # bytes of a P-DATA-TF that the requestor takes; 0: no limit (PS3.8 annex D.1)
-    head: bytes  # as sent: it comes back in the acceptance
-    unsupported: Rejected | None  # why nobody's request of this kind is accepted
+    head: bytes  # as sent; the acceptance repeats it
+    unsupported: Rejected | None  # why we accept no request of this kind
 
 
 def decode(content: memoryview) -> AssociationRequest:
@@ -55,11 +55,11 @@ def decode(content: memoryview) -> AssociationRequest:
         raise _damaged("shorter than its fixed part")
     version, called, calling = _FIXED.unpack_from(content)
     request = A_ASSOCIATE_RQ()
-    usual = _usual(content)
+    normalised = _normalise(content)
     try:
-        request.decode(pdu(Pdu.ASSOCIATE_RQ, usual))
+        request.decode(pdu(Pdu.ASSOCIATE_RQ, normalised))
     except Exception as error:
-        # A decoder of what the network sent: any exception means that it is no request.
+        # The decoder's input is from the network: any exception means a damaged request.
         raise _damaged(type(error).__name__) from error
     unsupported: Rejected | None = None
     if not version & _VERSION_1:
@@ -84,7 +84,7 @@ def acceptance(request: AssociationRequest, contexts: tuple[Answered, ...]) -> b
     answer = A_ASSOCIATE_AC()
     answer.variable_items = [application, *map(_answered, contexts), _our_user_information()]
     encoded = answer.encode()
-    # Titles and reserved bytes come back as they were sent (table 9-17), whatever they are.
+    # Titles and reserved bytes go back exactly as sent (table 9-17).
     head = PDU_HEADER.size + _FIXED.size
     version = encoded[PDU_HEADER.size : PDU_HEADER.size + 2]
     return encoded[: PDU_HEADER.size] + version + request.head[2:] + encoded[head:]
@@ -97,13 +97,12 @@ def rejection(rejected: Rejected) -> bytes:
     return answer.encode()
 
 
-def _usual(content: memoryview) -> bytes:
-    """The request as pynetdicom takes it: usual titles, and of the items what we look at, each UID clean.
+def _normalise(content: memoryview) -> bytes:
+    """The request in a form that pynetdicom decodes: placeholder titles, the items that we use, clean UIDs.
 
-    It raises on a title that is blank, padded with NUL or not ASCII, on an implementation version that is,
-    on a UID that is long or not ASCII, and on each kind of item that it does not know, which is to be
-    skipped (PS3.8 9.3.1). And it takes its time with each: what is proposed twice, or that nobody accepts,
-    it need not see.
+    pynetdicom raises on a title or implementation version that is blank, padded with NUL or not ASCII, on a
+    UID that is long or not ASCII, and on unknown items, which are to be skipped (PS3.8 9.3.1). It is slow
+    with each syntax, so repeated and unknown transfer syntaxes are left out.
     """
     items = bytearray()
     ids = set[int]()
@@ -116,15 +115,15 @@ def _usual(content: memoryview) -> bytes:
             if item[0] in ids:
                 raise _damaged("a presentation context ID is used twice")
             ids.add(item[0])
-            items += _item(kind, bytes(item[:4]) + _usual_syntaxes(item[4:]))
+            items += _item(kind, bytes(item[:4]) + _normalise_syntaxes(item[4:]))
         elif kind == _USER_INFORMATION:
             lengths = [part for sub, part in _items(item) if sub == _MAXIMUM_LENGTH and len(part) == 4]
             items += _item(kind, b"".join(_item(_MAXIMUM_LENGTH, length) for length in lengths[:1]))
-    return _FIXED.pack(_VERSION_1, _STAND_IN, _STAND_IN) + items
+    return _FIXED.pack(_VERSION_1, _PLACEHOLDER_TITLE, _PLACEHOLDER_TITLE) + items
 
 
-def _usual_syntaxes(items: memoryview) -> bytes:
-    """Of a presentation context the abstract syntax, and the transfer syntaxes that there are."""
+def _normalise_syntaxes(items: memoryview) -> bytes:
+    """A context's first abstract syntax, and its transfer syntaxes that we know, each once."""
     names = [(kind, _uid(name)) for kind, name in _items(items)]
     abstract = [uid for kind, uid in names if kind == _ABSTRACT_SYNTAX][:1]
     transfer = dict.fromkeys(uid for kind, uid in names if kind == _TRANSFER_SYNTAX and uid in BY_UID)
@@ -136,13 +135,13 @@ def _usual_syntaxes(items: memoryview) -> bytes:
 
 
 def _uid(value: memoryview) -> str:
-    """A UID without its padding; empty where it is none."""
+    """A UID without its padding; empty where it is invalid."""
     text = bytes(value).decode("ascii", "replace").strip("\0 ")
     return text if is_uid(text) else ""
 
 
 def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The items or sub-items one after the other: type and content."""
+    """Type and content of each item or sub-item."""
     at = 0
     while at < len(content):
         if at + _ITEM.size > len(content):
@@ -184,7 +183,7 @@ def _our_user_information() -> UserInformationItem:
 
 
 def _title(value: bytes) -> str:
-    """An AE title without its padding; nothing in it can forge a line of a log."""
+    """An AE title without its padding; without unprintable characters, which could forge a log line."""
     text = value.decode("ascii", "replace").strip("\0 ")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 

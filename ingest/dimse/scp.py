@@ -1,4 +1,4 @@
-"""What the SCP decides and does for its associations, of which it knows no more than that they are there."""
+"""The SCP behind all associations: admits them, and answers their C-STOREs."""
 
 import logging
 import threading
@@ -10,65 +10,65 @@ from dicomferry.messages.events import EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
 from ingest.admission import Admitted, Rejected, admit
-from ingest.arrival import Arrival, Room
+from ingest.arrival import Arrival, FreeSpace
 from ingest.dimse.negotiation import AssociationRequest
-from ingest.reception import CANNOT_UNDERSTAND, FAULT_OF_OURS, Answer, Request, receive, refusal
+from ingest.reception import CANNOT_UNDERSTAND, INTERNAL_FAULT, Answer, Request, receive, refusal
 
 log = logging.getLogger(__name__)
 
 
 class Scp:
-    """Admits associations up to a limit, and answers what they store."""
+    """Admits associations up to a limit and receives their objects; any thread may call it."""
 
     def __init__(self, settings: Settings, spool: Spool, receiver: str, events: EventSender | None) -> None:
         self.settings = settings
         self._receiver = receiver
         self._spool = spool
-        self._room = Room(spool, settings.ingest.min_free_mb)
+        self._free_space = FreeSpace(spool, settings.ingest.min_free_mb)
         self._events = events
-        self._standing: set[Hashable] = set()
+        self._associations: set[Hashable] = set()
         self._lock = threading.Lock()
 
     def admit(self, association: Hashable, request: AssociationRequest, address: str) -> Admitted | Rejected:
-        """Decide about a request for an association; one that is admitted stands until it leaves."""
+        """Decide about an association request; an admitted association counts until `remove`."""
         with self._lock:
             decision = admit(
                 self.settings,
                 request.calling_ae_title,
                 request.called_ae_title,
                 address,
-                associations=len(self._standing) + 1,
-                lack=self._room.lack(),
+                associations=len(self._associations) + 1,
+                shortage=self._free_space.shortage(),
             )
             if isinstance(decision, Admitted):
-                self._standing.add(association)
+                self._associations.add(association)
         return decision
 
-    def leave(self, association: Hashable) -> None:
-        """The association has ended, if there was one."""
+    def remove(self, association: Hashable) -> None:
+        """Stop counting the association, if it was admitted."""
         with self._lock:
-            self._standing.discard(association)
+            self._associations.discard(association)
 
-    def standing(self) -> frozenset[Hashable]:
-        """The associations that stand."""
+    def associations(self) -> frozenset[Hashable]:
+        """The admitted associations that have not ended."""
         with self._lock:
-            return frozenset(self._standing)
+            return frozenset(self._associations)
 
-    def begin(self, admitted: Admitted, request: Request) -> Arrival | None:
-        """Make room for a data set; None where it is refused already, so that it is read and dropped."""
+    def open_arrival(self, admitted: Admitted, request: Request) -> Arrival | None:
+        """Open a file for a data set; None where we refuse the object and drop its data set."""
         if refusal(admitted, request) is not None:
             return None
-        arrival = Arrival(self._spool, self._receiver, self._room)
+        arrival = Arrival(self._spool, self._receiver, self._free_space)
         arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         return arrival
 
     def answer(self, admitted: Admitted, request: Request, arrival: Arrival | None) -> Answer:
-        """Answer a C-STORE when everything that it brought has been read; never raises."""
+        """Answer a C-STORE whose data set has been read; never raises."""
         try:
             answer = self._answer(admitted, request, arrival)
         except Exception:
             log.exception("Fault")
-            answer = Answer(FAULT_OF_OURS, "fault in dicomferry, see its log")
+            answer = Answer(INTERNAL_FAULT, "fault in dicomferry, see its log")
         if answer.instance is None:
             uid = request.sop_instance_uid if is_uid(request.sop_instance_uid) else "an object"
             log.warning("Refused %s 0x%04X: %s", uid, answer.status, answer.comment)

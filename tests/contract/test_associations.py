@@ -11,8 +11,8 @@ import pytest
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.settings import Destination
-from forwarder.dimse.associations import Associations, Loan
-from forwarder.dimse.line import PeerFailure
+from forwarder.dimse.associations import AssociationPool, PooledAssociation
+from forwarder.dimse.connection import PeerFailure
 from forwarder.dimse.proposal import ECHO, Context, Proposal
 from tests.support.dcmtk import Workstation
 from tests.support.peers import Seen, black_hole, pynetdicom_scp, unreachable
@@ -33,8 +33,8 @@ def to(port: int, **keys: Any) -> Destination:
 
 
 @pytest.fixture
-def associations() -> Iterator[Associations]:
-    made = Associations(idle_seconds=0.3)
+def associations() -> Iterator[AssociationPool]:
+    made = AssociationPool(idle_seconds=0.3)
     yield made
     made.close()
 
@@ -46,18 +46,18 @@ def peer() -> Iterator[Seen]:
 
 
 def borrow(
-    associations: Associations,
+    associations: AssociationPool,
     to: Destination,
     contexts: tuple[Context, ...] = NATIVE,
     calling: str = "FERRY",
-) -> Loan:
-    loan = associations.borrow(to, calling, Proposal(contexts, ()), contexts)
-    assert loan.association.echo() == 0
-    return loan
+) -> PooledAssociation:
+    pooled = associations.borrow(to, calling, Proposal(contexts, ()), contexts)
+    assert pooled.association.echo() == 0
+    return pooled
 
 
 def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
-    associations = Associations(idle_seconds=60)
+    associations = AssociationPool(idle_seconds=60)
     first = borrow(associations, to(peer.port))
     associations.give_back(first, keep=True)
     second = borrow(associations, to(peer.port))
@@ -67,7 +67,7 @@ def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
 
 
 def test_an_idle_one_is_soon_released_and_one_without_more_at_once(
-    associations: Associations, peer: Seen
+    associations: AssociationPool, peer: Seen
 ) -> None:
     associations.give_back(borrow(associations, to(peer.port)), keep=True)
     wait_until(lambda: peer.released == 1, "the kept association's release")
@@ -77,7 +77,7 @@ def test_an_idle_one_is_soon_released_and_one_without_more_at_once(
 
 
 def test_one_that_lacks_a_context_gives_way_to_one_that_has_it(tmp_path: Path) -> None:
-    associations = Associations(idle_seconds=60)
+    associations = AssociationPool(idle_seconds=60)
     # This peer serves one association at a time: the second would wait for the first's end.
     with Workstation(tmp_path, free_port()) as peer:
         associations.give_back(borrow(associations, to(peer.port)), keep=True)
@@ -88,14 +88,14 @@ def test_one_that_lacks_a_context_gives_way_to_one_that_has_it(tmp_path: Path) -
 
 
 def test_another_calling_title_is_another_association(tmp_path: Path) -> None:
-    associations = Associations(idle_seconds=60)
+    associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as peer:
         associations.give_back(borrow(associations, to(peer.port), calling="PACS1"), keep=True)
         assert borrow(associations, to(peer.port), calling="PACS2").fresh
 
 
 def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
-    associations = Associations(idle_seconds=60)
+    associations = AssociationPool(idle_seconds=60)
     port = free_port()
     with pynetdicom_scp(port=port):
         associations.give_back(borrow(associations, to(port)), keep=True)
@@ -106,17 +106,17 @@ def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_destination_never_has_more_associations_than_it_allows(
-    associations: Associations, peer: Seen, most: int
+    associations: AssociationPool, peer: Seen, most: int
 ) -> None:
     destination = to(peer.port, max_associations=most, timeout=120)  # for a place: some wait for all others
     used = []
 
     def work() -> None:
         for turn in range(4):
-            loan = borrow(associations, destination, calling=f"FERRY{turn % 2}")
-            used.append(loan)
+            pooled = borrow(associations, destination, calling=f"FERRY{turn % 2}")
+            used.append(pooled)
             time.sleep(0.01)
-            associations.give_back(loan, keep=turn % 3 > 0)
+            associations.give_back(pooled, keep=turn % 3 > 0)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -127,22 +127,24 @@ def test_a_destination_never_has_more_associations_than_it_allows(
     assert peer.most_at_once == most
 
 
-def test_whoever_finds_all_of_them_in_use_is_told_in_the_end(associations: Associations, peer: Seen) -> None:
-    loan = borrow(associations, to(peer.port))
+def test_whoever_finds_all_of_them_in_use_is_told_in_the_end(
+    associations: AssociationPool, peer: Seen
+) -> None:
+    pooled = borrow(associations, to(peer.port))
     with pytest.raises(PeerFailure, match="all 1 associations are in use"):
         borrow(associations, to(peer.port, timeout=0.3))
-    associations.drop(loan)
+    associations.abort(pooled)
     borrow(associations, to(peer.port))
 
 
-def test_a_failed_request_leaves_its_place_to_the_next(associations: Associations) -> None:
+def test_a_failed_request_leaves_its_place_to_the_next(associations: AssociationPool) -> None:
     port = free_port()
     for _ in range(3):
         with pytest.raises(PeerFailure, match="connection refused"):
             borrow(associations, to(port))
 
 
-def test_closing_releases_what_is_kept_and_lends_no_more(associations: Associations, peer: Seen) -> None:
+def test_closing_releases_what_is_kept_and_lends_no_more(associations: AssociationPool, peer: Seen) -> None:
     associations.give_back(borrow(associations, to(peer.port)), keep=True)
     associations.close()
     wait_until(lambda: peer.released == 1, "the release")
@@ -152,7 +154,7 @@ def test_closing_releases_what_is_kept_and_lends_no_more(associations: Associati
 
 @pytest.mark.parametrize("a_peer", [black_hole, unreachable], ids=["silent", "unreachable"])
 def test_a_cut_wakes_whoever_waits_for_a_peer(
-    associations: Associations, a_peer: Callable[[], AbstractContextManager[int]]
+    associations: AssociationPool, a_peer: Callable[[], AbstractContextManager[int]]
 ) -> None:
     ended = threading.Event()
 
@@ -165,7 +167,7 @@ def test_a_cut_wakes_whoever_waits_for_a_peer(
         threading.Thread(target=wait, args=[port], daemon=True).start()
 
         def is_cut() -> bool:
-            associations.cut(storing=True)
+            associations.disconnect(storing=True)
             return ended.is_set()
 
         wait_until(lambda: associations._sockets, "the wait to begin")

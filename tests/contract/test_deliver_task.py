@@ -43,7 +43,7 @@ from dicomferry.messages.events import (
 from dicomferry.settings import Settings
 from dicomferry.spool.instance import Instance, RenditionSpec
 from dicomferry.spool.spool import Spool
-from forwarder.delivery import Forwarder
+from forwarder.forwarder import Forwarder
 from tests.support.dcmtk import Workstation
 from tests.support.images import shipped
 from tests.support.mounts import small_file_system
@@ -322,7 +322,7 @@ def waiting(post: Post, batch: DeliverBatch) -> threading.Thread:
     """A thread in which the batch has read what it reads ahead, and waits for the one that it follows."""
     thread = threading.Thread(target=post.forwarder.deliver, args=[batch])
     thread.start()
-    wait_until(lambda: batch.after in post.forwarder._followed, "the batch to wait")
+    wait_until(lambda: batch.after in post.forwarder._delivery._followed, "the batch to wait")
     return thread
 
 

@@ -174,10 +174,10 @@ def chatter(bench):
 
 @pytest.fixture
 def no_time_to_remove(monkeypatch):
-    """What has ended is written to the history at once, and not removed while there is something to hear."""
-    for seconds in ("CONCLUDE_EVERY", "REMOVE_FOR", "ROUND", "RENDERING_ROUND", "CROWDED_ROUND"):
+    """What has ended is written to the history at once, and not removed while events come."""
+    for seconds in ("HISTORY_EVERY", "REMOVE_FOR", "ROUND", "RENDERING_ROUND", "CROWDED_ROUND"):
         monkeypatch.setattr(service, seconds, 0.0)
-    monkeypatch.setattr(service, "HEAR_FOR", 3.0)  # else a machine that stalls makes it idle
+    monkeypatch.setattr(service, "POLL_FOR", 3.0)  # else a machine that stalls makes it idle
 
 
 @pytest.mark.usefixtures("no_time_to_remove")
@@ -199,7 +199,7 @@ def test_a_lane_is_given_more_while_what_has_ended_waits_to_be_removed(bench):
 
 @pytest.mark.usefixtures("no_time_to_remove")
 def test_what_has_ended_and_waits_to_be_removed_is_not_read_again(bench, monkeypatch):
-    monkeypatch.setattr(service, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(service, "SYNC_EVERY", 0.0)
     read, state = [], Spool.state
     monkeypatch.setattr(
         Spool, "state", lambda spool, instance: read.append(instance) or state(spool, instance)

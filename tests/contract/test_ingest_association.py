@@ -184,7 +184,7 @@ def test_ingests_that_share_a_port_share_its_connections(tmp_path: Path) -> None
     ):
         for _ in range(40):
             peers.enter_context(socket.create_connection(("127.0.0.1", one.port)))
-        taken = lambda: [len(ingest.dimse.listener.connections()) for ingest in (one, other)]  # noqa: E731
+        taken = lambda: [len(ingest.listener.connections()) for ingest in (one, other)]  # noqa: E731
         wait_until(lambda: sum(taken()) == 40, "all to be accepted")
         assert min(taken()) > 0
 

@@ -115,9 +115,9 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def dispatcher(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Thread]:
-    """A dispatcher that looks around more often than one in earnest, not otherwise."""
-    monkeypatch.setattr(service, "LOOK_EVERY", 0.2)
-    monkeypatch.setattr(manager, "FIRST_AGAIN", 0.2)
+    """A dispatcher that syncs and repeats more often than a real one."""
+    monkeypatch.setattr(service, "SYNC_EVERY", 0.2)
+    monkeypatch.setattr(manager, "FIRST_REPEAT", 0.2)
     running: list[service.Dispatcher] = []
     made = threading.Event()
 

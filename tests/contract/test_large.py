@@ -27,7 +27,7 @@ MOST_MB = 300  # of private memory, and of all resident memory: pages of the fil
 RUN = """
 import sys
 from pathlib import Path
-from dicomferry.spool.spool import RenditionSpec
+from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.transcode import transcode
 limits.confine(int(sys.argv[4]))

@@ -15,8 +15,8 @@ import pytest
 from dicomferry.dicom.part10 import file_header, read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, resolve
 from dicomferry.settings import Destination
-from forwarder.dimse import line
-from forwarder.dimse.line import PeerClosed, PeerFailure
+from forwarder.dimse import connection
+from forwarder.dimse.connection import PeerClosed, PeerFailure
 from forwarder.dimse.proposal import ECHO, Context
 from forwarder.dimse.scu import Association
 from tests.support.dcmtk import Workstation
@@ -89,8 +89,8 @@ def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
     with pynetdicom_scp(resolve(["all"])) as peer:
         association = Association.request(to(peer.port), "FERRY", [context_of(path)])
         meta = read_meta(path)
-        association.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
-        sent = association.connection.sendall
+        association.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sent = association.sock.sendall
 
         class Cutting:
             """Its socket, which sees the file cut when the first block has left."""
@@ -102,8 +102,8 @@ def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
                 sent(content)
                 os.truncate(path, 1_000_000)
 
-        association_socket = association.connection
-        association._line.connection = Cutting()  # type: ignore[assignment]
+        association_socket = association.sock
+        association._connection.sock = Cutting()  # type: ignore[assignment]
         with pytest.raises(OSError, match="became shorter"):
             association.store(path, meta)
         association.abort()
@@ -270,10 +270,10 @@ def test_a_peer_that_aborts_over_an_object_is_told_from_one_that_is_silent(tmp_p
 
 def test_a_peer_that_stops_reading_is_not_waited_for_long() -> None:
     with black_hole() as hole:
-        connection = line.Line.dial("127.0.0.1", hole, 1.0, lambda _: None)
+        opened = connection.Connection.connect("127.0.0.1", hole, 1.0, lambda _: None)
         with pytest.raises(PeerFailure, match="no answer"):
-            connection.send(b"\0" * (64 << 20))
-        connection.close()
+            opened.send(b"\0" * (64 << 20))
+        opened.close()
 
 
 def test_a_cut_after_the_last_byte_before_the_response_is_no_success(ct: Path) -> None:
@@ -298,8 +298,8 @@ def _forward_pdu(source: socket.socket, target: socket.socket) -> None:
 @pytest.fixture
 def stalling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def stall() -> None:
-        monkeypatch.setattr(line, "no_delay", lambda _: None)
-        monkeypatch.setattr(line, "quick_ack", lambda _: None)
+        monkeypatch.setattr(connection, "no_delay", lambda _: None)
+        monkeypatch.setattr(connection, "quick_ack", lambda _: None)
 
     return stall
 

@@ -516,7 +516,7 @@ def test_more_native_pixels_than_32_bits_count_are_refused(tmp_path: Path) -> No
 SIZE = """
 import sys
 from pathlib import Path
-from dicomferry.spool.spool import RenditionSpec
+from dicomferry.spool.instance import RenditionSpec
 from workers.transcode import transcode
 transcode(Path(sys.argv[1]), Path(sys.argv[2]), RenditionSpec(sys.argv[3]), verify=sys.argv[4])
 status = Path("/proc/self/status").read_text()

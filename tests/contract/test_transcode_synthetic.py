@@ -346,7 +346,7 @@ def test_a_deflated_data_set_that_is_cut_or_a_bomb_in_name_only_is_refused(tmp_p
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from dicomferry.spool.spool import RenditionSpec
+from dicomferry.spool.instance import RenditionSpec
 from workers.transcode import transcode
 small, large, target = map(Path, sys.argv[1:])
 spec = RenditionSpec("1.2.840.10008.1.2.1")

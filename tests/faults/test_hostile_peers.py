@@ -74,8 +74,8 @@ def withstood(ingest: Ingest) -> Iterator[None]:
     before = outside(folder)
     yield
     serves(ingest.port, folder.parent / "sent")
-    wait_until(lambda: not ingest.dimse.listener.connections(), "every connection to be closed")
-    assert not ingest.dimse.listener._scp.standing()
+    wait_until(lambda: not ingest.listener.connections(), "every connection to be closed")
+    assert not ingest.listener._scp.associations()
     wait_until(lambda: not ingest.leftovers(), "incoming to be empty")
     assert outside(folder) == before
     assert {path.name for path in ingest.spool.root.iterdir()} <= SPOOL

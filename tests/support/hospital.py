@@ -15,7 +15,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import Batch, ProbeBatch, TranscodeBatch
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import Instance, State
-from dispatcher.commands import Command, Known, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Command, Found, NotFound, Publish, Reread, Retire
 from dispatcher.lanes import Place
 from dispatcher.manager import QueueManager
 
@@ -81,7 +81,7 @@ class Hospital:
         report = self.report
         begun = time.process_time()
         for number in range(report.deliveries):
-            self.manager.handle(Known(self._state(number)), 0.0)
+            self.manager.handle(Found(self._state(number)), 0.0)
             if number % 1000 == 0:
                 self._carry_out(self.manager.take_commands())
         report.reading = time.process_time() - begun
@@ -145,7 +145,7 @@ class Hospital:
                         for instance in command.instances:
                             state = self._state(int(instance))
                             self.manager.handle(
-                                Known(state) if state.pending else Vanished(instance), self._now
+                                Found(state) if state.pending else NotFound(instance), self._now
                             )
                     case Retire():
                         assert self._done[int(command.instance)], "retired before it was delivered"

@@ -6,7 +6,7 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.messages import events
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import Instance, State
-from dispatcher.commands import Known, Note, Publish
+from dispatcher.commands import Found, Note, Publish
 from dispatcher.manager import QueueManager
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -30,7 +30,7 @@ def manager(*destinations, learned=True, accepts=(EXPLICIT_LE, IMPLICIT_LE), **k
     )
 
 
-def known(
+def found(
     number, to=("ws1",), *, syntax=J2K, delivered=(), dead=(), study="1.2.3", size=500_000,
     uid=None, received_at=0.0, delivered_at=0.0, redirected=None,
 ):  # fmt: skip
@@ -40,7 +40,7 @@ def known(
         called_ae_title="FERRY", peer="127.0.0.1", received_at=received_at, size=size, digest="", route="",
         destinations=tuple(to),
     )  # fmt: skip
-    return Known(
+    return Found(
         State(
             instance, frozenset(delivered), frozenset(dead), redirected=redirected, delivered_at=delivered_at
         )
@@ -62,9 +62,9 @@ def asked(commands):
 
 
 def only(commands, kind):
-    found = of(commands, kind)
-    assert len(found) == 1, commands
-    return found[0]
+    batches = of(commands, kind)
+    assert len(batches) == 1, commands
+    return batches[0]
 
 
 def rendered(batch):

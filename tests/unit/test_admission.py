@@ -94,7 +94,9 @@ def test_a_spool_without_room_is_a_transient_local_limit_and_told_only_to_those_
     settings = settings_for(NOBODY_THERE, ae=[{"title": "FERRY", "callers": [{"title": "PACS"}]}])
 
     def answer(calling: str, called: str) -> tuple[int, int, int]:
-        return rejection(admit(settings, calling, called, "10.0.0.1", associations=1, lack="spool has 3 MB"))
+        return rejection(
+            admit(settings, calling, called, "10.0.0.1", associations=1, shortage="spool has 3 MB")
+        )
 
     assert answer("PACS", "FERRY") == (2, 3, 2)
     assert answer("OTHER", "FERRY") == (1, 1, 3)

@@ -5,7 +5,7 @@ import pytest
 from dicomferry.dicom.syntaxes import BY_UID, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, TABLE, resolve
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import RenditionSpec
-from dispatcher.plan import Choice, Stuck, choose
+from dispatcher.plan import Choice, NoChoice, choose
 
 UID = {syntax.label: syntax.uid for syntax in TABLE}
 
@@ -90,16 +90,16 @@ def test_the_choice_follows_the_design_s_order(received, shows, accepts, sent):
     ],
 )
 def test_what_cannot_be_sent_is_stuck_and_says_why(received, shows, accepts, words):
-    stuck = plan(received, shows, accepts)
-    assert isinstance(stuck, Stuck)
-    assert words in stuck.reason
+    no_choice = plan(received, shows, accepts)
+    assert isinstance(no_choice, NoChoice)
+    assert words in no_choice.reason
 
 
 def test_no_loss_makes_recompression_possible_and_none_is_advised():
     for lossy in (False, True):
-        stuck = plan("J2K", ["JPEGXLJPEGRecompression"], ["JPEGXLRecompressed"], lossy=lossy)
-        assert isinstance(stuck, Stuck)
-        assert "lossy" not in stuck.reason
+        no_choice = plan("J2K", ["JPEGXLJPEGRecompression"], ["JPEGXLRecompressed"], lossy=lossy)
+        assert isinstance(no_choice, NoChoice)
+        assert "lossy" not in no_choice.reason
 
 
 @pytest.mark.parametrize("lossy", [False, True])
@@ -119,15 +119,15 @@ def test_a_syntax_that_was_ruled_out_gives_way_to_the_next():
 
 
 def test_when_everything_is_ruled_out_the_reasons_are_told():
-    stuck = plan(
+    no_choice = plan(
         "J2K",
         ["uncompressed"],
         ["ExplicitLE", "ImplicitLE"],
         ruled_out={"ExplicitLE": "no", "ImplicitLE": "never"},
     )
-    assert isinstance(stuck, Stuck)
-    assert "ExplicitLE: no" in stuck.reason
-    assert "ImplicitLE: never" in stuck.reason
+    assert isinstance(no_choice, NoChoice)
+    assert "ExplicitLE: no" in no_choice.reason
+    assert "ImplicitLE: never" in no_choice.reason
 
 
 def test_the_reason_names_what_the_destination_does_not_show():

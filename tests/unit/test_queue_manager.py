@@ -9,9 +9,10 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
 from dicomferry.spool.instance import RenditionSpec, State
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Bury, Known, Lost, Note, Publish, Reread, Retire, Vanished
+from dispatcher.commands import Found, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
+from dispatcher.delivering import DELIVER_MOST, GATHER_FOR
 from dispatcher.lanes import LOOKAHEAD, NEARLY_THROUGH, Place
-from dispatcher.manager import DELIVER_MOST, GATHER_FOR, TRANSCODE_MOST, UNSTARTED
+from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
 from tests.support.queue import (
     CT,
     J2K,
@@ -19,7 +20,7 @@ from tests.support.queue import (
     delivered,
     destination,
     feed,
-    known,
+    found,
     manager,
     of,
     only,
@@ -32,7 +33,7 @@ from tests.support.queue import (
 
 def test_an_instance_is_rendered_then_delivered_then_retired():
     queue = manager()
-    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
     assert transcode.spec.transfer_syntax_uid == EXPLICIT_LE
     deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
     assert [(p.instance, p.key) for p in deliver.parcels] == [("i1", transcode.spec.key)]
@@ -43,59 +44,59 @@ def test_an_instance_is_rendered_then_delivered_then_retired():
 
 
 def test_an_instance_in_an_accepted_syntax_skips_transcode():
-    commands = feed(manager(), known(1, syntax=EXPLICIT_LE))
+    commands = feed(manager(), found(1, syntax=EXPLICIT_LE))
     assert not of(commands, TranscodeBatch)
     assert only(commands, DeliverBatch).parcels[0].key is None
 
 
 def test_history_is_written_before_the_instance_is_retired():
     queue = manager()
-    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
     kinds = [type(c) for c in feed(queue, *delivered(deliver))]
     assert kinds.index(Note) < kinds.index(Retire)
 
 
 def test_two_destinations_that_want_the_same_share_one_rendition():
     queue = manager(destination("ws1"), destination("ws2"))
-    transcode = only(feed(queue, known(1, ("ws1", "ws2"))), TranscodeBatch)
+    transcode = only(feed(queue, found(1, ("ws1", "ws2"))), TranscodeBatch)
     deliveries = of(feed(queue, *rendered(transcode)), DeliverBatch)
     assert sorted(batch.destination for batch in deliveries) == ["ws1", "ws2"]
 
 
 def test_an_instance_stays_until_its_last_destination_has_it():
     queue = manager(destination("ws1"), destination("ws2"))
-    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    first, second = of(feed(queue, found(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
     assert not any(isinstance(c, Retire) for c in feed(queue, *delivered(first)))
     assert Retire("i1") in feed(queue, *delivered(second))
 
 
 def test_what_was_delivered_everywhere_before_a_restart_is_retired_at_once():
-    assert Retire("i1") in feed(manager(), known(1, delivered=["ws1"]))
+    assert Retire("i1") in feed(manager(), found(1, delivered=["ws1"]))
 
 
 def test_what_is_dead_stays_parked_after_a_restart():
     queue = manager()
-    assert not asked(feed(queue, known(1, dead=["ws1"])))
+    assert not asked(feed(queue, found(1, dead=["ws1"])))
     assert queue.parked == {"i1"}
     assert queue.lanes["ws1"].dead == 1
 
 
 def test_the_same_instance_told_twice_is_sent_once():
     queue = manager()
-    feed(queue, known(1, syntax=EXPLICIT_LE))
-    assert not of(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    feed(queue, found(1, syntax=EXPLICIT_LE))
+    assert not of(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
 
 
 def test_a_delivery_to_a_destination_that_was_removed_is_left_on_the_spool():
     queue = manager()
-    assert not asked(feed(queue, known(1, ("gone",))))
+    assert not asked(feed(queue, found(1, ("gone",))))
     assert "i1" in queue.entries
 
 
 def test_one_stuck_destination_does_not_hold_up_the_other():
     queue = manager(destination("ws1", transfer_syntaxes=["mpeg"]), destination("ws2"))
-    commands = feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE))
-    assert any(isinstance(c, Bury) and c.destination == "ws1" for c in commands)
+    commands = feed(queue, found(1, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    assert any(isinstance(c, MarkDead) and c.destination == "ws1" for c in commands)
     deliver = only(commands, DeliverBatch)
     commands = feed(queue, *delivered(deliver))
     assert not any(isinstance(c, Retire) for c in commands)
@@ -106,29 +107,29 @@ def test_one_stuck_destination_does_not_hold_up_the_other():
 
 
 def test_an_unlearned_lane_is_probed_with_the_classes_that_wait():
-    commands = feed(manager(learned=False), known(1))
+    commands = feed(manager(learned=False), found(1))
     assert only(commands, ProbeBatch).sop_classes == (CT,)
     assert not of(commands, TranscodeBatch)
 
 
 def test_what_the_probe_learned_decides_the_rendition():
     queue = manager(learned=False)
-    probe = only(feed(queue, known(1)), ProbeBatch)
+    probe = only(feed(queue, found(1)), ProbeBatch)
     commands = feed(queue, events.Learned(probe.id, "ws1", {CT: [IMPLICIT_LE]}, probe=True))
     assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
 
 
 def test_a_class_that_the_peer_does_not_take_is_parked_and_not_asked_for_ever():
     queue = manager(learned=False)
-    probe = only(feed(queue, known(1)), ProbeBatch)
+    probe = only(feed(queue, found(1)), ProbeBatch)
     commands = feed(queue, events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id))
-    assert any(isinstance(c, Bury) for c in commands)
+    assert any(isinstance(c, MarkDead) for c in commands)
     assert not of(commands, ProbeBatch)
 
 
 def test_a_peer_that_changed_its_mind_gets_what_it_takes_now():
     queue = manager()
-    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
     deliver = only(feed(queue, *rendered(transcode)), DeliverBatch)
     commands = feed(
         queue,
@@ -144,31 +145,31 @@ def test_a_peer_that_changed_its_mind_gets_what_it_takes_now():
 
 def test_an_unsuitable_rendition_gives_way_to_the_next_syntax():
     queue = manager()
-    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
     commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
     assert only(commands, TranscodeBatch).spec.transfer_syntax_uid == IMPLICIT_LE
 
 
 def test_what_no_rendition_can_hold_is_parked_with_the_reasons():
     queue = manager()
-    commands = feed(queue, known(1))
+    commands = feed(queue, found(1))
     for _ in (EXPLICIT_LE, IMPLICIT_LE):
         transcode = only(commands, TranscodeBatch)
         commands = feed(queue, events.Unsuitable(transcode.id, "i1", transcode.spec.key, "too long"))
-    bury = next(c for c in commands if isinstance(c, Bury))
-    assert "too long" in bury.reason
+    dead = next(c for c in commands if isinstance(c, MarkDead))
+    assert "too long" in dead.reason
 
 
 def test_a_damaged_instance_is_parked_with_the_reason():
     queue = manager()
-    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
     commands = feed(queue, events.Failed(transcode.id, "i1", transcode.spec.key, "truncated codestream"))
-    assert Bury("i1", "ws1", "truncated codestream", None, 0) in commands
+    assert MarkDead("i1", "ws1", "truncated codestream", None, 0) in commands
 
 
 def test_what_was_seen_of_a_renditions_pixels_is_noted():
     queue = manager()
-    batch = only(feed(queue, known(1)), TranscodeBatch)
+    batch = only(feed(queue, found(1)), TranscodeBatch)
     seen = events.Rendered(batch.id, "i1", batch.spec.key, "", "0f1e", "verified: pixels equal")
     noted = [c.words for c in feed(queue, seen) if isinstance(c, Note)]
     assert noted == ["ExplicitLE: verified: pixels equal; pixels 0f1e"]
@@ -176,7 +177,7 @@ def test_what_was_seen_of_a_renditions_pixels_is_noted():
 
 def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
     queue = manager()
-    batches = of(feed(queue, *(known(n) for n in range(8))), TranscodeBatch)
+    batches = of(feed(queue, *(found(n) for n in range(8))), TranscodeBatch)
     died = next(batch for batch in batches if len(batch.instances) == 2)
     assert not died.alone
     commands = feed(queue, events.Started(died.id), Lost(died.id, died=True))
@@ -185,7 +186,7 @@ def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
     for batch in batches:
         if batch is not died:
             feed(queue, *rendered(batch), events.Finished(batch.id))
-    again = of(feed(queue, *(known(int(i[1:])) for i in died.instances)), TranscodeBatch)
+    again = of(feed(queue, *(found(int(i[1:])) for i in died.instances)), TranscodeBatch)
     again = [batch for batch in again if set(batch.instances) & set(died.instances)]
     assert sorted(batch.instances for batch in again) == sorted((i,) for i in died.instances)
     assert all(batch.alone for batch in again)
@@ -193,29 +194,29 @@ def test_a_batch_that_died_is_repeated_one_instance_at_a_time():
 
 def test_a_batch_that_died_before_anybody_saw_it_run_is_repeated_alone_too():
     queue = manager()
-    batch = only(feed(queue, known(1)), TranscodeBatch)
+    batch = only(feed(queue, found(1)), TranscodeBatch)
     feed(queue, events.Started(batch.id), Lost(batch.id, died=False))
-    assert only(feed(queue, known(1)), TranscodeBatch).alone
+    assert only(feed(queue, found(1)), TranscodeBatch).alone
 
 
 def test_a_message_that_redis_lost_is_simply_published_again():
     queue = manager()
-    batch = only(feed(queue, known(1)), TranscodeBatch)
+    batch = only(feed(queue, found(1)), TranscodeBatch)
     feed(queue, Lost(batch.id, died=False))
-    again = only(feed(queue, known(1)), TranscodeBatch)
+    again = only(feed(queue, found(1)), TranscodeBatch)
     assert again.instances == batch.instances
     assert not again.alone
 
 
 def test_work_that_comes_back_undone_is_asked_for_ever_more_rarely():
     queue, asked_at, now = manager(), [], 0.0
-    commands = feed(queue, known(1))
+    commands = feed(queue, found(1))
     while now < 700:
         batches, commands = of(commands, TranscodeBatch), []
         for batch in batches:  # a full disk: the worker has nothing to say
             asked_at.append(now)
             feed(queue, events.Started(batch.id), events.Finished(batch.id), now=now)
-            commands += feed(queue, known(1), now=now)
+            commands += feed(queue, found(1), now=now)
         now += 1
         commands += feed(queue, now=now)
     assert len(asked_at) < 12
@@ -225,10 +226,10 @@ def test_work_that_comes_back_undone_is_asked_for_ever_more_rarely():
 
 def test_a_rendition_that_is_missing_at_the_forwarder_is_made_again():
     queue = manager()
-    transcode = only(feed(queue, known(1)), TranscodeBatch)
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
     deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
     assert Reread(("i1",)) in feed(queue, events.Finished(deliver.id))
-    assert only(feed(queue, known(1)), TranscodeBatch).instances == ("i1",)
+    assert only(feed(queue, found(1)), TranscodeBatch).instances == ("i1",)
 
 
 # What destinations say
@@ -237,11 +238,11 @@ def test_a_rendition_that_is_missing_at_the_forwarder_is_made_again():
 def test_a_refused_object_goes_in_the_next_best_syntax_once_then_waits_then_dies():
     queue = manager(destination(max_attempts=3, retry_after=30))
     syntaxes, now, attempts = [], 0.0, 0
-    commands = feed(queue, known(1))
+    commands = feed(queue, found(1))
     for _ in range(20):
         for transcode in of(commands, TranscodeBatch):
             commands = feed(queue, *rendered(transcode), events.Finished(transcode.id), now=now)
-        if any(isinstance(c, Bury) for c in commands):
+        if any(isinstance(c, MarkDead) for c in commands):
             break
         for deliver in of(commands, DeliverBatch):
             syntaxes.append(deliver.parcels[0].key.split("-")[0])
@@ -254,13 +255,13 @@ def test_a_refused_object_goes_in_the_next_best_syntax_once_then_waits_then_dies
     assert syntaxes[:2] == [EXPLICIT_LE, IMPLICIT_LE]
     assert len(syntaxes) == 3
     assert now >= 30.0
-    bury = next(c for c in commands if isinstance(c, Bury))
-    assert (bury.status, bury.attempts) == (0xA900, 3)
+    dead = next(c for c in commands if isinstance(c, MarkDead))
+    assert (dead.status, dead.attempts) == (0xA900, 3)
 
 
 def test_a_processing_failure_is_tried_again_in_the_same_syntax():
     queue = manager()
-    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
     commands = feed(queue, refused(deliver, final=False, status=0x0110), events.Finished(deliver.id))
     assert not of(commands, DeliverBatch)
     assert only(feed(queue, now=40.0), DeliverBatch).parcels[0].key is None
@@ -268,7 +269,7 @@ def test_a_processing_failure_is_tried_again_in_the_same_syntax():
 
 def test_a_refusal_does_not_open_the_circuit():
     queue = manager()
-    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
     feed(queue, refused(deliver), events.Finished(deliver.id))
     assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
 
@@ -287,9 +288,9 @@ def unreachable(queue, deliver, now=0.0):
 
 def test_an_unreachable_destination_gets_nothing_but_probes():
     queue = manager()
-    deliver = only(feed(queue, known(1, syntax=EXPLICIT_LE)), DeliverBatch)
+    deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
     assert unreachable(queue, deliver) == []
-    commands = feed(queue, known(2, syntax=EXPLICIT_LE), known(3), now=1.0)
+    commands = feed(queue, found(2, syntax=EXPLICIT_LE), found(3), now=1.0)
     assert not asked(commands)
     commands = feed(queue, now=7.0)
     assert [type(c.batch) for c in commands] == [ProbeBatch]
@@ -298,7 +299,7 @@ def test_an_unreachable_destination_gets_nothing_but_probes():
 
 def test_an_answered_probe_lets_one_object_try_and_then_all():
     queue = manager()
-    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(10))), DeliverBatch)
+    deliver = only(feed(queue, *(found(n, syntax=EXPLICIT_LE) for n in range(10))), DeliverBatch)
     unreachable(queue, deliver)
     probe = only(feed(queue, now=7.0), ProbeBatch)
     commands = feed(
@@ -312,7 +313,7 @@ def test_an_answered_probe_lets_one_object_try_and_then_all():
 
 def test_an_object_that_makes_its_peer_abort_does_not_hold_up_the_others():
     queue = manager()
-    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(3))), DeliverBatch)
+    deliver = only(feed(queue, *(found(n, syntax=EXPLICIT_LE) for n in range(3))), DeliverBatch)
     aborted = events.Unreachable(deliver.id, "ws1", "aborted by the destination", "i0")
     feed(queue, aborted, events.Finished(deliver.id))
     probe = only(feed(queue, now=7.0), ProbeBatch)
@@ -325,7 +326,7 @@ def test_an_object_that_makes_its_peer_abort_does_not_hold_up_the_others():
 
 def test_no_delivery_loses_an_attempt_while_the_destination_is_off():
     queue, now = manager(destination(max_attempts=1)), 0.0
-    commands = feed(queue, known(1, syntax=EXPLICIT_LE))
+    commands = feed(queue, found(1, syntax=EXPLICIT_LE))
     for _ in range(50):
         now += 700.0
         for deliver in of(commands, DeliverBatch):
@@ -339,16 +340,16 @@ def test_no_delivery_loses_an_attempt_while_the_destination_is_off():
 
 def test_one_destination_that_is_off_does_not_touch_the_other():
     queue = manager(destination("ws1"), destination("ws2"))
-    first, second = of(feed(queue, known(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
+    first, second = of(feed(queue, found(1, ("ws1", "ws2"), syntax=EXPLICIT_LE)), DeliverBatch)
     unreachable(queue, first)
     feed(queue, *delivered(second), events.Finished(second.id))
-    commands = feed(queue, known(2, ("ws1", "ws2"), syntax=EXPLICIT_LE))
+    commands = feed(queue, found(2, ("ws1", "ws2"), syntax=EXPLICIT_LE))
     assert only(commands, DeliverBatch).destination == "ws2"
 
 
 def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit():
     queue = manager(destination(max_associations=2))
-    many = [known(n, syntax=EXPLICIT_LE, size=200 << 20) for n in range(4)]
+    many = [found(n, syntax=EXPLICIT_LE, size=200 << 20) for n in range(4)]
     first, second = of(feed(queue, *many), DeliverBatch)
     commands = unreachable(queue, second)
     assert queue.lanes["ws1"].circuit.state is Circuit.CLOSED
@@ -357,7 +358,7 @@ def test_a_second_association_that_fails_while_one_works_only_lowers_the_limit()
 
 
 def ready(*numbers):
-    return [known(n, syntax=EXPLICIT_LE) for n in numbers]
+    return [found(n, syntax=EXPLICIT_LE) for n in numbers]
 
 
 def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
@@ -377,10 +378,10 @@ def test_a_lane_is_given_its_next_batch_before_the_one_under_way_ends():
 
 def test_a_lane_sends_nothing_while_a_batch_of_an_earlier_dispatcher_does():
     queue = manager(destination(), destination("ws2"))
-    queue.hold({"ws1"})
-    other = known(2, ("ws2",), syntax=EXPLICIT_LE)
+    queue.pause({"ws1"})
+    other = found(2, ("ws2",), syntax=EXPLICIT_LE)
     assert only(feed(queue, *ready(1), other), DeliverBatch).destination == "ws2"
-    queue.hold(())
+    queue.pause(())
     assert [p.instance for p in only(feed(queue), DeliverBatch).parcels] == ["i1"]
 
 
@@ -476,7 +477,7 @@ def test_what_is_ready_is_shared_among_the_associations_of_a_lane(count, associa
 
 def test_a_probe_that_was_lost_is_asked_again_later():
     queue = manager(learned=False)
-    probe = only(feed(queue, known(1)), ProbeBatch)
+    probe = only(feed(queue, found(1)), ProbeBatch)
     assert not of(feed(queue, Lost(probe.id, died=True)), ProbeBatch)
     assert of(feed(queue, now=7.0), ProbeBatch)
 
@@ -486,7 +487,7 @@ def test_a_probe_that_was_lost_is_asked_again_later():
 
 def test_work_outstanding_in_celery_is_bounded():
     queue = manager()
-    commands = feed(queue, *(known(n) for n in range(1000)))
+    commands = feed(queue, *(found(n) for n in range(1000)))
     batches = of(commands, TranscodeBatch)
     assert len(batches) == UNSTARTED
     assert all(len(batch.instances) <= TRANSCODE_MOST for batch in batches)
@@ -494,20 +495,20 @@ def test_work_outstanding_in_celery_is_bounded():
 
 def test_a_batch_is_replaced_when_a_worker_starts_it():
     queue = manager()
-    first = of(feed(queue, *(known(n) for n in range(1000))), TranscodeBatch)[0]
+    first = of(feed(queue, *(found(n) for n in range(1000))), TranscodeBatch)[0]
     assert len(of(feed(queue, events.Started(first.id)), TranscodeBatch)) == 1
 
 
 def test_lanes_take_turns_at_the_workers():
     queue = manager(destination("ws1"), destination("ws2"))
-    commands = feed(queue, *(known(n) for n in range(500)), *(known(n, ("ws2",)) for n in range(500, 510)))
+    commands = feed(queue, *(found(n) for n in range(500)), *(found(n, ("ws2",)) for n in range(500, 510)))
     labels = [c.label for c in commands if isinstance(c, Publish) and isinstance(c.batch, TranscodeBatch)]
     assert {text.split()[0] for text in labels} == {"WS1", "WS2"}
 
 
 def test_renditions_are_made_ahead_only_so_far():
     queue = manager()
-    commands = feed(queue, *(known(n) for n in range(1000)))
+    commands = feed(queue, *(found(n) for n in range(1000)))
     made = 0
     while batches := of(commands, TranscodeBatch):
         commands = []
@@ -519,14 +520,14 @@ def test_renditions_are_made_ahead_only_so_far():
 
 def test_a_deliver_batch_is_bounded_and_one_a_lane():
     queue = manager()
-    deliver = only(feed(queue, *(known(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
+    deliver = only(feed(queue, *(found(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
     assert len(deliver.parcels) == DELIVER_MOST
     assert deliver.more
 
 
 def in_one_batch(queue, count):
     """The transcode batch, begun, of so many instances."""
-    batch = only(feed(queue, *(known(n, size=50_000) for n in range(count))), TranscodeBatch)
+    batch = only(feed(queue, *(found(n, size=50_000) for n in range(count))), TranscodeBatch)
     feed(queue, events.Started(batch.id))
     return batch
 
@@ -558,8 +559,8 @@ def test_one_image_alone_waits_for_nobody():
 
 
 def test_a_few_small_images_are_no_work_for_several_workers_and_a_few_large_ones_are():
-    small = of(feed(manager(), *(known(n, size=50_000) for n in range(8))), TranscodeBatch)
-    large = of(feed(manager(), *(known(n, size=5_000_000) for n in range(8))), TranscodeBatch)
+    small = of(feed(manager(), *(found(n, size=50_000) for n in range(8))), TranscodeBatch)
+    large = of(feed(manager(), *(found(n, size=5_000_000) for n in range(8))), TranscodeBatch)
     assert [len(batch.instances) for batch in small] == [8]
     assert [len(batch.instances) for batch in large] == [2, 2, 1, 1]
 
@@ -571,12 +572,12 @@ def test_what_a_lane_wants_is_shared_among_the_workers_that_there_are(workers, s
     for n in range(workers):
         queue.outstanding.add(TranscodeBatch(f"other{n}", "boot", RenditionSpec(EXPLICIT_LE), ()), ())
         queue.outstanding.started(f"other{n}")
-    batches = of(feed(queue, *(known(n, size=1 << 20) for n in range(96))), TranscodeBatch)
+    batches = of(feed(queue, *(found(n, size=1 << 20) for n in range(96))), TranscodeBatch)
     assert len(batches[0].instances) == size
 
 
 def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
-    commands = feed(manager(), known(1, study="1.2.826.0.1.3680043.2.843"))
+    commands = feed(manager(), found(1, study="1.2.826.0.1.3680043.2.843"))
     labels = [c.label for c in commands if isinstance(c, Publish)]
     assert labels == ["WS1 study 1.2.8...843 CT n=1 J2K->ExplicitLE"]
 
@@ -589,14 +590,14 @@ def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
     chance = random.Random(seed)
     names = ["ws1", "ws2", "ws3"]
     queue = manager(*(destination(n, max_associations=chance.choice([1, 2])) for n in names), learned=False)
-    spool = {f"i{n}": known(n, chance.sample(names, chance.randint(1, 3))).state for n in range(60)}
+    spool = {f"i{n}": found(n, chance.sample(names, chance.randint(1, 3))).state for n in range(60)}
     accepted = {
         n: chance.choice([[EXPLICIT_LE], [IMPLICIT_LE, J2K], [EXPLICIT_LE, IMPLICIT_LE]]) for n in names
     }
     off_until = {n: chance.choice([0.0, 0.0, 100.0]) for n in names}
     sent = []
     for state in spool.values():
-        queue.handle(Known(state), 0.0)
+        queue.handle(Found(state), 0.0)
 
     def mark(instance, name):
         state = spool[instance]
@@ -641,11 +642,11 @@ def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
                 case Reread():
                     for instance in command.instances:
                         gone = instance in retired
-                        queue.handle(Vanished(instance) if gone else Known(spool[instance]), now)
+                        queue.handle(NotFound(instance) if gone else Found(spool[instance]), now)
                 case Retire():
                     assert not spool[command.instance].pending
                     retired.add(command.instance)
-                case Bury():
+                case MarkDead():
                     pytest.fail(command.reason)
     wanted = {(i, name) for i, state in spool.items() for name in state.instance.destinations}
     assert sorted(sent) == sorted(wanted)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from dispatcher.delivering import DELIVER_MOST
 from dispatcher.lanes import LOOKAHEAD
-from dispatcher.manager import DELIVER_MOST, TRANSCODE_MOST, UNSTARTED
+from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
 from tests.support.hospital import Hospital, Report
 
 WORKERS, LANES, OFF = 50, 200, 60

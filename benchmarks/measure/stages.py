@@ -1,4 +1,7 @@
-"""Parts of the pipeline by themselves: ingest, a dispatcher with a forwarder, the workers."""
+"""Stages of the pipeline alone: ingest, the forwarder with a dispatcher, the workers.
+
+The results stand in the JSON file under the names of the public functions.
+"""
 
 import os
 import shutil
@@ -7,33 +10,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import worker_counts
-from images import EXPLICIT_LE
-from machine import Failure, Programs, usage
-from parts import Site
-from peers import OwnSender, send, sink
 from redis import Redis
-from rounds import ceiling
-from work import UIDS, Objects
 
+from benchmarks.machine.programs import Failure, Programs
+from benchmarks.machine.usage import usage
+from benchmarks.measure.rounds import bare_codec
+from benchmarks.peers.contenders import worker_counts
+from benchmarks.peers.jobs import UIDS, Objects
+from benchmarks.peers.sender import OwnSender, send
+from benchmarks.peers.sink import sink
+from benchmarks.peers.site import Site
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import events
 from dicomferry.messages.batches import TranscodeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import boot_id
-from dispatcher.manager import TRANSCODE_MOST
 from dispatcher.publisher import Publisher
+from dispatcher.rendering import TRANSCODE_MOST
 
 _WARM = 8  # objects
 _ASSOCIATIONS = (1, 4, 16, 64)
-_PATIENCE = 4.0  # seconds without an event; the client's own is 5
+_TIMEOUT = 4.0  # seconds without an event; less than the client's own timeout of 5
 
 
 def ingest_then_forward(objects: Objects, folder: Path, programs: Programs) -> dict[str, Any]:
-    """Fill a spool with objects that need no codec through ingest alone, then deliver them.
+    """Receive objects that need no codec with ingest alone, then deliver them.
 
-    Ingest is measured while dcmsend runs; delivery from the dispatcher's start, the forwarder being up.
+    Ingest is measured while dcmsend runs, delivery from the dispatcher's start, when the forwarder is up.
     """
     warm, rest = objects.paths[:_WARM], objects.paths[_WARM:]
     count = len(objects.paths)
@@ -78,7 +83,7 @@ def ingest_then_forward(objects: Objects, folder: Path, programs: Programs) -> d
 
 
 def associations(objects: Objects, folder: Path, programs: Programs) -> list[dict[str, Any]]:
-    """How many objects a second ingest takes over that many associations at once."""
+    """How many objects a second ingest receives over 1 to 64 associations at once."""
     found = []
     for number in _ASSOCIATIONS:
         place = folder / f"{number}"
@@ -107,9 +112,9 @@ def associations(objects: Objects, folder: Path, programs: Programs) -> list[dic
 
 
 def transcoding(objects: Objects, folder: Path, programs: Programs) -> list[dict[str, Any]]:
-    """How many objects a second so many workers transcode, with nobody else at work; beside the bare codec.
+    """How many objects a second the workers transcode while nothing else runs, beside the bare codec.
 
-    They are fed through Celery as the dispatcher feeds them, from a spool that ingest has filled.
+    They get batches through Celery, as from the dispatcher, of a spool that ingest has filled.
     """
     site = Site(folder, 9, [objects.job.shown or "uncompressed"])
     with site.redis(programs) as broker:
@@ -117,7 +122,7 @@ def transcoding(objects: Objects, folder: Path, programs: Programs) -> list[dict
             site.wait_for("ingest", broker)
             send(site.port, objects.paths, {}).finish()
         return [
-            {"workers": workers, "bare": ceiling(objects, workers).rate}
+            {"workers": workers, "bare": bare_codec(objects, workers).rate}
             | _transcode(objects, site, broker, workers, programs)
             for workers in worker_counts()
         ]
@@ -126,7 +131,7 @@ def transcoding(objects: Objects, folder: Path, programs: Programs) -> list[dict
 def _transcode(
     objects: Objects, site: Site, broker: str, workers: int, programs: Programs
 ) -> dict[str, float]:
-    """Empty the queue once; then as if nothing had been done."""
+    """Transcode all objects once, then remove the renditions again."""
     spec = RenditionSpec(UIDS[objects.job.shown] if objects.job.shown else EXPLICIT_LE)
     instances, redis = site.instances(), client_for(broker)
     if len(instances) != len(objects.paths):
@@ -134,14 +139,14 @@ def _transcode(
     redis.delete(events.EVENTS_KEY)
     with site.part(programs, "worker", broker, "--concurrency", str(workers)) as session:
         site.wait_for("worker", broker)
-        _feed(site, broker, spec, instances[: 2 * _WARM * workers], _WARM)
+        _make_renditions(site, broker, spec, instances[: 2 * _WARM * workers], _WARM)
         for instance in instances:
             site.spool.drop_renditions(instance)
         os.sync()
-        before, redis_before = usage({"worker": session})["worker"], _used_by(redis)
-        seconds = _feed(site, broker, spec, instances, TRANSCODE_MOST)
+        before, redis_before = usage({"worker": session})["worker"], _redis_usage(redis)
+        seconds = _make_renditions(site, broker, spec, instances, TRANSCODE_MOST)
         used = usage({"worker": session})["worker"].since(before)
-        cpu, commands = (now - then for now, then in zip(_used_by(redis), redis_before, strict=True))
+        cpu, commands = (now - then for now, then in zip(_redis_usage(redis), redis_before, strict=True))
     made = [site.spool.rendition(boot_id(), instance, spec.key).exists() for instance in instances]
     if not all(made):
         raise Failure(f"{sum(made)} of {len(made)} renditions were made")
@@ -153,14 +158,16 @@ def _transcode(
         "cpu_ms": 1000 * used.cpu / count,
         "peak_mib": used.peak / (1 << 20),
         "redis_cpu_ms": 1000 * cpu / count,
-        "redis_commands": commands / count,  # ours too, one for each event
+        "redis_commands": commands / count,  # with our own, one for each event
     }
 
 
-def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str], most: int) -> float:
-    """Have renditions made, in batches of `most` that get smaller in the end.
+def _make_renditions(
+    site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str], most: int
+) -> float:
+    """Have renditions made in batches of at most `most`, smaller ones at the end.
 
-    Returns the seconds from the first one's start to the last one's end.
+    Returns the seconds from the start of the first batch to the end of the last.
     """
     app, redis = celery_app(site.settings(broker)), client_for(broker)
     publisher, ids, left = Publisher(app, redis), set(), list(instances)
@@ -174,10 +181,10 @@ def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str]
     app.close()
     began = None
     while ids:
-        told = redis.blpop([events.EVENTS_KEY], timeout=_PATIENCE)
-        if told is None:
-            raise Failure(f"the workers said nothing for {_PATIENCE:g} s")
-        event = events.parse(told[1])
+        message = redis.blpop([events.EVENTS_KEY], timeout=_TIMEOUT)
+        if message is None:
+            raise Failure(f"the workers said nothing for {_TIMEOUT:g} s")
+        event = events.parse(message[1])
         if isinstance(event, events.Started):
             began = began or time.monotonic()
         elif isinstance(event, events.Finished):
@@ -187,7 +194,7 @@ def _feed(site: Site, broker: str, spec: RenditionSpec, instances: Sequence[str]
     return time.monotonic() - (began or 0.0)
 
 
-def _used_by(redis: Redis) -> tuple[float, int]:
-    """Seconds of processor time, and commands."""
+def _redis_usage(redis: Redis) -> tuple[float, int]:
+    """Seconds of processor time and number of commands that Redis has used so far."""
     found: dict[str, Any] = redis.info("cpu") | redis.info("stats")
     return found["used_cpu_sys"] + found["used_cpu_user"], found["total_commands_processed"]

@@ -1,4 +1,4 @@
-"""The jobs of a gateway that are measured, and the objects for them: images as modalities make them."""
+"""The jobs that contenders do, and the objects for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,25 +6,25 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from bare import DECODE, ENCODE
-from images import EXPLICIT_LE, KINDS, Kind, frames_of, write
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 from pydicom.uid import generate_uid
 
-from dicomferry.dicom.syntaxes import GROUPS, TABLE
+from benchmarks.peers.bare import DECODE, ENCODE
+from benchmarks.peers.images import KINDS, Kind, frames_of, write
+from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, TABLE
 from workers.codecs.encoders import Quality, encode
 
 UIDS = {syntax.keyword: syntax.uid for syntax in TABLE}
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-_DISTINCT = 16  # frames of a job; the other objects repeat them under UIDs of their own
+_DISTINCT = 16  # different frames of a job; the other objects repeat them under UIDs of their own
 _CT, _MR = KINDS[0], KINDS[3]
 _COLOUR = next(kind for kind in KINDS if kind.samples == 3)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Objects of one kind that come in `sent`, for a sink that shows only `shown` (native where empty)."""
+    """Objects of one kind, sent in the syntax `sent` to a sink that shows only `shown` (native if empty)."""
 
     name: str
     kind: Kind
@@ -39,7 +39,7 @@ class Job:
         """Whether no codec is needed."""
         return UIDS[self.sent] == EXPLICIT_LE
 
-    def wanted(self) -> Sequence[str]:
+    def allowed(self) -> Sequence[str]:
         """UIDs of the transfer syntaxes that may arrive."""
         return (UIDS[self.shown],) if self.shown else GROUPS["uncompressed"]
 
@@ -63,7 +63,7 @@ J2K_CT, PASSED_CT, SMALL_MR, RLE_CT = (JOBS[n].name for n in (0, 1, 2, 5))
 
 @dataclass(frozen=True)
 class Objects:
-    """What is sent for a job: files, and what must arrive of each."""
+    """What is sent for a job, and what must arrive."""
 
     job: Job
     paths: list[Path]
@@ -73,7 +73,7 @@ class Objects:
 
     @property
     def sent_bytes(self) -> int:
-        """Of one object, on average."""
+        """Bytes of one object's file, on average."""
         return sum(path.stat().st_size for path in self.paths) // len(self.paths)
 
     def first(self, count: int) -> "Objects":
@@ -81,7 +81,7 @@ class Objects:
         return replace(self, paths=self.paths[:count], uids=self.uids[:count])
 
     def bare(self) -> Callable[[int], None]:
-        """The codec's work for object number n and nothing else."""
+        """A function that does the bare codec's work for object number n."""
         image = self.job.kind.described
         encoder = ENCODE[self.job.shown] if self.job.shown else None
 
@@ -97,10 +97,10 @@ class Objects:
 
         return work
 
-    def wrong(self, arrived: dict[str, Path]) -> str:
-        """What is wrong with files at the sink, by SOP Instance UID, in words; empty where nothing is.
+    def defect(self, arrived: dict[str, Path]) -> str:
+        """What is wrong with the files at the sink (by SOP Instance UID), in words; empty if nothing is.
 
-        All must be there; the pixels of a few are compared.
+        All must be there. The pixels of the first, the middle and the last are compared.
         """
         if missing := set(self.uids) - arrived.keys():
             return f"{len(missing)} of {len(self.uids)} objects are missing"
@@ -111,7 +111,7 @@ class Objects:
 
     def _difference(self, path: Path, frames: list[np.ndarray]) -> str:
         dataset = dcmread(path)
-        if dataset.file_meta.TransferSyntaxUID not in self.job.wanted():
+        if dataset.file_meta.TransferSyntaxUID not in self.job.allowed():
             return f"arrived as {dataset.file_meta.TransferSyntaxUID.name}"
         native = b"".join(cells.tobytes() for cells in frames)
         if self.job.shown:
@@ -119,7 +119,7 @@ class Objects:
             found = b"".join(imagecodecs.jpegls_decode(stream).tobytes() for stream in streams)
         else:
             found = bytes(dataset.PixelData)
-        if self.job.sent == "JPEGBaseline8Bit":  # lossy, and contenders leave it in YCbCr or make RGB of it
+        if self.job.sent == "JPEGBaseline8Bit":  # lossy; contenders leave it in YCbCr or convert to RGB
             return "" if len(found) == len(native) else f"{len(found)} bytes instead of {len(native)}"
         return "" if found == native else "the pixels are not those that were sent"
 

@@ -1,4 +1,4 @@
-"""The bare call of the library that the engine uses too: one frame, nothing read, checked or written."""
+"""The bare call of the library that the engine uses: one frame, nothing read, checked or written."""
 
 import zlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from workers.codecs.decoders import Image
 
 
 def _rle(codestream: bytes, image: Image) -> None:
-    # A whole frame: PackBits alone leaves the planes of its bytes apart.
+    # decode_frame: PackBits alone leaves the byte planes apart.
     rle.decode_frame(codestream, image.rows * image.columns, image.bits_allocated, "<")
 
 

@@ -1,4 +1,4 @@
-"""dicomferry's own parts, started as operators start them: all by `up`, or one by one."""
+"""dicomferry itself, started as operators start it: all parts by `up`, or one by one."""
 
 import shutil
 import sys
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from machine import Programs, Sessions, children, free_port, wait_until
-
+from benchmarks.machine.programs import Programs, Sessions, free_port, wait_until
+from benchmarks.machine.usage import children
 from dicomferry.errors import FerryError
 from dicomferry.settings import Settings, load
 from dicomferry.spool.spool import SHARDS, Spool
@@ -42,10 +42,10 @@ to = ["sink"]
 
 
 class Site:
-    """A configuration with one destination, and its spool."""
+    """A dicomferry with one destination: its configuration and its spool."""
 
     def __init__(self, folder: Path, sink: int, shown: list[str], workers: int = 1) -> None:
-        """`sink` is the destination's port, `shown` the transfer syntaxes that it shows."""
+        """`sink` is the destination's port, `shown` lists the transfer syntaxes that it shows."""
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._folder = folder
@@ -61,29 +61,31 @@ class Site:
         )
 
     def is_empty(self) -> bool:
-        """Whether nothing is on the spool any more."""
+        """Whether the spool holds no instance."""
         return not self.instances()
 
     @property
     def spool(self) -> Spool:
-        """Where everything is."""
+        """The spool of its parts."""
         return Spool(self._folder / "spool")
 
     def instances(self) -> list[str]:
-        """Ids of all that is on the spool."""
+        """The ids of all instances on the spool."""
         return [instance for shard in SHARDS for instance in self.spool.ids(shard)]
 
     def settings(self, broker: str) -> Settings:
-        """What its parts are told."""
+        """The settings of its parts."""
         return load(self._config).model_copy(update={"broker": broker})
 
     @contextmanager
     def up(self, programs: Programs) -> Iterator[Sessions]:
-        """`dicomferry up`, from ``ready`` on."""
+        """`dicomferry up`, once it has said ``ready``; the sessions of its parts."""
         log = self._folder / "up.log"
         with programs.running(self._command("up"), log) as program:
-            ready = lambda: "ready" in log.read_text().splitlines() or program.poll() is not None  # noqa: E731
-            wait_until(ready, "`up` to say ready")
+            wait_until(
+                lambda: "ready" in log.read_text().splitlines() or program.poll() is not None,
+                "`up` to say ready",
+            )
             sessions = {"up": program.pid}
             for pid, words in children(program.pid).items():
                 name = words[words.index("gateway.cli") + 1] if "gateway.cli" in words else "redis"
@@ -93,7 +95,7 @@ class Site:
 
     @contextmanager
     def redis(self, programs: Programs) -> Iterator[str]:
-        """A private Redis; its address."""
+        """A private Redis; yields its URL."""
         private = private_redis.prepare()
         try:
             with programs.running(private.command, self._folder / "redis.log"):
@@ -103,13 +105,13 @@ class Site:
 
     @contextmanager
     def part(self, programs: Programs, name: str, broker: str, *options: str) -> Iterator[int]:
-        """One part, from the moment that it is started; its session."""
+        """One part, just started; yields its session."""
         command, environment = [*self._command(name), *options], {"DICOMFERRY_BROKER": broker}
         with programs.running(command, self._folder / f"{name}.log", environment) as program:
             yield program.pid
 
     def wait_for(self, name: str, broker: str) -> None:
-        """Wait until a part answers. Raises Failure."""
+        """Wait until a part's health check passes. Raises Failure."""
         settings = self.settings(broker)
 
         def answers() -> bool:

@@ -1,4 +1,4 @@
-"""Images as modalities make them: smooth shapes, texture and noise in the bits that each has."""
+"""Images like those of modalities: smooth shapes, texture, and noise in the bits that each kind has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
 
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from workers.codecs.decoders import Image
 
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -32,6 +32,7 @@ class Kind:
 
     @property
     def described(self) -> Image:
+        """The image as the codecs see it."""
         return Image(
             rows=self.rows,
             columns=self.columns,
@@ -63,7 +64,7 @@ def frames_of(kind: Kind) -> list[np.ndarray]:
 
 
 def _frame(kind: Kind, random: np.random.Generator, phase: float) -> np.ndarray:
-    """A body in air: an ellipse with organs in it, texture, and the noise of a detector over the body."""
+    """A body in air: an ellipse with organs and texture, and the noise of a detector."""
     y, x = np.mgrid[-1 : 1 : kind.rows * 1j, -1 : 1 : kind.columns * 1j]
     top = (1 << min(kind.bits, 12)) - 1
     body = (x / 0.85) ** 2 + (y / 0.7) ** 2 < 1
@@ -77,8 +78,8 @@ def _frame(kind: Kind, random: np.random.Generator, phase: float) -> np.ndarray:
     ]
     cells = np.stack(planes, axis=-1) if kind.samples == 3 else planes[0]
     low = -1024 if kind.signed else 0
-    kind_of_cell = f"{'int' if kind.signed else 'uint'}{8 if kind.bits <= 8 else 16}"
-    return np.clip(cells + low, low, top + low).astype(kind_of_cell)
+    cell_type = f"{'int' if kind.signed else 'uint'}{8 if kind.bits <= 8 else 16}"
+    return np.clip(cells + low, low, top + low).astype(cell_type)
 
 
 def write(

@@ -1,32 +1,19 @@
-"""Tables and a plot of what the pipeline's benchmark has found."""
+"""The tables of benchmarks/pipeline.py."""
 
-from pathlib import Path
-
-from contenders import everyone, ferry_name, worker_counts
-from results import BARE, FERRY, Results, figures
 from rich.console import Console
 from rich.table import Table
-from work import JOBS, Job
 
-_BLUES = ("#a9cfe0", "#6aaac6", "#3886a8", "#1f6f8b", "#12526b")
-_COLOURS = {
-    BARE: "#b5bcc4",
-    "Orthanc": "#f0b27a",
-    "Orthanc, TCP_NODELAY": "#dc7633",
-    "script": "#c9b458",
-} | {ferry_name(count): _BLUES[min(n, 4)] for n, count in enumerate(worker_counts())}
-
-
-def _names() -> list[str]:
-    return [BARE, *(contender.name for contender in everyone(worker_counts()))]
+from benchmarks.peers.contenders import ferry_name
+from benchmarks.peers.jobs import JOBS
+from benchmarks.report.results import BARE, FERRY, Results, column_names, figures
 
 
 def show(results: Results) -> None:
-    """Print everything."""
+    """Print all tables, and what failed."""
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     jobs = [job.name for job in JOBS if job.name in results.runs]
-    names = _names()
+    names = column_names()
     table = Table("objects/s, medians", *names)
     for job in jobs:
         cells = []
@@ -41,7 +28,7 @@ def show(results: Results) -> None:
             console.print(f"{job}: {name} cannot: {why}", highlight=False)
     console.print(_parts(results, jobs))
     console.print(_latency(results))
-    console.print(_alone(results))
+    console.print(_stages(results))
     console.print(_figures(results))
     for what, why in results.failures.items():
         console.print(f"Failed: {what}: {why}", highlight=False)
@@ -63,7 +50,7 @@ def _parts(results: Results, jobs: list[str]) -> Table:
             cells.append(f"{cpu:.2f} / {max(run['peak_mib'].get(part, 0) for run in runs):.0f}")
         others = [
             f"{name}: {sum(results.runs[job][name][-1]['cpu_ms'].values()):.1f}"
-            for name in _names()
+            for name in column_names()
             if name in results.runs[job] and not name.startswith(("dicomferry", BARE))
         ]
         table.add_row(job, *cells, f"{total:.2f}", "; ".join(others))
@@ -79,7 +66,7 @@ def _latency(results: Results) -> Table:
     return table
 
 
-def _alone(results: Results) -> Table:
+def _stages(results: Results) -> Table:
     table = Table("by itself", "objects/s", "CPU ms an object", "")
     for job, runs in results.alone.get("ingest_then_forward", {}).items():
         ingest, forward = runs[-1]["ingest"], runs[-1]["forward"]
@@ -113,46 +100,3 @@ def _figures(results: Results) -> Table:
         aim = "" if figure.aim is None else f"{figure.aim:g} {figure.unit}"
         table.add_row(figure.what, value, f"{figure.reach:g} {figure.unit}", aim, figure.verdict, figure.note)
     return table
-
-
-def plot(results: Results, path: Path) -> None:
-    """Bars of every job and contender, as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415  of the extra `benchmarks`
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    jobs = [job for job in JOBS if job.name in results.runs]
-    names = _names()
-    columns = min(3, len(jobs))
-    rows = -(-len(jobs) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False)
-    for axis in axes.flat[len(jobs) :]:
-        axis.set_axis_off()
-    for place, (axis, job) in enumerate(zip(axes.flat, jobs, strict=False)):
-        rates = [results.rate(job.name, name) or 0.0 for name in names]
-        axis.barh(names, rates, color=[_COLOURS[name] for name in names])
-        for at, (name, rate) in enumerate(zip(names, rates, strict=True)):
-            words = f"{rate:.0f}" if rate else _missing(results, job, name)
-            axis.text(rate, at, f" {words}", va="center", fontsize=8)
-        axis.set_title(f"{job.name}", fontsize=10)
-        axis.set_xlim(0, max(rates, default=1) * 1.15 or 1)
-        axis.invert_yaxis()
-        axis.tick_params(labelsize=8, left=False, labelleft=place % columns == 0)
-        axis.spines[["top", "right", "left"]].set_visible(False)
-    machine = results.machine
-    figure.suptitle(
-        f"Objects a second from dcmsend to storescp; {machine['cores']} cores of {machine['processor']}",
-        fontsize=10,
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
-def _missing(results: Results, job: Job, name: str) -> str:
-    """Why there is no bar."""
-    if name in results.cannots.get(job.name, {}):
-        return "cannot"
-    if f"{job.name}: {name}" in results.failures:
-        return "failed"
-    return ""

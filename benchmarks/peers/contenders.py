@@ -1,4 +1,4 @@
-"""Who does the job: dicomferry, Orthanc, and the script that people write."""
+"""The contenders: dicomferry, Orthanc, and the script that people write."""
 
 import json
 import os
@@ -9,38 +9,39 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import parts
-from machine import (
+from benchmarks.machine.programs import (
     Environment,
     Failure,
     Programs,
     Sessions,
-    cores,
     free_port,
     is_listening,
     tool,
     wait_until,
 )
-from peers import TUNED, Sink
-from work import UIDS, Job
+from benchmarks.machine.usage import cores
+from benchmarks.peers.jobs import UIDS, Job
+from benchmarks.peers.sender import TUNED
+from benchmarks.peers.sink import Sink
+from benchmarks.peers.site import Site
 
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancGdcm.so")
 
 
 @dataclass(frozen=True)
 class Running:
-    """A contender that is ready."""
+    """A contender that is ready for objects."""
 
     port: int
     sessions: Sessions  # its parts
-    settle: Callable[[], None]  # waits until nothing of what it got is left in it
+    settle: Callable[[], None]  # waits until it holds no object any more
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One that takes objects and brings them to the sink.
+    """A program that receives objects and sends them to the sink.
 
-    `share` is the part of a job's objects that it is given: the slow ones go at a constant rate anyway.
+    `share` is the part of a job's objects that it gets: less for slow ones, whose rate is constant anyway.
     """
 
     name: str
@@ -59,7 +60,7 @@ def ferry(workers: int) -> Contender:
 
     @contextmanager
     def run(job: Job, sink: Sink, folder: Path, programs: Programs) -> Iterator[Running]:
-        site = parts.Site(folder, sink.port, [job.shown or "uncompressed"], workers)
+        site = Site(folder, sink.port, [job.shown or "uncompressed"], workers)
         with site.up(programs) as sessions:
             yield Running(site.port, sessions, lambda: wait_until(site.is_empty, "an empty spool"))
 
@@ -67,7 +68,7 @@ def ferry(workers: int) -> Contender:
 
 
 def ferry_name(workers: int) -> str:
-    """How the contender is called."""
+    """The contender's name."""
     return f"dicomferry, {workers} worker{'s' * (workers > 1)}"
 
 
@@ -75,7 +76,7 @@ def ferry_name(workers: int) -> str:
 def _orthanc(
     environment: Environment, job: Job, sink: Sink, folder: Path, programs: Programs
 ) -> Iterator[Running]:
-    """Debian's Orthanc with its GDCM plugin; a Lua script sends on what it has stored."""
+    """Debian's Orthanc with its GDCM plugin; a Lua script forwards each stored instance."""
     if not _PLUGIN.exists():
         raise Failure("Orthanc's GDCM plugin is not installed")
     dicom, http = free_port(), free_port()
@@ -90,7 +91,7 @@ def _orthanc(
         "DicomModalities": {"sink": ["SINK", "127.0.0.1", sink.port]},
     }  # fmt: skip
     if job.shown:
-        # Sending alone only ever makes uncompressed objects of those that the sink does not take.
+        # While sending, Orthanc transcodes only to uncompressed syntaxes.
         configuration["IngestTranscoding"] = UIDS[job.shown]
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     command = [tool("Orthanc"), str(folder / "orthanc.json")]
@@ -98,14 +99,14 @@ def _orthanc(
         wait_until(lambda: is_listening(dicom) and is_listening(http), "Orthanc to listen")
 
         def settle() -> None:
-            # It would not route an object that it has already.
-            for patient in _ask(http, "GET", "/patients"):
-                _ask(http, "DELETE", f"/patients/{patient}")
+            # Orthanc does not route an object that it already has.
+            for patient in _request(http, "GET", "/patients"):
+                _request(http, "DELETE", f"/patients/{patient}")
 
         yield Running(dicom, {"Orthanc": program.pid}, settle)
 
 
-def _ask(port: int, method: str, path: str) -> Any:
+def _request(port: int, method: str, path: str) -> Any:
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path)
@@ -122,9 +123,9 @@ def _script(job: Job, sink: Sink, folder: Path, programs: Programs) -> Iterator[
     received = folder / "received-by-script"
     received.mkdir()
     script = folder / "on-reception.sh"
-    form = "--jpegls" if job.shown else "--raw"
+    option = "--jpegls" if job.shown else "--raw"
     script.write_text(
-        f'#!/bin/sh\n{tool("gdcmconv")} {form} "$1" "$1.out" &&\n'
+        f'#!/bin/sh\n{tool("gdcmconv")} {option} "$1" "$1.out" &&\n'
         f'{tool("dcmsend")} -dn -aec SINK 127.0.0.1 {sink.port} "$1.out"\nrm -f "$1" "$1.out"\n'
     )
     port = free_port()
@@ -139,8 +140,8 @@ def _script(job: Job, sink: Sink, folder: Path, programs: Programs) -> Iterator[
         )
 
 
-def everyone(workers: Sequence[int]) -> list[Contender]:
-    """All of them; dicomferry once for each of these numbers of workers."""
+def contenders(workers: Sequence[int]) -> list[Contender]:
+    """All contenders; dicomferry once for each number of workers."""
     return [
         *map(ferry, workers),
         Contender("Orthanc", lambda *given: _orthanc({}, *given), share=0.25),

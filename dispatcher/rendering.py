@@ -1,0 +1,118 @@
+"""Renditions: requests them in transcode batches, lane by lane, and takes in their results.
+
+Pure: no socket, clock, Celery or disk.
+"""
+
+from dicomferry.dicom.syntaxes import label
+from dicomferry.messages import events
+from dicomferry.messages.batches import TranscodeBatch
+from dicomferry.spool.instance import RenditionSpec
+from dispatcher.labels import transcode_label
+from dispatcher.lanes import Delivery, Lane, Place
+from dispatcher.outstanding import Job
+from dispatcher.state import QueueState
+
+UNSTARTED = 4  # transcode batches in Celery that no worker has started, at least
+TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
+TRANSCODE_LEAST = 1 << 20  # bytes received, some hundredths of a second: less is not divided among workers
+
+
+class Rendering:
+    """Lanes take turns: each turn makes batches of one lane's next deliveries."""
+
+    def __init__(self, state: QueueState) -> None:
+        self._state = state
+        self._turns: dict[str, None] = {}  # lanes that want renditions, the next one first
+
+    def add(self, lane: Lane) -> None:
+        """Give a lane its turns while it may render."""
+        if lane.may_render:
+            self._turns[lane.destination.name] = None
+
+    def request(self) -> None:
+        """Make as many transcode batches as workers need to stay busy."""
+        out = self._state.outstanding
+        while self._turns and out.transcodes_unstarted < max(UNSTARTED, out.transcodes_running):
+            name = next(iter(self._turns))
+            del self._turns[name]
+            lane = self._state.lanes[name]
+            if not lane.may_render:
+                continue
+            self._request_for(lane)
+            self._turns[name] = None  # to the end: lanes take turns
+
+    def _request_for(self, lane: Lane) -> None:
+        least = TRANSCODE_LEAST // max(lane.to_render[0].entry.size, 1)
+        parts = max(4, 2 * self._state.outstanding.transcodes_running)
+        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), least))
+        groups: list[tuple[RenditionSpec, list[Delivery]]] = []
+        together: dict[RenditionSpec, list[Delivery]] = {}
+        for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):
+            entry, spec = delivery.entry, delivery.choice.spec
+            # Without a spec it was planned again meanwhile, and goes as received.
+            if spec is None or self._state.renditions.exists(entry.id, spec):
+                self._state.make_ready(delivery)
+            elif self._state.renditions.join(spec, delivery):
+                lane.move(delivery, Place.RENDERING)
+            elif entry.alone:
+                groups.append((spec, [delivery]))
+            else:
+                together.setdefault(spec, []).append(delivery)
+        groups += together.items()
+        for spec, deliveries in groups:
+            self._publish(lane, spec, deliveries)
+
+    def _publish(self, lane: Lane, spec: RenditionSpec, deliveries: list[Delivery]) -> None:
+        instances = tuple(d.entry.id for d in deliveries)
+        batch = TranscodeBatch(
+            self._state.new_batch_id(),
+            self._state.boot,
+            spec,
+            instances,
+            deliveries[0].entry.alone,
+            lane.destination.verify,
+        )
+        for delivery in deliveries:
+            lane.move(delivery, Place.RENDERING)
+            delivery.batch = batch.id
+            self._state.renditions.begin(spec, delivery)
+        self._state.publish(batch, transcode_label(lane.destination, spec, deliveries), instances)
+
+    def on_rendered(self, event: events.Rendered, now: float) -> None:
+        """Make ready the deliveries that waited for this rendition."""
+        del now
+        state = self._state
+        state.outstanding.account_for(event.batch, event.instance)
+        entry = state.entries.get(event.instance)
+        if entry is None:
+            return
+        state.renditions.made(event.instance, event.key)
+        entry.alone = False
+        uid = event.key.rpartition("-")[0]
+        state.note(entry, "rendered", "", label(uid) + (f": {event.words}" if event.words else ""))
+        for delivery in state.renditions.end(event.instance, event.key):
+            delivery.batch = None
+            delivery.undone = 0
+            state.make_ready(delivery)
+
+    def on_unsuitable(self, event: events.Unsuitable, now: float) -> None:
+        """The instance does not fit the syntax: choose another for the deliveries that waited."""
+        self._state.outstanding.account_for(event.batch, event.instance)
+        for delivery in self._state.renditions.end(event.instance, event.key):
+            self._state.rule_out(delivery, event.reason)
+            self._state.plan(delivery)
+            self._state.retire_if_done(delivery.entry, now)
+
+    def on_failed(self, event: events.Failed, now: float) -> None:
+        """The instance cannot be transcoded: the deliveries that waited are dead."""
+        self._state.outstanding.account_for(event.batch, event.instance)
+        for delivery in self._state.renditions.end(event.instance, event.key):
+            self._state.mark_dead(delivery, event.reason)
+            self._state.retire_if_done(delivery.entry, now)
+
+    def end_batch(self, job: Job, batch: TranscodeBatch, *, died: bool) -> None:
+        """Nobody makes what the batch left; where it died, each instance left gets a batch of its own."""
+        for instance in job.instances:
+            self._state.renditions.end(instance, batch.spec.key)
+            if died and instance in self._state.entries:
+                self._state.entries[instance].alone = True
