@@ -95,7 +95,7 @@ class Post:
     ) -> DeliverBatch:
         made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
         batch = DeliverBatch(new_batch_id(), BOOT, to, made, more, after)
-        self.spool.leases.make(batch.id)
+        self.spool.leases.create(batch.id)
         return batch
 
     def deliver(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> list[events.Event]:
@@ -106,7 +106,7 @@ class Post:
 
     def probe(self, *sop_classes: str, to: str = "ws") -> list[events.Event]:
         batch = ProbeBatch(new_batch_id(), to, sop_classes)
-        self.spool.leases.make(batch.id)
+        self.spool.leases.create(batch.id)
         self.forwarder.probe(batch)
         return self.inner(batch.id)
 
@@ -208,7 +208,7 @@ def test_a_batch_whose_lease_somebody_holds_is_dropped(tmp_path: Path, broker: s
     with pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
         batch = post.batch(post.put())
-        with post.spool.leases.hold(batch.id):
+        with post.spool.leases.acquire(batch.id):
             post.forwarder.deliver(batch)
         assert peer.datasets == []
     assert post.redis.llen(EVENTS_KEY) == 0
@@ -525,7 +525,7 @@ def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(
     for one in (*stuck, batch):
         app.send_task(DELIVER, kwargs=one.to_message(), queue=DELIVER_QUEUE)
     probe = ProbeBatch(new_batch_id(), "ws", (CT,))
-    post.spool.leases.make(probe.id)
+    post.spool.leases.create(probe.id)
     app.send_task(PROBE, kwargs=probe.to_message(), queue=DELIVER_QUEUE)
 
     heard = []

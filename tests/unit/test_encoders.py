@@ -102,7 +102,7 @@ def back(uid: str, encoded: Encoded, image: Image) -> np.ndarray:
 def test_the_table_says_what_each_encoder_can_hold_and_names_its_library() -> None:
     made = {*ENCODERS, RECOMPRESSED}
     assert {syntax.uid for syntax in TABLE if syntax.encoded and not syntax.native} == made
-    assert {syntax.uid for syntax in TABLE if syntax.holds and syntax.encoder} == made
+    assert {syntax.uid for syntax in TABLE if syntax.capability and syntax.encoder} == made
     assert all(syntax.decoder for syntax in TABLE if syntax.uid in decoders.DECODERS)
 
 
