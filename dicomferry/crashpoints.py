@@ -1,7 +1,7 @@
-"""Named points at which a test ends a process as a power cut would: before and after each durable step.
+"""Named points, before and after each durable step, at which a test kills a process as a power cut would.
 
-Nothing happens at a point unless DICOMFERRY_CRASH_POINTS names a folder. Then whoever reaches a point, and is
-the one who removes the file of that name from the folder, kills itself: once for each file.
+Nothing happens at a point unless DICOMFERRY_CRASH_POINTS names a folder. A process that reaches a point then
+removes the file of that name from the folder; if it was there, it kills itself: once for each file.
 """
 
 import os
@@ -17,14 +17,14 @@ POINTS = (
     "reception.folder-synced",
     "reception.renamed",  # the instance exists, perhaps not for long
     "reception.shard-synced",  # from here on it exists
-    "reception.announced",  # the event is on its way, the answer is not
+    "reception.announced",  # the event is sent, the answer is not
     "reception.answered",
     # The dispatcher decides.
-    "event.taken",  # from Redis, and nothing has come of it
-    "publication.leased",  # the lease stands, nothing is published
+    "event.taken",  # from Redis, and not handled yet
+    "publication.leased",  # the lease exists, nothing is published
     "publication.published",
     "history.written",
-    "retirement.begun",  # everything is delivered, and the instance stands
+    "retirement.begun",  # everything is delivered, the instance still exists
     "retirement.renamed",  # it is in the trash
     "burial.begun",
     "burial.marked",
@@ -37,8 +37,8 @@ POINTS = (
     # The forwarder delivers.
     "delivery.leased",
     "delivery.associated",
-    "delivery.sent",  # every byte, and nothing is answered
-    "delivery.answered",  # and nothing is noted
+    "delivery.sent",  # every byte, nothing is answered yet
+    "delivery.answered",  # no marker is written yet
     "replacement.written",  # a marker, under its temporary name
     "replacement.renamed",
     "delivery.marked",
@@ -50,7 +50,7 @@ _folder = os.environ.get(VARIABLE)
 
 
 def reach(point: str) -> None:
-    """Be at `point`."""
+    """Kill this process with SIGKILL if a test has armed `point`."""
     if _folder is not None:
         _crash_if_armed(_folder, point)
 
@@ -59,7 +59,7 @@ def _crash_if_armed(folder: str, point: str) -> None:
     if point not in POINTS:
         raise AssertionError(f"{point} is no crash point")
     try:
-        os.unlink(os.path.join(folder, point))  # noqa: PTH108, PTH118  as little as can be
+        os.unlink(os.path.join(folder, point))  # noqa: PTH108, PTH118  cheaper than pathlib
     except OSError:
         return
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,18 +1,18 @@
-"""Errors, whose class is their disposition.
+"""Errors: the class of an error says what is to be done about it.
 
 FerryError
 ├── Transient       try again later: a full disk, an absent Redis, a workstation that is off
-├── Permanent       trying again gives the same: park the instance with this reason
-│   └── Unsuitable      the instance is sound, another transfer syntax may do
+├── Permanent       trying again fails again: park the instance with this reason
+│   └── Unsuitable      the instance is sound, another transfer syntax may work
 │       └── NoPixelData     it has no pixels to compress
 └── Misconfigured   refuse to start: the operator has to change something
 
-All arguments go to ``super().__init__`` by position, so that they survive a process pool's pickle.
+Pass all arguments to ``super().__init__`` by position: else a process pool cannot pickle the error.
 """
 
 
 class FerryError(Exception):
-    """Anything that dicomferry raises on purpose; ``str()`` is a sentence for an operator."""
+    """Every error that dicomferry raises on purpose; ``str()`` is a sentence for an operator."""
 
 
 class Transient(FerryError):  # noqa: N818  the disposition is the name
@@ -20,7 +20,7 @@ class Transient(FerryError):  # noqa: N818  the disposition is the name
 
 
 class Permanent(FerryError):  # noqa: N818
-    """The same call will fail again; what it was about is parked with this reason."""
+    """The same call will fail again; the instance is parked with this reason."""
 
 
 class Unsuitable(Permanent):
@@ -28,15 +28,15 @@ class Unsuitable(Permanent):
 
 
 class NoPixelData(Unsuitable):
-    """It has no pixels: a compressed transfer syntax says nothing of such an instance (PS3.5 A.4)."""
+    """The instance has no pixels; compressed transfer syntaxes are not defined for it (PS3.5 A.4)."""
 
 
 class Misconfigured(FerryError):  # noqa: N818
-    """Nothing can start before the configuration or the machine is changed."""
+    """Nothing can start until the operator changes the configuration or the machine."""
 
 
-def place(error: BaseException) -> str:
-    """Module and line that raised: what may be said of an error whose text may quote a data set."""
+def location_of(error: BaseException) -> str:
+    """Module and line that raised `error`; safe to show where its text may quote a data set."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

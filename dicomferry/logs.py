@@ -1,4 +1,4 @@
-"""Logging: one line a happening, on standard error, ids and UIDs only (never patient data)."""
+"""Logging: one line per event, on standard error, with ids and UIDs only (never patient data)."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ def configure(part: str, level: str = "INFO") -> None:
     """Send this process's log to standard error, each line with the name of its part."""
     stream = logging.StreamHandler(sys.stderr)
     stream.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {part} %(message)s"))
-    # What no line of ours shows need not be found out for each: who, and where in the source (Logging HOWTO).
+    # Our format shows neither thread, process nor source line: do not look them up (Logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001
     root = logging.getLogger()
@@ -17,7 +17,7 @@ def configure(part: str, level: str = "INFO") -> None:
     root.setLevel(level)
     # pynetdicom logs AE titles and association dumps at INFO and, worse, data sets at DEBUG.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    # pydicom quotes values of data sets, in warnings and in its log, whose level it sets when it is loaded.
+    # pydicom quotes values of data sets in its warnings and its log, and sets that log's level on import.
     pydicom = logging.getLogger("pydicom")
     pydicom.addHandler(logging.NullHandler())
     pydicom.propagate = False

@@ -1,6 +1,6 @@
-"""The configuration: a TOML file, validated, with scalars also from ``DICOMFERRY_...`` variables.
+"""The configuration: a TOML file, validated, with scalars also from environment variables ``DICOMFERRY_...``.
 
-Every refusal names the file, the key's path and what would be right.
+Every error names the file, the key's path and what would be right.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ from dicomferry.ceilings import Ceilings
 from dicomferry.dicom.syntaxes import resolve
 from dicomferry.errors import Misconfigured
 
-_ENVIRONMENT = "DICOMFERRY_"
+_VARIABLE_PREFIX = "DICOMFERRY_"
 _BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -42,7 +42,7 @@ def _ae_title(value: str) -> str:
     return title
 
 
-def _pattern(value: str) -> str:
+def _ae_pattern(value: str) -> str:
     return value if "*" in value else _ae_title(value)
 
 
@@ -70,9 +70,9 @@ def _syntaxes(names: list[str]) -> list[str]:
     return names
 
 
-def _listed(names: object) -> object:
+def _require_list(names: object) -> object:
     if isinstance(names, str):
-        # "negotiate" never comes here: it is the other branch of the destinations' union.
+        # "negotiate" never gets here: it is the other branch of the union in Destination.
         raise ValueError(f'{names!r} is no list; write ["{names}"], or for a destination "negotiate"')  # noqa: TRY004  pydantic wants it
     return names
 
@@ -93,13 +93,13 @@ def _seconds(value: object) -> object:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
-AEPattern = Annotated[str, AfterValidator(_pattern)]
+AEPattern = Annotated[str, AfterValidator(_ae_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ceiling = Annotated[int, Field(ge=1)]
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
-SyntaxNames = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_syntaxes)]
+SyntaxNames = Annotated[list[str], BeforeValidator(_require_list), AfterValidator(_syntaxes)]
 
 
 class _Strict(BaseModel):
@@ -107,15 +107,15 @@ class _Strict(BaseModel):
 
 
 class Ingest(_Strict):
-    """Where the SCP listens, and when it stops taking objects."""
+    """Where the SCP listens, and when it stops accepting objects."""
 
     host: Host = "127.0.0.1"
     port: Port = 11112
-    shared_port: bool = False  # whether several ingests of this machine listen there
-    min_free_mb: Annotated[int, Field(ge=0)] = 512  # the spool's low-water mark: below, nothing is taken
+    shared_port: bool = False  # whether several ingests on this machine listen there
+    min_free_mb: Annotated[int, Field(ge=0)] = 512  # of the spool's disk; below it nothing is accepted
     max_associations: Annotated[int, Field(ge=1)] = 100
     artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
-    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may keep us waiting
+    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait
 
 
 class Caller(_Strict):
@@ -125,7 +125,7 @@ class Caller(_Strict):
     host: Host | None = None
 
     @model_validator(mode="after")
-    def _is_address(self) -> Self:
+    def _check_host(self) -> Self:
         if self.host is not None:
             try:
                 ipaddress.ip_address(self.host)
@@ -142,11 +142,11 @@ class CalledAE(_Strict):
     title: AETitle
     accept: SyntaxNames = ["all"]
     unknown_sop_classes: bool = False
-    callers: list[Caller] | None = None  # absent: anyone
+    callers: list[Caller] | None = None  # absent: any requestor
 
 
 class Destination(_Strict):
-    """A remote AE that receives."""
+    """A remote AE to which objects are delivered."""
 
     name: DestinationName
     title: AETitle
@@ -168,25 +168,25 @@ class Destination(_Strict):
 
     @property
     def negotiates(self) -> bool:
-        """Whether the peer's own acceptance is all that limits what it is sent."""
+        """Whether it is sent whatever transfer syntax it accepts."""
         return self.transfer_syntaxes == "negotiate"
 
     @property
     def shown_syntaxes(self) -> tuple[str, ...]:
-        """UIDs of what it can display, best first: everything where it negotiates."""
+        """UIDs of the transfer syntaxes that it can display, best first; all of them where it negotiates."""
         return resolve(["all"] if isinstance(self.transfer_syntaxes, str) else self.transfer_syntaxes)
 
 
 class Route(_Strict):
-    """Which destinations get what arrives in an association; ``*`` stands for any run of characters."""
+    """Which destinations get the objects of an association; ``*`` matches any run of characters."""
 
     called: AEPattern = "*"
     calling: AEPattern = "*"
     host: str = "*"
     to: Annotated[list[str], Field(min_length=1)]
 
-    def takes(self, calling: str, called: str, host: str) -> bool:
-        """Whether an association from `calling` at `host` to our AE `called` falls under this route."""
+    def matches(self, calling: str, called: str, host: str) -> bool:
+        """Whether this route applies to an association from `calling` at `host` to our AE `called`."""
         return (
             fnmatchcase(called, self.called)
             and fnmatchcase(calling, self.calling)
@@ -198,7 +198,7 @@ class Worker(_Strict):
     """Transcoding."""
 
     concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
-    # See Ceilings.
+    # Ceilings explains these.
     memory_mb: Annotated[int, Field(ge=512)] = Ceilings.memory_mb
     largest_frame_mb: Ceiling = Ceilings.largest_frame_mb
     largest_image_mb: Ceiling = Ceilings.largest_image_mb
@@ -209,7 +209,7 @@ class Worker(_Strict):
 
     @property
     def ceilings(self) -> Ceilings:
-        """How much of what an instance claims is believed."""
+        """The ceilings set here."""
         return Ceilings(**self.model_dump(include={field.name for field in fields(Ceilings)}))
 
 
@@ -222,12 +222,12 @@ class Flower(_Strict):
     password: SecretStr | None = None
 
 
-class _Surroundings(BaseSettings):
-    """What a command without a configuration takes from the environment."""
+class _Environment(BaseSettings):
+    """Settings of a command that reads no configuration file."""
 
     model_config = SettingsConfigDict(
         extra="ignore",
-        env_prefix=_ENVIRONMENT,
+        env_prefix=_VARIABLE_PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
         nested_model_default_partial_update=True,
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
-        env_prefix=_ENVIRONMENT,
+        env_prefix=_VARIABLE_PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
         nested_model_default_partial_update=True,
@@ -271,12 +271,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file; there are no other sources."""
+        """Environment variables override the file; there are no other sources."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         names = [destination.name for destination in self.destination]
         titles = [ae.title for ae in self.ae]
         for what, values in (("destination name", names), ("ae title", titles)):
@@ -300,10 +300,10 @@ class Settings(BaseSettings):
         return next((destination for destination in self.destination if destination.name == name), None)
 
     def destinations_for(self, calling: str, called: str, host: str) -> tuple[str, ...]:
-        """Names of all destinations whose routes take such an association, in order, each once."""
+        """Names of the destinations of all routes that match the association, in order, each once."""
         return tuple(
             dict.fromkeys(
-                name for route in self.route if route.takes(calling, called, host) for name in route.to
+                name for route in self.route if route.matches(calling, called, host) for name in route.to
             )
         )
 
@@ -327,7 +327,7 @@ def load(path: Path) -> Settings:
     try:
         settings = Settings(**content)
     except ValidationError as error:
-        raise Misconfigured("\n".join(f"{path}: {line}" for line in _sentences(error))) from error
+        raise Misconfigured("\n".join(f"{path}: {line}" for line in _describe_faults(error))) from error
     return settings.model_copy(update={"spool": (path.parent / settings.spool).absolute()})
 
 
@@ -338,43 +338,45 @@ def ceilings_from_environment() -> Ceilings:
         Misconfigured: with one line a fault.
     """
     try:
-        return _Surroundings().worker.ceilings
+        return _Environment().worker.ceilings
     except ValidationError as error:
-        raise Misconfigured("\n".join(_sentences(error))) from error
+        raise Misconfigured("\n".join(_describe_faults(error))) from error
 
 
-def _sentences(error: ValidationError) -> list[str]:
+def _describe_faults(error: ValidationError) -> list[str]:
     faults = error.errors()
-    # Of a union with a literal, both branches complain; the other one knows what is wrong.
-    explained = {_where(fault) for fault in faults if fault["type"] != "literal_error"}
-    return [_sentence(f) for f in faults if f["type"] != "literal_error" or _where(f) not in explained]
+    # For a union with a literal pydantic reports both branches; the other one says what is wrong.
+    explained = {_key_path(fault) for fault in faults if fault["type"] != "literal_error"}
+    return [
+        _describe_fault(f) for f in faults if f["type"] != "literal_error" or _key_path(f) not in explained
+    ]
 
 
-def _where(fault: Any) -> tuple[str, ...]:
+def _key_path(fault: Any) -> tuple[str, ...]:
     return tuple(str(part) for part in fault["loc"] if not _is_union_branch(str(part)))
 
 
-def _sentence(fault: Any) -> str:
-    where = _where(fault)
+def _describe_fault(fault: Any) -> str:
+    where = _key_path(fault)
     message = fault["msg"].removeprefix("Value error, ")
     given = fault["input"]
     if fault["type"] == "extra_forbidden":
-        message = f"unknown key; {_keys_there(where[:-1])}"
+        message = f"unknown key; {_known_keys(where[:-1])}"
     elif fault["type"] == "missing":
-        message = f"is missing; {_keys_there(where[:-1])}"
+        message = f"is missing; {_known_keys(where[:-1])}"
     elif fault["type"] != "value_error" and isinstance(given, str | int | float | bool):
         message = f"{message}, not {given!r}"
-    variable = _ENVIRONMENT + "__".join(where).upper()
+    variable = _VARIABLE_PREFIX + "__".join(where).upper()
     source = f" (from {variable})" if variable in os.environ else ""
     return f"{'.'.join(where)}: {message}{source}" if where else message
 
 
 def _is_union_branch(part: str) -> bool:
-    # pydantic names the branch of a union that it tried; the operator wrote no such key.
+    # pydantic adds the branch of a union that it tried to the path; the operator wrote no such key.
     return part.startswith(("literal[", "function-", "constrained-", "list[")) or part in {"str", "int"}
 
 
-def _keys_there(where: tuple[str, ...]) -> str:
+def _known_keys(where: tuple[str, ...]) -> str:
     model: type[BaseModel] = Settings
     tables: dict[str, type[BaseModel]] = {
         "ingest": Ingest, "worker": Worker, "flower": Flower, "ae": CalledAE,

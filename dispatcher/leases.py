@@ -38,7 +38,7 @@ class LeaseWatch:
                 continue
             if state == "gone":
                 verdicts.append(events.Finished(batch))
-            elif self._spool.leases.take_back(batch):
+            elif self._spool.leases.revoke(batch):
                 verdicts.append(Lost(batch, died=batch in self._seen_running))
         self._suspects = doubtful
         return verdicts

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from dicomferry.spool.instance import State
-from dicomferry.spool.leases import Claim
+from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import SHARDS, Spool
 
 log = logging.getLogger(__name__)
@@ -21,19 +21,19 @@ class SpoolReader:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._shard = 0
-        self._running_before: dict[str, Claim] = {}  # by batch of an earlier dispatcher
+        self._running_before: dict[str, LeaseContent] = {}  # by batch of an earlier dispatcher
 
     def take_over(self) -> None:
         """Cancel the batches of an earlier dispatcher that nobody runs; remember those that run."""
         for batch in self._spool.leases.batches():
-            if not self._spool.leases.take_back(batch):
-                self._running_before[batch] = self._spool.leases.claim(batch)
+            if not self._spool.leases.revoke(batch):
+                self._running_before[batch] = self._spool.leases.read(batch)
         if self._running_before:
             log.info("StillRunning batches=%d of an earlier dispatcher", len(self._running_before))
 
     def forget_ended(self) -> bool:
         """Forget batches of an earlier dispatcher that have ended; whether there were any."""
-        over = [b for b in self._running_before if self._spool.leases.take_back(b)]
+        over = [b for b in self._running_before if self._spool.leases.revoke(b)]
         for batch in over:
             del self._running_before[batch]
         return bool(over)

@@ -30,7 +30,7 @@ from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.instance import State
-from dicomferry.spool.leases import Claim
+from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.history import History, Row
@@ -282,14 +282,14 @@ class Dispatcher:
 
     def _apply_orders(self, until: float = float("inf")) -> None:
         """Carry out operators' orders; after `until` (monotonic) the rest waits."""
-        for path in orders.given(self._spool.orders):
+        for path in orders.outstanding(self._spool.orders):
             if time.monotonic() > until:
                 return
             try:
                 self._carry_out_order(path)
             except (ValueError, KeyError, TypeError) as error:
                 log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
-                path.rename(orders.set_aside(path))
+                path.rename(orders.refused_path(path))
             except OSError as error:  # a full disk, or another user's file: it is tried again later
                 log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
 
@@ -362,7 +362,7 @@ class Dispatcher:
         batch = command.batch
         try:
             destination = batch.destination if isinstance(batch, DeliverBatch) else None
-            self._spool.leases.make(batch.id, Claim(command.instances, destination))
+            self._spool.leases.create(batch.id, LeaseContent(command.instances, destination))
             reach("publication.leased")
             self._publisher.publish(batch, command.label)
             reach("publication.published")
@@ -370,7 +370,7 @@ class Dispatcher:
         except (OperationalError, RedisError, OSError) as error:
             log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
             self._redis_answers = self._redis_answers and isinstance(error, OSError)
-            self._spool.leases.take_back(batch.id)
+            self._spool.leases.revoke(batch.id)
             self._manager.handle(Lost(batch.id, died=False), _now())
 
     def _mark_dead(self, command: MarkDead) -> None:

@@ -30,7 +30,7 @@ def snapshot(
         "parked": len(manager.parked),
         "quarantined": sum(1 for _ in spool.quarantine.iterdir()),
         "batches": len(manager.outstanding),
-        "orders": len(orders.given(spool.orders)),
+        "orders": len(orders.outstanding(spool.orders)),
     }
 
 

@@ -99,7 +99,7 @@ class Delivery:
         self._followed[batch] = ""
         began = time.monotonic()
         try:
-            while self._spool.leases.stands(batch) and not self._stopping.is_set():
+            while self._spool.leases.exists(batch) and not self._stopping.is_set():
                 # The longer the wait, the less a late wake-up matters.
                 time.sleep(min(0.002 + (time.monotonic() - began) / 20, 0.1))
         finally:

@@ -65,7 +65,7 @@ class Forwarder:
 
         `work` returns None, or why the destination takes nothing more now.
         """
-        with self._spool.leases.hold(batch.id) as held:
+        with self._spool.leases.acquire(batch.id) as held:
             if not held:
                 return
             self._reports.started(batch)

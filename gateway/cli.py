@@ -1,4 +1,4 @@
-"""The command line. Each command imports its own part alone, so that ``--help`` is quick and a part small.
+"""The command line. A command imports only what it needs, so that ``--help`` is fast and a part small.
 
 Exit codes: 0 done, 1 failed, 2 misused (a wrong argument, configuration or machine).
 """
@@ -49,7 +49,7 @@ app.add_typer(operate.app)
 
 
 def main() -> None:
-    """Run one command; what was raised on purpose is a sentence on standard error, not a traceback."""
+    """Run one command; a FerryError prints its sentence on standard error, not a traceback."""
     try:
         app()
     except FerryError as error:
@@ -57,8 +57,8 @@ def main() -> None:
         sys.exit(2 if isinstance(error, Misconfigured) else 1)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dicomferry {__version__}")
         raise typer.Exit
 
@@ -119,7 +119,7 @@ def worker(
 ) -> None:
     """Run the part that transcodes; as many as you like."""
     settings = _start("worker", config)
-    _tame_celery()
+    _configure_celery_signals()
     from workers.tasks import run  # noqa: PLC0415
 
     run(settings, concurrency or settings.worker.concurrency)
@@ -129,7 +129,7 @@ def worker(
 def forwarder(config: Config = DEFAULT_FILE) -> None:
     """Run the part that delivers: the SCU."""
     settings = _start("forwarder", config)
-    _tame_celery()
+    _configure_celery_signals()
     from forwarder.tasks import run  # noqa: PLC0415
 
     run(settings)
@@ -200,9 +200,9 @@ def status(
     settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 
-    from gateway.commands.show import status as show  # noqa: PLC0415
+    from gateway.commands.status import print_status  # noqa: PLC0415
 
-    show(settings, Console(), as_json=as_json)
+    print_status(settings, Console(), as_json=as_json)
 
 
 @app.command()
@@ -211,9 +211,9 @@ def explain(sop_instance_uid: str, config: Config = DEFAULT_FILE) -> None:
     settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 
-    from gateway.commands.show import explain as show  # noqa: PLC0415
+    from gateway.commands.explain import print_explanation  # noqa: PLC0415
 
-    if not show(settings, sop_instance_uid, Console()):
+    if not print_explanation(settings, sop_instance_uid, Console()):
         raise typer.Exit(1)
 
 
@@ -232,7 +232,7 @@ def health(
 
 
 def _load(config: Path) -> "Settings":
-    # Not at the top: it takes pydantic, which costs more time than some commands need.
+    # Not at the top: importing pydantic takes longer than some commands run.
     from dicomferry.settings import load  # noqa: PLC0415
 
     return load(config)
@@ -246,11 +246,11 @@ def _start(part: str, config: Path) -> "Settings":
     return settings
 
 
-def _tame_celery() -> None:
-    # Celery reads it when it is imported: SIGTERM then lets the running batches end for a moment and goes,
-    # where its warm shutdown sometimes stalls.
+def _configure_celery_signals() -> None:
+    # Celery reads this when it is imported. SIGTERM then gives running batches a moment to end; Celery's warm
+    # shutdown sometimes hangs.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
-    # Its warning is about pickled messages; ours are JSON.
+    # The warning is about pickled messages; ours are JSON.
     warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 
 

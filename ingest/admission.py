@@ -90,5 +90,5 @@ def _route(settings: Settings, calling: str, called: str, host: str) -> str:
     return "; ".join(
         f"route {number} (called {route.called}, calling {route.calling}, host {route.host})"
         for number, route in enumerate(settings.route, 1)
-        if route.takes(calling, called, host)
+        if route.matches(calling, called, host)
     )

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
-from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.part10 import file_header
 from dicomferry.spool import durable
 from dicomferry.spool.digests import Digest
 from dicomferry.spool.spool import Spool
@@ -72,7 +72,7 @@ class Arrival:
         if self.failure is not None:
             return
         try:
-            head = frame(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+            head = file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
             self.staging.mkdir()
             self._file = self.path.open("xb", _BUFFER)
             self._file.write(head)

@@ -12,7 +12,7 @@ from pynetdicom import AllStoragePresentationContexts
 
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Holds, Syntax
+from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Capability, Syntax
 from forwarder.dimse.proposal import MOST_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
 from ingest import reception
@@ -113,12 +113,12 @@ def _syntax_row(syntax: Syntax) -> tuple[str, ...]:
         f"{syntax.keyword}{lossy}",
         f"`{syntax.uid}`",
         f"`{syntax.group}`",
-        _who(syntax, syntax.decoder) if syntax.decoded else "no",
-        _who(syntax, syntax.encoder) if syntax.encoded else "no",
+        _library(syntax, syntax.decoder) if syntax.decoded else "no",
+        _library(syntax, syntax.encoder) if syntax.encoded else "no",
     )
 
 
-def _who(syntax: Syntax, library: str) -> str:
+def _library(syntax: Syntax, library: str) -> str:
     return library or ("dicomferry" if syntax.native else "yes")
 
 
@@ -129,7 +129,9 @@ def _images() -> Iterable[str]:
         "syntax. Native syntaxes hold every image whose pixel data is no longer than 2^32 - 2 bytes."
     )
     yield ""
-    rows = ((s.keyword, *_holds_row(s.holds)) for s in TABLE if s.encoded and s.holds is not None)
+    rows = (
+        (s.keyword, *_capability_row(s.capability)) for s in TABLE if s.encoded and s.capability is not None
+    )
     yield from _table(
         (
             "made",
@@ -145,18 +147,18 @@ def _images() -> Iterable[str]:
     )
 
 
-def _holds_row(holds: Holds) -> tuple[str, ...]:
-    low, high = holds.stored
-    limits = [holds.limits] if holds.limits else []
-    if holds.shortest > 1:
-        limits.append(f"no side shorter than {holds.shortest}")
+def _capability_row(capability: Capability) -> tuple[str, ...]:
+    low, high = capability.stored
+    limits = [capability.limits] if capability.limits else []
+    if capability.min_side > 1:
+        limits.append(f"no side shorter than {capability.min_side}")
     return (
-        ", ".join(map(str, holds.allocated)),
+        ", ".join(map(str, capability.allocated)),
         str(low) if low == high else f"{low} to {high}",
-        "yes" if holds.signed else "no",
-        _photometric(holds.grey),
-        _photometric(holds.colour),
-        holds.clause,
+        "yes" if capability.signed else "no",
+        _photometric(capability.grey),
+        _photometric(capability.colour),
+        capability.clause,
         "; ".join(limits),
     )
 

@@ -9,12 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicomferry.dicom.requestor import keep_responses
+from dicomferry.dicom.requestor import fix_lost_responses
 from forwarder.dimse import scu
 from tests.support.running.turns import Turns
 
 # Many tests send with pynetdicom, which would now and then lose a response.
-keep_responses()
+fix_lost_responses()
+
+# The slowest first, so that none is left to run by itself at the end.
+_ORDER = ("tests/faults", "tests/e2e", "tests/transcoding", "tests/contract", "tests/unit")
+_turns = Turns(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 
 # The slowest first, so that none is left to run by itself at the end.
 _ORDER = ("tests/faults", "tests/e2e", "tests/transcoding", "tests/contract", "tests/unit")

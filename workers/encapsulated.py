@@ -61,7 +61,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
     """
     image, target = attributes.describe(context.values), rendition.target_syntax
     _check_capability(target, replace(image, photometric=_decoded_photometric(image)))
-    every_bit = target.holds is not None and target.holds.every_bit
+    every_bit = target.capability is not None and target.capability.every_bit
     separator = None if every_bit else CellSeparator(image, context.values, rendition.scratch_file)
     cells = separator.separated if separator else image
     fragments = Fragments(rendition.scratch_file())

@@ -20,10 +20,19 @@ from redis import Redis
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Permanent, Transient, place
+from dicomferry.errors import Permanent, Transient, location_of
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.messages.broker import celery_app, redis_client
-from dicomferry.messages.events import Bundle, Event, Failed, Finished, Rendered, Started, Unsuitable, push
+from dicomferry.messages.events import (
+    Event,
+    EventBuffer,
+    Failed,
+    Finished,
+    Rendered,
+    Started,
+    Unsuitable,
+    push,
+)
 from dicomferry.settings import Settings
 from dicomferry.spool import durable, records
 from dicomferry.spool.spool import TRANSCODING, Spool
@@ -60,13 +69,13 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
 
     Do nothing if the batch's lease is gone or held.
     """
-    with spool.leases.hold(batch.id) as held:
+    with spool.leases.acquire(batch.id) as held:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
             return
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
-        bundle = Bundle(redis)
+        bundle = EventBuffer(redis)
         for instance in batch.instances:
             size = _received_size(spool, instance)
             if size is not None and size > QUICK:
@@ -162,7 +171,7 @@ def _transcode(
         return None
     except Exception as error:  # noqa: BLE001  no exception may leave the task
         # Its text and traceback may quote values of the data set; type and place do not.
-        reason = f"unexpected {type(error).__name__} at {place(error)}"
+        reason = f"unexpected {type(error).__name__} at {location_of(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
     rendered = Rendered(batch.id, instance, key, report.notes, report.digest or "", report.verified)
@@ -192,7 +201,7 @@ def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> Non
     log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
     for instance in batch.instances:
         # Partial files would fill the disk. If another worker is writing one by now, its batch is repeated.
-        for left in durable.left_unpublished(spool.rendition(batch.boot, instance, batch.spec.key)):
+        for left in durable.leftover_temporaries(spool.rendition(batch.boot, instance, batch.spec.key)):
             left.unlink(missing_ok=True)
     if batch.alone:
         path = _end_path(spool, batch, batch.instances[0])

@@ -14,7 +14,7 @@ from typing import IO, BinaryIO, cast
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.part10 import file_header
 from dicomferry.errors import NoPixelData, Permanent, Unsuitable
 from dicomferry.spool import durable, records
 from dicomferry.spool.instance import RenditionSpec
@@ -67,7 +67,7 @@ def transcode(
     if syntax is None or not syntax.encoded:
         raise Unsuitable(f"workers cannot make {syntaxes.label(spec.transfer_syntax_uid)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = durable.unpublished(target)
+    temporary = durable.temporary_path(target)
     try:
         with open_received(source, target.parent, ceilings) as received, ExitStack() as cleanup:
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
@@ -103,7 +103,7 @@ def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
     instance = received.meta.sop_instance_uid
     if rendition.loses:
         instance = lossy.derived_uid(instance, uid, rendition.quality)
-    begin = out.write(frame(received.meta.sop_class_uid, instance, uid, room))
+    begin = out.write(file_header(received.meta.sop_class_uid, instance, uid, room))
     replace = partial(_replace, rendition)
     reencoder = Reencoder(
         received.source, encoding_of(uid), replace, icons=icons, ceilings=rendition.ceilings

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gateway.local.warden import GATE, Warden
+from gateway.local.warden import WAIT_FOR_GO, Warden
 
 Environment = Mapping[str, str]
 Sessions = Mapping[str, int]  # by part: the id of the session that its processes are in
@@ -74,7 +74,7 @@ class Programs:
         waiting, gate = os.pipe()
         with log.open("ab") as output:
             program = subprocess.Popen(
-                [*GATE, *command],
+                [*WAIT_FOR_GO, *command],
                 stdin=waiting,
                 stdout=output,
                 stderr=output,
@@ -82,7 +82,7 @@ class Programs:
                 start_new_session=True,
             )
         os.close(waiting)
-        self._warden.admit(program.pid, gate)
+        self._warden.register(program.pid, gate)
         try:
             yield program
         except Failure as failure:

@@ -25,7 +25,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import TranscodeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.spool.instance import RenditionSpec
-from dicomferry.spool.leases import Claim
+from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import boot_id
 from dispatcher.publisher import Publisher
 from dispatcher.rendering import TRANSCODE_MOST
@@ -175,7 +175,7 @@ def _make_renditions(
         size = min(most, -(-len(left) // 4))
         batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(left[:size]))
         del left[:size]
-        site.spool.leases.make(batch.id, Claim(batch.instances))
+        site.spool.leases.create(batch.id, LeaseContent(batch.instances))
         publisher.publish(batch, f"{len(batch.instances)} objects")
         ids.add(batch.id)
     app.close()

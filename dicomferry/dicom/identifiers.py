@@ -1,4 +1,4 @@
-"""UIDs: how one is written, and those by which dicomferry names itself and what every peer knows."""
+"""UIDs: their syntax, those of this implementation, and two of the standard."""
 
 import re
 
@@ -12,5 +12,5 @@ _UID = re.compile(r"[0-9](?:[0-9.]{0,62}[0-9])?")
 
 
 def is_uid(text: str) -> bool:
-    """Whether it is a UID (PS3.5 9.1), leading zeros in a component forgiven."""
+    """Whether `text` is a UID (PS3.5 9.1); leading zeros in a component are tolerated."""
     return _UID.fullmatch(text) is not None

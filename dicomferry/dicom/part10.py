@@ -1,4 +1,4 @@
-"""The frame of a DICOM file (PS3.10 section 7.1): preamble, prefix, File Meta Information."""
+"""What precedes the data set in a DICOM file (PS3.10 7.1): preamble, prefix, File Meta Information."""
 
 import os
 import struct
@@ -17,9 +17,9 @@ PREFIX_LENGTH = 132
 _TRANSFER_SYNTAX, _PRIVATE = 0x0010, 0x0102
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _LONGEST_READ = 128  # bytes; a UID has 64 at most
-_HEAD = 4096  # bytes that are read at first: all of what comes before the data set, as a rule
-# What data sets begin with: group lengths, and the first elements of the SOP Common Module (PS3.3 C.12.1).
-_FIRST = frozenset(
+_HEAD_LENGTH = 4096  # bytes of the first read; as a rule this is all that precedes the data set
+# Tags that may begin a data set: group lengths, and the first of the SOP Common Module (PS3.3 C.12.1).
+_FIRST_TAGS = frozenset(
     ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x14), (8, 0x16), (8, 0x18))
 )
 _FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA"))
@@ -29,13 +29,15 @@ _LONG_VRS = frozenset(
 )
 
 
-def frame(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, private: bytes = b"") -> bytes:
-    """The bytes that come before the data set in a file: preamble, ``DICM`` and File Meta Information.
+def file_header(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, private: bytes = b""
+) -> bytes:
+    """The bytes before the data set of a file: preamble, ``DICM`` and File Meta Information.
 
-    They depend on the arguments alone, so that a rendition's bytes depend only on its input. Its last bytes
-    are `private`, of even length: Private Information (0002,0102).
+    They depend on the arguments alone, so that a rendition's bytes depend only on its input. `private`, of
+    even length, is the Private Information (0002,0102), which comes last.
     """
-    # Written out, since pydicom takes 0.5 ms for it, which ingest would spend on every object.
+    # Built by hand: pydicom takes 0.5 ms for it, which ingest would spend on every object.
     elements = b"".join(
         (
             struct.pack("<HH2s2xI", 2, 0x0001, b"OB", 2) + b"\x00\x01",  # File Meta Information Version
@@ -61,7 +63,7 @@ def _element(element: int, vr: bytes, text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What a file says of its data set, without a look into it."""
+    """What the File Meta Information says of the data set."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -70,7 +72,7 @@ class Meta:
 
 
 def read_meta(path: Path) -> Meta:
-    """Read the File Meta Information of the file at `path`; what follows it is not touched.
+    """Read the File Meta Information of the file at `path`, and nothing after it.
 
     Raises:
         Permanent: `path` is no DICOM file, or it lacks one of the three UIDs.
@@ -80,7 +82,7 @@ def read_meta(path: Path) -> Meta:
 
 
 def meta_of(descriptor: int, name: str) -> Meta:
-    """The same of an open file, which errors call `name`; where it is read does not change."""
+    """As `read_meta`, from an open file that errors call `name`; its file offset does not change."""
     values, offset = _group_2(descriptor, name)
     try:
         sop_class, sop_instance, syntax = (
@@ -92,7 +94,7 @@ def meta_of(descriptor: int, name: str) -> Meta:
 
 
 def dataset_offset(path: Path) -> int:
-    """Where the data set starts in the file at `path`.
+    """Offset of the data set in the file at `path`, in bytes.
 
     Raises:
         Permanent: `path` is no DICOM file.
@@ -102,23 +104,24 @@ def dataset_offset(path: Path) -> int:
 
 
 def private_information(path: Path) -> bytes:
-    """What `frame` was given as private; empty where the file has none.
+    """The Private Information (0002,0102) of the file at `path`; empty where it has none.
 
     Raises:
         Permanent: `path` is no DICOM file.
     """
     with path.open("rb", buffering=0) as file:
-        return _group_2(file.fileno(), path.name, longest=_HEAD)[0].get(_PRIVATE, b"")
+        return _group_2(file.fileno(), path.name, longest=_HEAD_LENGTH)[0].get(_PRIVATE, b"")
 
 
 def _group_2(descriptor: int, name: str, longest: int = _LONGEST_READ) -> tuple[dict[int, bytes], int]:
-    """The first bytes of each element's value, by element number, and where the data set starts.
+    """The first bytes of each element's value, by element number, and the offset of the data set.
 
-    That is where group 0002 ends: (0002,0000) File Meta Information Group Length is missing or wrong in many
-    files. Only the first bytes of a deflated data set may look as if the group went on.
+    The data set starts at the first element of another group: (0002,0000) File Meta Information Group Length
+    is missing or wrong in many files. It counts only before a deflated data set, whose first bytes may look
+    like another element of group 0002.
     """
     values: dict[int, bytes] = {}
-    read = _reader(descriptor)
+    read = _make_reader(descriptor)
     at, stated = PREFIX_LENGTH, -1
     if read(0, PREFIX_LENGTH)[128:] != b"DICM":
         raise Permanent(f"{name} is no DICOM file: no DICM prefix (PS3.10 7.1)")
@@ -139,9 +142,9 @@ def _group_2(descriptor: int, name: str, longest: int = _LONGEST_READ) -> tuple[
     return values, at
 
 
-def _reader(descriptor: int) -> Callable[[int, int], bytes]:
-    """Reads so many bytes from an offset on, or fewer at the end: nearly always out of one system call."""
-    head = os.pread(descriptor, _HEAD, 0)
+def _make_reader(descriptor: int) -> Callable[[int, int], bytes]:
+    """A function of offset and size that reads the file; nearly all calls share one system call."""
+    head = os.pread(descriptor, _HEAD_LENGTH, 0)
 
     def read(at: int, size: int) -> bytes:
         return head[at : at + size] if at + size <= len(head) else os.pread(descriptor, size, at)
@@ -149,9 +152,9 @@ def _reader(descriptor: int) -> Callable[[int, int], bytes]:
     return read
 
 
-def is_bare(head: bytes) -> bool:
+def is_bare_data_set(head: bytes) -> bool:
     """Whether a file that begins with `head` is a data set without preamble and prefix."""
     order = ">" if head[:1] == b"\0" else "<"
-    if len(head) < 8 or struct.unpack_from(order + "HH", head) not in _FIRST:
+    if len(head) < 8 or struct.unpack_from(order + "HH", head) not in _FIRST_TAGS:
         return False
     return head[4:6] in _FIRST_VRS or 0 < int.from_bytes(head[4:8], "little") <= _LONGEST_READ

@@ -1,6 +1,6 @@
-"""The messages that Celery carries, and the names both ends know: requests to look at the spool.
+"""The Celery messages: batches of work on the spool, with the names of their tasks and queues.
 
-They hold ids, UIDs, names of destinations and words for people; never pixels, never patient data.
+They hold ids, UIDs, names of destinations and reasons in words; never pixels, never patient data.
 """
 
 import uuid
@@ -14,11 +14,11 @@ DELIVER = "dicomferry.deliver"
 PROBE = "dicomferry.probe"
 
 TRANSCODE_QUEUE = "transcode"
-DELIVER_QUEUE = "deliver"  # probes travel here too: it is the forwarder's
+DELIVER_QUEUE = "deliver"  # for probes too: the forwarder reads it
 
 
 def new_batch_id() -> str:
-    """A name for a batch, its lease and its Celery message."""
+    """A new id, which names a batch, its lease and its Celery message."""
     return uuid.uuid4().hex
 
 
@@ -27,10 +27,10 @@ class TranscodeBatch:
     """Make one rendition of each instance."""
 
     id: str
-    boot: str  # under which the renditions are to stand
+    boot: str  # boot id, under which the renditions are written
     spec: RenditionSpec
     instances: tuple[str, ...]
-    alone: bool = False  # its batch died before: count the attempt on the spool first
+    alone: bool = False  # an earlier batch of it died: count the attempt on the spool first
     verify: str = "always"  # or "sampled", "never": whether an encoded rendition is decoded back and compared
 
     def to_message(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class TranscodeBatch:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """One object to send: an instance as received (`key` is None) or a rendition of it, and why this one."""
+    """One object to send: an instance as received (`key` is None) or a rendition, and why that was chosen."""
 
     instance: str
     key: str | None
@@ -64,15 +64,15 @@ class Parcel:
 class DeliverBatch:
     """Send objects to one destination in one association.
 
-    One that follows another is published while that one still runs, so that the wire need not wait for it:
-    it begins when the other's lease is gone.
+    A batch with `after` is published while the batch before it still runs, so that the connection does not
+    idle; it begins when the lease of that batch is gone.
     """
 
     id: str
     boot: str
     destination: str
     parcels: tuple[Parcel, ...]
-    more: bool = False  # the lane has more: keep the association a moment
+    more: bool = False  # the lane has more: keep the association open for a moment
     after: str | None = None  # the batch that it follows
 
     def to_message(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class DeliverBatch:
             message["destination"],
             parcels,
             message["more"],
-            message.get("after"),  # a batch of an earlier version follows none
+            message.get("after"),  # earlier versions do not send it
         )
 
 

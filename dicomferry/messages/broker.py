@@ -1,6 +1,6 @@
-"""The Celery application and the Redis client that every part makes from the settings.
+"""Makes the Celery application and the Redis client of every part from the settings.
 
-The settings of Celery are those that lose least: see docs/architecture.md, "What Celery is trusted with".
+Celery is configured to lose as little as possible: see docs/architecture.md, "What Celery is trusted with".
 """
 
 import re
@@ -20,7 +20,7 @@ def broker_url(settings: Settings) -> str:
     """The broker's address.
 
     Raises:
-        Misconfigured: none is set, and this is no `up`, which brings its own.
+        Misconfigured: none is set; only `up` starts its own.
     """
     if settings.broker is None:
         raise Misconfigured(
@@ -31,16 +31,15 @@ def broker_url(settings: Settings) -> str:
 
 
 class _Connection(Connection):
-    """kombu's, except that a worker that is asked for its broker, as Flower asks, tells no password.
+    """kombu's connection without a password in `info`, which a worker returns when Flower asks for it.
 
-    Celery leaves the password out of the answer, but that of a unix socket stands in what kombu takes for
-    the host's name.
+    Celery itself removes the password, except that of a unix socket, which kombu holds in the host name.
     """
 
     def info(self) -> dict[str, Any]:
-        told: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        told["hostname"] = without_password(told["hostname"] or "")
-        return told
+        info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
+        info["hostname"] = without_password(info["hostname"] or "")
+        return info
 
 
 class _AMQP(AMQP):  # type: ignore[misc]
@@ -56,7 +55,7 @@ def celery_app(settings: Settings) -> Celery:
     app = _Celery("dicomferry", broker=broker_url(settings), set_as_current=False)
     app.conf.update(
         task_acks_late=True,
-        task_reject_on_worker_lost=False,  # it has no counter; the lease says what was lost
+        task_reject_on_worker_lost=False,  # it would retry for ever; the lease shows what was lost
         task_ignore_result=True,
         task_send_sent_event=True,
         worker_send_task_events=True,
@@ -83,14 +82,14 @@ def celery_app(settings: Settings) -> Celery:
 
 
 def redis_client(settings: Settings) -> Redis:
-    """A client with short timeouts: an absent Redis must cost its caller little."""
+    """A client with short timeouts, so that an absent Redis costs its caller little time."""
     return client_for(broker_url(settings))
 
 
 def client_for(url: str) -> Redis:
-    """A client for a broker's address in Celery's spelling.
+    """A client for a broker's address in Celery's form.
 
-    redis-py spells a unix socket ``unix://:password@/path?db=0``, Celery
+    redis-py writes a unix socket as ``unix://:password@/path?db=0``, Celery
     ``redis+socket://:password@/path?virtual_host=0``.
     """
     url = re.sub(r"^redis\+socket://", "unix://", url).replace("virtual_host=", "db=")
@@ -99,5 +98,5 @@ def client_for(url: str) -> Redis:
 
 
 def without_password(url: str) -> str:
-    """The address as it may be shown."""
+    """The address, safe to show."""
     return unquote(re.sub(r"://[^@/]*@", "://***@", url))

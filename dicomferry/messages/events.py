@@ -1,7 +1,7 @@
-"""What the stages tell the dispatcher, through a Redis list.
+"""Events that the stages send to the dispatcher, through a Redis list.
 
-An event is a hint, not the truth: whoever sends one has put the fact on the spool before, so that a lost
-event makes things late, never wrong. Sending therefore never raises.
+An event is a hint, not the truth: its sender has written the fact to the spool before, so a lost event makes
+things late, never wrong. Sending therefore never raises.
 """
 
 import json
@@ -18,21 +18,21 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 0.02  # seconds: what happens within is told in one go, since each command wakes somebody
+SEND_INTERVAL = 0.02  # seconds; events of this time share one command, since each command wakes a process
 EVENTS_KEY = "dicomferry:events"
-CANARY_KEY = "dicomferry:canary"  # gone when Redis has forgotten
+CANARY_KEY = "dicomferry:canary"  # gone when Redis has lost its data
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Ingest: the instance stands on the spool."""
+    """Ingest: the instance is on the spool."""
 
     instance: str
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Worker or forwarder: the batch holds its lease."""
+    """Worker or forwarder: the batch runs and has locked its lease."""
 
     batch: str
 
@@ -46,10 +46,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Worker: the rendition stands on the spool. `notes` says, in words, what was changed besides pixels.
+    """Worker: the rendition is on the spool. `notes` says, in words, what was changed besides pixels.
 
-    `digest` is that of the pixels that went in, `verified` how what came out was compared with them; both are
-    empty where nothing was looked at.
+    `digest` is that of the source's pixels, `verified` says how the rendition's were compared with them; both
+    are empty where no pixels were decoded.
     """
 
     batch: str
@@ -61,14 +61,14 @@ class Rendered:
 
     @property
     def words(self) -> str:
-        """All of it, for people."""
+        """Notes, verification and digest, for people."""
         pixels = f"pixels {self.digest}" if self.digest else ""
         return "; ".join(part for part in (self.notes, self.verified, pixels) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Unsuitable:
-    """Worker: this instance cannot be held in that rendition; another one may do."""
+    """Worker: the instance does not fit that rendition; another one may work."""
 
     batch: str
     instance: str
@@ -88,7 +88,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Forwarder: the destination has the object, and the marker stands."""
+    """Forwarder: the destination has the object, and the marker is written."""
 
     batch: str
     destination: str
@@ -99,9 +99,9 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Forwarder: the destination will not have this object as it was sent.
+    """Forwarder: the destination refused this object as it was sent.
 
-    `final` (A9xx, Cxxx, 0122, no presentation context): never in this form; else (0110) it may yet.
+    `final` (A9xx, Cxxx, 0122, no presentation context): never in this form; else (0110) perhaps later.
     `attempts` counts the refusals on the spool, this one included.
     """
 
@@ -117,10 +117,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """Forwarder: the destination does not answer, rejects us, or is out of resources; no object's fault.
+    """Forwarder: the destination does not answer, rejects us, or is out of resources; not an object's fault.
 
-    `instance` is the object that was on its way when it happened, if any: perhaps its fault after all, and
-    more so where the peer itself `broke_off`, by an abort or by closing the connection.
+    `instance` is the object that was being sent, if any. It may be the cause after all, more so where the
+    peer `broke_off`, by an abort or by closing the connection.
     """
 
     batch: str
@@ -132,9 +132,9 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Forwarder: the peer answered a negotiation: transfer syntaxes by SOP class, empty where it takes none.
+    """Forwarder: the peer answered a negotiation: transfer syntaxes by SOP class, empty where none is.
 
-    `probe` says that it was a probe's whole success (association, and C-ECHO where the peer accepts it).
+    `probe`: a probe succeeded with this (the association, and C-ECHO where the peer accepts it).
     """
 
     batch: str
@@ -156,11 +156,11 @@ Event = (
     | Learned
 )
 _BY_NAME: dict[str, type[Any]] = {kind.__name__: kind for kind in Event.__args__}
-_FIELDS = {kind: tuple(known.name for known in fields(kind)) for kind in Event.__args__}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in Event.__args__}
 
 
 def dump(event: Event) -> str:
-    """An event as it travels."""
+    """An event as JSON, as it is sent."""
     kind = type(event)
     # Not asdict, which copies deeply.
     values = {name: getattr(event, name) for name in _FIELDS[kind]}
@@ -178,30 +178,30 @@ def parse(text: str | bytes) -> Event | None:
 
 
 class EventSender:
-    """Sends events from any thread without ever waiting for Redis or failing."""
+    """Sends events from any thread; never waits for Redis and never raises."""
 
     def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
         self._redis, self._limit = redis, limit
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._hurry = threading.Event()  # something waits that is not to wait for more
+        self._send_now = threading.Event()  # set where a queued event is urgent
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def send(self, *events: Event) -> None:
-        """Hand over events; they leave in order, those of a short while in one command."""
+        """Queue events; they are sent in order, those of a short time in one command."""
         self._start()
         for event in events:
             if self._waiting.qsize() >= self._limit:
-                return  # The dispatcher finds the facts on the spool.
+                return  # the dispatcher will find the facts on the spool
             self._waiting.put(event)
-            if isinstance(event, Finished):  # upon it a lane is given more to do
-                self._hurry.set()
+            if isinstance(event, Finished):  # the dispatcher gives the lane more work upon it
+                self._send_now.set()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Send what waits, then stop."""
+        """Send the queued events, then stop."""
         if self._thread is not None:
             self._waiting.put(None)
-            self._hurry.set()
+            self._send_now.set()
             self._thread.join(timeout)
 
     def _start(self) -> None:
@@ -220,15 +220,15 @@ class EventSender:
             ended = None in batch
             push(self._redis, (event for event in batch if event is not None))
             if not ended:
-                self._hurry.wait(TOGETHER)
-                self._hurry.clear()
+                self._send_now.wait(SEND_INTERVAL)
+                self._send_now.clear()
 
 
-class Bundle:
-    """Events of one who does one thing after the other: those of a short while leave in one command.
+class EventBuffer:
+    """Collects the events of one thread and sends those of a short time in one command.
 
-    `wait` is how long the oldest may wait for the next, in seconds. There is no thread: who adds no more, or
-    not soon, sends.
+    `wait` is how long the oldest may wait for the next, in seconds. There is no thread: the owner calls
+    `send` where it will add no more soon.
     """
 
     def __init__(self, redis: Redis, *, wait: float = 0.2) -> None:
@@ -237,7 +237,7 @@ class Bundle:
         self._since = 0.0
 
     def add(self, event: Event) -> None:
-        """One more event."""
+        """Add an event, and send all if the oldest has waited long enough."""
         if not self._events:
             self._since = time.monotonic()
         self._events.append(event)
@@ -245,13 +245,13 @@ class Bundle:
             self.send()
 
     def send(self) -> None:
-        """Send what waits."""
+        """Send the collected events."""
         events, self._events = self._events, []
         push(self._redis, events)
 
 
 def push(redis: Redis, events: Iterable[Event]) -> None:
-    """Send events now; an absent Redis is logged and forgotten."""
+    """Send events now; without Redis they are lost, which is logged."""
     texts = [dump(event) for event in events]
     if not texts:
         return

@@ -1,7 +1,7 @@
-"""The digest of a content, of a data set as received or of an image's pixels: 128 bits of BLAKE3.
+"""The digest of a data set as received, or of an image's pixels: 128 bits of BLAKE3.
 
-A hash that nobody finds collisions of, since an object that is pending already is told by it; and of those
-the fastest, since everything that comes is read for it once more.
+It must resist collisions, since it identifies an object that is pending already. BLAKE3 is the fastest such
+hash, and every object that arrives is hashed.
 """
 
 from blake3 import blake3
@@ -10,7 +10,7 @@ _BYTES = 16
 
 
 class Digest:
-    """Of all that it is told of, in order; `str()` is what is stored and shown, in hexadecimal digits."""
+    """The digest of all parts given to `update`, in order; `str()` is its hexadecimal form, as stored."""
 
     __slots__ = ("_state",)
 
@@ -18,7 +18,7 @@ class Digest:
         self._state = blake3()
 
     def update(self, part: bytes | memoryview) -> None:
-        """Take in what follows."""
+        """Add the next part."""
         self._state.update(part)
 
     def __str__(self) -> str:
@@ -26,7 +26,7 @@ class Digest:
 
 
 def digest_of(content: bytes | memoryview) -> str:
-    """The digest of a whole content."""
+    """The digest of `content`."""
     digest = Digest()
     digest.update(content)
     return str(digest)

@@ -1,4 +1,4 @@
-"""Durable writes, the one home of fsync.
+"""Durable writes: all calls of fsync are here.
 
 Relies on POSIX: rename(2) replaces atomically within a file system, a file's content is on disk after
 fsync(2) of the file, and its name after fsync(2) of its folder.
@@ -16,16 +16,16 @@ from pathlib import Path
 
 from dicomferry.crashpoints import reach
 
-_FEW = 64  # files
-# Linux alone has it (sync_file_range(2)): elsewhere the fsync does all of the work.
+_MIN_FREE_INODES = 64
+# Only Linux has sync_file_range(2): elsewhere fsync does all of the work.
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_WRITE = 2
-# Of ioctl_iflags(2), with the size of a long in them.
-_GET_FLAGS = 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
-_SET_FLAGS = 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
-_TOP_OF_HIERARCHY = 0x00020000
+_SYNC_FILE_RANGE_WRITE = 2
+# Of ioctl_iflags(2); the size of a long is part of the request number.
+_FS_IOC_GETFLAGS = 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
+_FS_IOC_SETFLAGS = 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
+_FS_TOPDIR_FL = 0x00020000
 
 
 def sync_file(path: Path) -> None:
@@ -42,13 +42,13 @@ sync_folder = sync_file
 
 
 def begin_sync(descriptor: int) -> None:
-    """Begin to write to disk what a later fsync waits for; promises nothing, and waits for nothing."""
+    """Start writing a file to disk, so that a later fsync has less to wait for; does not wait itself."""
     if _sync_file_range is not None:
-        _sync_file_range(descriptor, 0, 0, _WRITE)
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and put its content on disk; its name is not yet safe."""
+    """Write a new file and put its content on disk; its name is not safe yet."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         while content:
@@ -60,8 +60,8 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path`, durably and all at once: a reader sees the old file or the new one."""
-    temporary = unpublished(path)
-    # Left by one that was killed here, and had our numbers: in a container they come round soon.
+    temporary = temporary_path(path)
+    # A killed process left it that had our process and thread id: in a container these come again soon.
     temporary.unlink(missing_ok=True)
     try:
         write_synced(temporary, content)
@@ -75,7 +75,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, as a rule one with a few files, as far as that can be done."""
+    """Remove a folder and its content as far as possible; fast where it has a few files and no folder."""
     with suppress(OSError):
         for name in os.listdir(folder):
             os.unlink(f"{folder}/{name}")  # noqa: PTH108  a path costs more than the call
@@ -84,11 +84,11 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def spread(folder: Path) -> None:
-    """Have new folders in `folder` stand far from each other on the disk (chattr +T), where that is known.
+def spread_subfolders(folder: Path) -> None:
+    """Make ext4 without a journal place new folders in `folder` far from each other on the disk (chattr +T).
 
-    For folders that come and go by the hundred a second on ext4 without a journal: there each new file costs
-    a look at every inode of its neighbourhood that was deleted in the last minutes, which takes milliseconds.
+    For folders of which hundreds a second are made and removed: such an ext4 checks, for each new file, every
+    inode nearby that was deleted in the last minutes, which takes milliseconds.
     """
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -96,9 +96,9 @@ def spread(folder: Path) -> None:
             if _has_journal(descriptor):
                 return
             flags = array("l", [0])
-            fcntl.ioctl(descriptor, _GET_FLAGS, flags)
-            flags[0] |= _TOP_OF_HIERARCHY
-            fcntl.ioctl(descriptor, _SET_FLAGS, flags)
+            fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+            flags[0] |= _FS_TOPDIR_FL
+            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, flags)
         finally:
             os.close(descriptor)
 
@@ -110,17 +110,19 @@ def _has_journal(descriptor: int) -> bool:
 
 
 def has_room(folder: Path, size: int) -> bool:
-    """Whether a few small files, `size` bytes in all, can still be written on the file system of `folder`."""
+    """Whether the file system of `folder` has room for a few small files, `size` bytes in all."""
     found = os.statvfs(folder)
-    # Some file systems count no files: they say that there are none at all.
-    return found.f_bavail * found.f_frsize >= size and (found.f_favail >= _FEW or not found.f_files)
+    # Some file systems do not count inodes and report 0 in all.
+    return found.f_bavail * found.f_frsize >= size and (
+        found.f_favail >= _MIN_FREE_INODES or not found.f_files
+    )
 
 
-def unpublished(path: Path) -> Path:
-    """A name beside `path` that no other thread or process writes, to be renamed onto `path`."""
+def temporary_path(path: Path) -> Path:
+    """A path beside `path` that no other thread or process uses; write there, then rename to `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
-def left_unpublished(path: Path) -> list[Path]:
-    """What writers of `path` that were killed left beside it."""
+def leftover_temporaries(path: Path) -> list[Path]:
+    """Temporary files of `path` that killed writers left."""
     return list(path.parent.glob(f".{escape(path.name)}.*.tmp"))

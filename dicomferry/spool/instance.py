@@ -1,4 +1,4 @@
-"""What the spool holds, as values: an instance, its state, and what a worker is asked to make of it."""
+"""The values that the spool stores: an instance, its state, and the specification of a rendition."""
 
 import hashlib
 import json
@@ -25,24 +25,24 @@ class Instance:
     received_at: float  # seconds since the epoch
     size: int  # bytes of the data set
     digest: str  # of the data set's bytes, see `digests`
-    route: str  # in words: which rule took it
+    route: str  # in words: which rule matched
     destinations: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RenditionSpec:
-    """What a worker is asked to make of an instance; equal specs give equal bytes."""
+    """How a worker encodes an instance; equal specs give equal bytes."""
 
     transfer_syntax_uid: str
     colour: str = "rgb"  # "rgb" or "as-encoded": what YCbCr becomes in native pixel data
-    # Of lossy targets alone; None everywhere else, so that equal renditions have equal specs.
+    # For lossy syntaxes only, else None, so that equal renditions have equal specs.
     quality: int | None = None  # JPEG and JPEG XL: 1 (worst) to 100
-    ratio: float | None = None  # JPEG 2000 and HTJ2K: compressed to one part in so many
-    near: int | None = None  # JPEG-LS: how far a sample may be off
+    ratio: float | None = None  # JPEG 2000 and HTJ2K: native size to compressed size
+    near: int | None = None  # JPEG-LS: largest error of a sample
 
     @property
     def key(self) -> str:
-        """Names the rendition in its instance's folder: the UID and a hash of the encoder's settings."""
+        """The rendition's file name, without suffix: the UID and a hash of the encoder's settings."""
         return _key(self)
 
 
@@ -54,14 +54,14 @@ def _key(spec: RenditionSpec) -> str:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the spool says of one instance at one moment."""
+    """What the spool says of one instance at one time."""
 
     instance: Instance
     delivered: frozenset[str]  # names of destinations
-    dead: frozenset[str]  # names of destinations, those delivered left out
+    dead: frozenset[str]  # names of destinations without those delivered
     attempts: dict[str, int] = field(default_factory=dict)  # by what was attempted
-    redirected: tuple[str, ...] | None = None  # destinations that an operator has given it instead
-    delivered_at: float = 0.0  # of the last delivery, where no other is left; seconds since the epoch
+    redirected: tuple[str, ...] | None = None  # destinations that an operator chose instead
+    delivered_at: float = 0.0  # of the last delivery, if all are done; seconds since the epoch
     renewed_at: float = 0.0  # when an operator last asked for its delivery
 
     @property
@@ -71,20 +71,20 @@ class State:
 
     @property
     def asked_at(self) -> float:
-        """Since when it is to be delivered, seconds since the epoch."""
+        """When delivery was last asked for, by its sender or an operator; seconds since the epoch."""
         return max(self.instance.received_at, self.renewed_at)
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Names of the destinations that still wait for it."""
+        """Names of the destinations to which it is still to be delivered."""
         return tuple(n for n in self.destinations if n not in self.delivered and n not in self.dead)
 
 
 def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
-    """The id of an instance: the same object for the same destinations has the same one.
+    """The id of an instance: the same object for the same destinations has the same id.
 
-    `again` makes another id for an object that is sent anew after it was delivered somewhere. All that comes
-    with one SOP Instance UID begins alike, so that `Spool.namesakes` finds it.
+    `again` gives another id to an object that arrives again after it was delivered somewhere. All ids of one
+    SOP Instance UID have the same prefix, so that `Spool.namesakes` finds them.
     """
     uid = hashlib.blake2b(sop_instance_uid.encode(), digest_size=UID_BYTES).hexdigest()
     content = "\0".join((sop_instance_uid, digest, *destinations, again))

@@ -1,7 +1,7 @@
 """Leases: files whose lock says that a batch is running, however long it takes.
 
-Whoever is killed loses the lock and leaves the file; whoever ends a batch removes it. So nobody guesses
-deadlines, and nobody runs a batch that was taken back.
+A process that is killed loses the lock and leaves the file; one that finishes its batch removes the file. So
+no deadline has to be guessed, and no process runs a batch whose lease was revoked.
 """
 
 import fcntl
@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_GLANCES = 5  # the dispatcher locks a lease for an instant when it looks whether somebody else does
-_TO = "to "  # what no instance begins with
+_LOCK_TRIES = 5  # the dispatcher locks a lease for an instant to see whether another process holds it
+_DESTINATION = "to "  # prefix of the line that names the destination; no instance id begins so
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a batch is about."""
+class LeaseContent:
+    """The instances of a batch and its destination."""
 
     instances: tuple[str, ...] = ()
-    destination: str | None = None  # to which it sends them
+    destination: str | None = None  # None: the batch sends nothing
 
 
 class Leases:
@@ -30,35 +30,35 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def make(self, batch: str, claim: Claim = Claim()) -> None:
-        """Make the lease of a batch, before it is published; it says what the batch is about."""
-        to = () if claim.destination is None else (_TO + claim.destination,)
+    def create(self, batch: str, content: LeaseContent = LeaseContent()) -> None:
+        """Create the lease of a batch, before the batch is published."""
+        to = () if content.destination is None else (_DESTINATION + content.destination,)
         with (self.folder / batch).open("x") as file:
-            file.write("\n".join(to + claim.instances))
+            file.write("\n".join(to + content.instances))
 
-    def claim(self, batch: str) -> Claim:
-        """What a batch is about; nothing where its lease is gone."""
+    def read(self, batch: str) -> LeaseContent:
+        """The content of a lease; empty where the lease is gone."""
         try:
             lines = (self.folder / batch).read_text().splitlines()
         except FileNotFoundError:
-            return Claim()
-        if lines and lines[0].startswith(_TO):
-            return Claim(tuple(lines[1:]), lines[0].removeprefix(_TO))
-        return Claim(tuple(lines))
+            return LeaseContent()
+        if lines and lines[0].startswith(_DESTINATION):
+            return LeaseContent(tuple(lines[1:]), lines[0].removeprefix(_DESTINATION))
+        return LeaseContent(tuple(lines))
 
     @contextmanager
-    def hold(self, batch: str) -> Iterator[bool]:
+    def acquire(self, batch: str) -> Iterator[bool]:
         """Hold the lease of a batch while it runs; yields False where the batch must be dropped.
 
-        On a clean end the lease is removed, which says "finished"; a killed process leaves it unlocked.
+        A clean end removes the lease, which means "finished"; a killed process leaves it unlocked.
         """
         path = self.folder / batch
-        descriptor = _lock_linked(path)
-        for _ in range(_GLANCES):
+        descriptor = _try_lock(path)
+        for _ in range(_LOCK_TRIES):
             if descriptor is not None or not path.exists():
                 break
             time.sleep(0.01)
-            descriptor = _lock_linked(path)
+            descriptor = _try_lock(path)
         if descriptor is None:
             yield False
             return
@@ -69,7 +69,7 @@ class Leases:
             os.close(descriptor)
 
     def state(self, batch: str) -> str:
-        """Tell who has a batch: "running" (locked), "idle" (nobody) or "gone" (finished or taken back)."""
+        """The state of a batch: "running" (locked), "idle" (not locked) or "gone" (finished or revoked)."""
         try:
             descriptor = os.open(self.folder / batch, os.O_RDWR)
         except FileNotFoundError:
@@ -83,14 +83,14 @@ class Leases:
         finally:
             os.close(descriptor)
 
-    def stands(self, batch: str) -> bool:
-        """Whether a batch has neither ended nor been taken back."""
+    def exists(self, batch: str) -> bool:
+        """Whether a batch has neither finished nor been revoked."""
         return (self.folder / batch).exists()
 
-    def take_back(self, batch: str) -> bool:
-        """Cancel a batch that nobody runs; False where somebody does after all."""
+    def revoke(self, batch: str) -> bool:
+        """Remove the lease of a batch that no process runs; False where one runs it after all."""
         path = self.folder / batch
-        descriptor = _lock_linked(path)
+        descriptor = _try_lock(path)
         if descriptor is None:
             return not path.exists()
         path.unlink(missing_ok=True)
@@ -102,8 +102,8 @@ class Leases:
         return os.listdir(self.folder)
 
 
-def _lock_linked(path: Path) -> int | None:
-    """Lock a lease without making it; None where it is gone, held, or unlinked while we waited for it."""
+def _try_lock(path: Path) -> int | None:
+    """Lock a lease that exists; None where it is gone, locked, or was unlinked while we opened it."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:

@@ -1,7 +1,6 @@
-"""What operators order: files on the spool, which the dispatcher carries out, whether it runs now or later.
+"""Orders of operators: files on the spool, which the dispatcher carries out, now or when it next runs.
 
-Orders name what they are about one by one, as it was shown to the operator who said yes; nothing that came
-in between is touched.
+An order lists each delivery that the operator saw and confirmed; what arrived in between is not affected.
 """
 
 import getpass
@@ -16,17 +15,17 @@ from pathlib import Path
 from dicomferry.spool import durable
 
 SCHEMA = 1
-_TOGETHER = 50  # items of one file: the dispatcher carries out a file at a time, and has other work
+_ITEMS_PER_FILE = 50  # the dispatcher does other work between two files
 
 
 class Act(StrEnum):
-    """What can be ordered."""
+    """The kinds of orders."""
 
     RETRY = "retry"  # dead deliveries become pending again, with all their attempts
     DISCARD = "discard"  # dead deliveries are given up for good
-    RESEND = "resend"  # deliveries that are done are done once more
-    REROUTE = "reroute"  # what is pending goes to the destinations that are named, and to no others
-    NOTE = "note"  # something that was done already is to stand in the history
+    RESEND = "resend"  # delivered instances are delivered once more
+    REROUTE = "reroute"  # pending deliveries go to the named destinations instead
+    NOTE = "note"  # only write to the history what was done already
 
 
 def _user() -> str:
@@ -38,7 +37,7 @@ def _user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance, and the destinations that the act is about; `sop_instance_uid` is for the history."""
+    """One instance, and the destinations that the order concerns; `sop_instance_uid` is for the history."""
 
     instance: str
     sop_instance_uid: str
@@ -57,25 +56,25 @@ class Order:
 
 
 def give(folder: Path, order: Order) -> list[Path]:
-    """Put an order, durably, among those that the dispatcher carries out; its files go as they are done."""
+    """Write an order durably, for the dispatcher; returns its files, each removed once it is carried out."""
     folder.mkdir(exist_ok=True)
     paths = []
-    for start in range(0, len(order.items), _TOGETHER):
-        part = replace(order, items=order.items[start : start + _TOGETHER])
-        # By time first, so that a sorted list is in the order of giving.
+    for start in range(0, len(order.items), _ITEMS_PER_FILE):
+        part = replace(order, items=order.items[start : start + _ITEMS_PER_FILE])
+        # The time comes first, so that sorted names are in order of time.
         path = folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
         durable.replace(path, json.dumps({"schema": SCHEMA} | asdict(part)).encode())
         paths.append(path)
     return paths
 
 
-def given(folder: Path) -> list[Path]:
-    """The orders that are not carried out yet, oldest first."""
+def outstanding(folder: Path) -> list[Path]:
+    """The files of orders that are not carried out yet, oldest first."""
     return sorted(folder.glob("[0-9]*.json"))
 
 
-def set_aside(path: Path) -> Path:
-    """Where an order goes that the dispatcher does not understand."""
+def refused_path(path: Path) -> Path:
+    """Where the dispatcher moves an order that it does not understand."""
     return path.with_suffix(".refused")
 
 
@@ -83,7 +82,7 @@ def read(path: Path) -> Order:
     """The order in that file.
 
     Raises:
-        ValueError, KeyError, TypeError: it is none, or another version of dicomferry gave it.
+        ValueError, KeyError, TypeError: it is no order, or another version of dicomferry wrote it.
         OSError: it cannot be read.
     """
     content = dict(json.loads(path.read_bytes()))

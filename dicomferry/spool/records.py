@@ -1,8 +1,8 @@
-"""The record of a rendition: what was seen of its pixels while it was made.
+"""The record of a rendition: what its worker noted of the pixels.
 
-It stands in the rendition's own File Meta Information, as Private Information (PS3.10 7.1), which never
-travels: so it appears with the rendition, and costs no file of its own. Room is left for it before the pixels
-are known.
+It is the Private Information in the rendition's File Meta Information (PS3.10 7.1), which is never sent. So
+it appears together with the rendition and needs no file of its own. The worker reserves `ROOM` for it before
+it knows the pixels.
 """
 
 import json
@@ -13,12 +13,12 @@ from dicomferry.dicom import part10
 from dicomferry.errors import Permanent
 
 ROOM = bytes(1024)
-_NOTES = "notes"  # what is cut where a record is too long
+_NOTES = "notes"  # the field that is cut where a record is too long
 _CUT = " ..."
 
 
 def fill(file: IO[bytes], data_set: int, record: dict[str, Any]) -> None:
-    """Put a record into the `ROOM` that stands before the data set, which begins at that offset."""
+    """Write a record into the `ROOM` before the data set; `data_set` is the data set's offset in bytes."""
     encoded = _encoded(record)
     if (over := len(encoded) - len(ROOM)) > 0:
         notes = str(record.get(_NOTES, ""))

@@ -1,8 +1,8 @@
-"""The spool: where the truth is. Folders and files as docs/architecture.md names them.
+"""The spool: the source of truth. docs/architecture.md names its folders and files.
 
-Whoever writes here relies on `durable`: an instance exists from the rename of its folder on, and every
-marker appears whole or not at all. Nothing from the network becomes a path part: ids are hashes, names of
-destinations are checked by the settings, transfer syntaxes stand in the table.
+Relies on `durable`: an instance exists as soon as its folder is renamed, and a marker appears whole or not at
+all. Nothing from the network becomes a path part: ids are hashes, the settings check names of destinations,
+transfer syntaxes come from the table.
 """
 
 import json
@@ -23,17 +23,17 @@ from dicomferry.spool.instance import UID_BYTES, Instance, State
 from dicomferry.spool.leases import Leases
 
 SCHEMA = 1
-TRANSCODING = "_transcode"  # what a worker's attempts are counted as: no destination can have that name
+TRANSCODING = "_transcode"  # key of a worker's attempts; no destination can have this name
 _REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
-RECEIVER_BYTES = 8  # of the name of a process that receives, in hexadecimal digits
-_MOST_READ = 1 << 14  # bytes at once of a record; the longest that we write have a few hundred
-_FIELDS = tuple(known.name for known in fields(Instance))
+RECEIVER_BYTES = 8  # in the name of a receiving process, written as hexadecimal digits
+_SMALL = 1 << 14  # bytes; more than any record that we write
+_FIELDS = tuple(field.name for field in fields(Instance))
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
 @cache
 def boot_id() -> str:
-    """Names this boot of the machine: what was written unsynced under another one may be damaged."""
+    """The id of this boot of the machine; unsynced files of an earlier boot may be damaged."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -41,7 +41,7 @@ def boot_id() -> str:
 
 
 class Spool:
-    """The folders of one spool, and every read and write of them."""
+    """The folders of one spool, and all reading and writing in them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,10 +58,10 @@ class Spool:
         self._status = root / "status.json"
 
     def prepare(self) -> None:
-        """Make what is missing: every part calls this before it starts.
+        """Create the folders that are missing; every part calls this before it starts.
 
         Raises:
-            Misconfigured: the spool cannot be made, or another version of dicomferry wrote it.
+            Misconfigured: the spool cannot be created, or another version of dicomferry wrote it.
         """
         try:
             for folder in (
@@ -71,8 +71,8 @@ class Spool:
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
             (self.renditions / boot_id()).mkdir(exist_ok=True)
-            durable.spread(self.renditions / boot_id())
-            durable.spread(self.incoming)
+            durable.spread_subfolders(self.renditions / boot_id())
+            durable.spread_subfolders(self.incoming)
             version = self.root / "schema.json"
             if not version.exists():
                 durable.replace(version, json.dumps({"schema": SCHEMA}).encode())
@@ -97,13 +97,13 @@ class Spool:
         return Path(f"{self.instances}/{instance[:2]}/{instance}/received.dcm")
 
     def commit(self, staging: Path, instance: Instance) -> bool:
-        """Make the instance exist: `staging` holds received.dcm, whose content this puts on disk.
+        """Sync `staging`, which holds received.dcm, and make it the instance's folder.
 
-        When it returns, success may be answered. False: the same instance exists already and is still
-        pending, so that nothing is left to do; `staging` is gone then too.
+        When it returns, the caller may answer success. False: the same instance exists already and is still
+        pending, so nothing is left to do; `staging` is removed then too.
 
         Raises:
-            OSError: it is not safe; `staging` may remain and is swept later.
+            OSError: the instance is not safe; `staging` may remain, and is removed later.
         """
         reach("reception.written")
         durable.sync_file(staging / "received.dcm")
@@ -119,7 +119,7 @@ class Spool:
             if not (final / "instance.json").exists():
                 raise
             durable.remove(staging)
-            # Whoever renamed it may not have synced the shard yet, and we are about to answer success too.
+            # The process that renamed it may not have synced the shard yet, and we will answer success too.
             durable.sync_folder(final.parent)
             return False
         reach("reception.renamed")
@@ -132,14 +132,14 @@ class Spool:
         return os.listdir(self.instances / shard)
 
     def namesakes(self, instance: str) -> list[str]:
-        """Ids of all instances with the SOP Instance UID of that id, itself among them."""
+        """Ids of all instances with the same SOP Instance UID as `instance`, including `instance`."""
         prefix = instance[: 2 * UID_BYTES]
         return [other for other in self.ids(instance[:2]) if other.startswith(prefix)]
 
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
         try:
-            content: dict[str, Any] = json.loads(_content(self.folder(instance) / "instance.json"))
+            content: dict[str, Any] = json.loads(_read_small(self.folder(instance) / "instance.json"))
         except FileNotFoundError:
             return None
         if content.pop("schema") != SCHEMA:
@@ -149,14 +149,14 @@ class Spool:
 
     def state(self, instance: str) -> State | None:
         """The instance and its markers, or None where it is not (or no longer) there."""
-        state = self._marked(instance)
+        state = self._read_state(instance)
         if state and state.delivered and not (state.dead or state.pending):
             times = [(self.marker(instance, "delivered", n) or {}).get("at", 0.0) for n in state.delivered]
             state = replace(state, delivered_at=max(times))
         return state
 
-    def _marked(self, instance: str) -> State | None:
-        """What `state` says, but for the content of delivered markers."""
+    def _read_state(self, instance: str) -> State | None:
+        """The state without `delivered_at`, for which each delivered marker has to be read."""
         found = self.read(instance)
         if found is None:
             return None
@@ -166,17 +166,17 @@ class Spool:
             return None
         redirected, redirected_at = self._redirected(instance) if _REDIRECTED in names else (None, 0.0)
         renewed_at = self._renewed(instance) if _RENEWED in names else 0.0
-        delivered = frozenset(_middle(name, "delivered-", ".json") for name in names) - {""}
-        dead = frozenset(_middle(name, "dead-", ".json") for name in names) - {""} - delivered
+        delivered = frozenset(_between(name, "delivered-", ".json") for name in names) - {""}
+        dead = frozenset(_between(name, "dead-", ".json") for name in names) - {""} - delivered
         if redirected is not None:
             dead &= frozenset(redirected)
         attempts = {
-            what: self.attempts(instance, what) for name in names if (what := _middle(name, "attempts-", ""))
+            what: self.attempts(instance, what) for name in names if (what := _between(name, "attempts-", ""))
         }
         return State(found, delivered, dead, attempts, redirected, renewed_at=max(redirected_at, renewed_at))
 
     def redirect(self, instance: str, destinations: tuple[str, ...], why: str) -> None:
-        """Give an instance other destinations, durably, in place of those that it was received for."""
+        """Durably replace the destinations of an instance."""
         record = {"schema": SCHEMA, "destinations": destinations, "why": why, "at": time.time()}
         durable.replace(self.folder(instance) / _REDIRECTED, json.dumps(record).encode())
 
@@ -188,7 +188,7 @@ class Spool:
         return tuple(record["destinations"]), record["at"]
 
     def renew(self, instance: str) -> None:
-        """Note, durably, that an operator wants it delivered: its age counts from now on."""
+        """Record durably that an operator asked for its delivery; its age counts from now."""
         durable.replace(self.folder(instance) / _RENEWED, json.dumps({"at": time.time()}).encode())
 
     def _renewed(self, instance: str) -> float:
@@ -199,36 +199,36 @@ class Spool:
         return at
 
     def mark_delivered(self, instance: str, destination: str, record: dict[str, Any]) -> None:
-        """Note, durably, that `destination` has the instance. It wins over a dead marker."""
+        """Record durably that `destination` has the instance; this overrides a dead marker."""
         durable.replace(self.folder(instance) / f"delivered-{destination}.json", json.dumps(record).encode())
 
     def mark_dead(self, instance: str, destination: str, record: dict[str, Any]) -> None:
-        """Park a delivery, durably, with its reason."""
+        """Record durably that a delivery is dead, with its reason."""
         durable.replace(self.folder(instance) / f"dead-{destination}.json", json.dumps(record).encode())
 
     def marker(self, instance: str, kind: str, destination: str) -> dict[str, Any] | None:
-        """What a marker (`kind` "delivered" or "dead") says, or None where there is none."""
+        """The content of a marker (`kind` "delivered" or "dead"), or None where there is none."""
         try:
             content: dict[str, Any] = json.loads(
-                _content(self.folder(instance) / f"{kind}-{destination}.json")
+                _read_small(self.folder(instance) / f"{kind}-{destination}.json")
             )
         except FileNotFoundError:
             return None
         return content
 
     def unmark(self, instance: str, kind: str, destination: str) -> None:
-        """Take a marker (`kind` "delivered" or "dead") away, durably: the delivery is pending again."""
+        """Durably remove a marker (`kind` "delivered" or "dead"); the delivery is pending again."""
         path = self.folder(instance) / f"{kind}-{destination}.json"
         with suppress(FileNotFoundError):
             path.unlink()
             durable.sync_folder(path.parent)
 
     def is_delivered(self, instance: str, destination: str) -> bool:
-        """Whether the delivered marker stands."""
+        """Whether there is a delivered marker."""
         return (self.folder(instance) / f"delivered-{destination}.json").exists()
 
     def add_attempt(self, instance: str, what: str) -> int:
-        """Count an attempt, durably, before it is made; the number of attempts including this one."""
+        """Durably count an attempt before it is made; returns the number of attempts with this one."""
         path = self.folder(instance) / f"attempts-{what}"
         with path.open("ab") as file:
             file.write(b".")
@@ -237,42 +237,42 @@ class Spool:
             return file.tell()
 
     def clear_attempts(self, instance: str, what: str) -> None:
-        """Forget the attempts: what was attempted has returned."""
+        """Reset the count of attempts."""
         (self.folder(instance) / f"attempts-{what}").unlink(missing_ok=True)
 
     def attempts(self, instance: str, what: str) -> int:
-        """How many attempts are on record."""
+        """How many attempts were counted."""
         try:
             return (self.folder(instance) / f"attempts-{what}").stat().st_size
         except FileNotFoundError:
             return 0
 
     def retire(self, instance: str) -> bool:
-        """Remove an instance whose every delivery is delivered; False, and nothing done, otherwise."""
-        state = self._marked(instance)
+        """Remove an instance if all its deliveries are delivered; returns whether they are."""
+        state = self._read_state(instance)
         if state is None or set(state.destinations) - state.delivered:
             return False
-        grave = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
+        trashed = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
         with suppress(FileNotFoundError):
             reach("retirement.begun")
-            self.folder(instance).rename(grave)
+            self.folder(instance).rename(trashed)
             reach("retirement.renamed")
-            durable.remove(grave)
+            durable.remove(trashed)
         self.drop_renditions(instance)
         return True
 
     def drop_renditions(self, instance: str) -> None:
-        """Delete the renditions of an instance that nobody waits for; they can be made again."""
+        """Delete the renditions of an instance; they can be made again."""
         durable.remove(self.renditions / boot_id() / instance)
 
     # Renditions
 
     def rendition(self, boot: str, instance: str, key: str) -> Path:
-        """Where the rendition `key` (a `RenditionSpec.key`) of an instance stands, if it was made."""
+        """The path of the rendition `key` (a `RenditionSpec.key`) of an instance; it may not exist."""
         return Path(f"{self.renditions}/{boot}/{instance}/{key}.dcm")
 
     def rendition_records(self, instance: str) -> list[dict[str, Any]]:
-        """The records of the renditions that stand, each with its "key", in the order of their keys."""
+        """The records of an instance's renditions, each with its "key", sorted by key."""
         found = []
         for path in sorted((self.renditions / boot_id() / instance).glob("*.dcm")):
             with suppress(OSError):
@@ -281,17 +281,17 @@ class Spool:
         return found
 
     def sweep(self) -> None:
-        """Drop another boot's renditions, those of no instance, and the trash; the dispatcher's first act."""
+        """Delete renditions of other boots or of no instance, and the trash; the dispatcher's first act."""
         for boot in self.renditions.iterdir():
             for folder in boot.iterdir():
-                # One whose instance was retired while a second worker made it.
+                # A second worker may have made it while its instance was retired.
                 if boot.name != boot_id() or not self.folder(folder.name).exists():
                     shutil.rmtree(folder, ignore_errors=True)
             if boot.name != boot_id():
                 shutil.rmtree(boot, ignore_errors=True)
-        for grave in self.trash.iterdir():
-            durable.remove(grave)
-        for left in durable.left_unpublished(self._status):
+        for trashed in self.trash.iterdir():
+            durable.remove(trashed)
+        for left in durable.leftover_temporaries(self._status):
             left.unlink(missing_ok=True)
 
     # Peers
@@ -302,7 +302,7 @@ class Spool:
         durable.replace(self.destinations / f"{destination}.json", json.dumps(record).encode())
 
     def learned(self, destination: str) -> dict[str, list[str]]:
-        """What `learn` was last told; empty where nothing was."""
+        """Which transfer syntaxes a peer accepted, by SOP class; empty where none are remembered."""
         try:
             record = json.loads((self.destinations / f"{destination}.json").read_bytes())
             accepted: dict[str, list[str]] = record["accepted"] if record["schema"] == SCHEMA else {}
@@ -310,11 +310,11 @@ class Spool:
             return {}
         return accepted
 
-    # What the dispatcher shows
+    # The status of the dispatcher
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """Show the state of all lanes to whoever asks; a snapshot, never the truth, so it is not synced."""
-        temporary = durable.unpublished(self._status)
+        """Write a snapshot of all lanes, for people and programs; it can be lost, so it is not synced."""
+        temporary = durable.temporary_path(self._status)
         temporary.write_text(json.dumps(status))
         temporary.rename(self._status)
 
@@ -327,7 +327,7 @@ class Spool:
         return content
 
     def forget_status(self) -> None:
-        """Drop the last snapshot: whoever waits for the next one is not to take it for that."""
+        """Delete the last snapshot, so that the next one to appear is new."""
         self._status.unlink(missing_ok=True)
 
 
@@ -336,17 +336,18 @@ def _dump(instance: Instance) -> bytes:
     return json.dumps({"schema": SCHEMA} | {name: getattr(instance, name) for name in _FIELDS}).encode()
 
 
-def _content(path: Path) -> bytes:
-    """The content of a small file in three system calls, where `Path.read_bytes` takes nine."""
+def _read_small(path: Path) -> bytes:
+    """The content of a small file, in three system calls; `Path.read_bytes` takes nine."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = os.read(descriptor, _MOST_READ)
+        content = os.read(descriptor, _SMALL)
     finally:
         os.close(descriptor)
-    return content if len(content) < _MOST_READ else path.read_bytes()
+    return content if len(content) < _SMALL else path.read_bytes()
 
 
-def _middle(name: str, prefix: str, suffix: str) -> str:
+def _between(name: str, prefix: str, suffix: str) -> str:
+    """The part of `name` between `prefix` and `suffix`; empty where it lacks one of them."""
     return (
         name[len(prefix) : len(name) - len(suffix)]
         if name.startswith(prefix) and name.endswith(suffix)

@@ -1,4 +1,4 @@
-"""What operators type: `status`, `explain`, `dead`, `quarantine`, `reroute`, `echo`, `probe`, `transcode`.
+"""The commands of operators, from `status` and `explain` to `probe` and `transcode`.
 
-Each module serves a few commands of `gateway.cli`, which imports it when the command runs.
+`gateway.cli` imports a module only when one of its commands runs.
 """

@@ -1,6 +1,6 @@
-"""The operator's commands: what is dead, quarantined, pending or delivered, and what becomes of it.
+"""The Typer commands for what is dead, quarantined, pending or delivered, and for destinations.
 
-They narrow down with the same filters, show what they would change, and ask. See docs/operating.md.
+They take the same filters, show what they would change, and ask. See docs/operating.md.
 """
 
 import time
@@ -19,8 +19,8 @@ DEFAULT_FILE = Path("dicomferry.toml")
 app = typer.Typer()
 
 
-class What(StrEnum):
-    """What is to become of the things that a command is about."""
+class Action(StrEnum):
+    """What to do with the objects that the filters match."""
 
     LIST = "list"
     RETRY = "retry"
@@ -28,7 +28,7 @@ class What(StrEnum):
 
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
-Act = Annotated[What, typer.Argument(metavar="list|retry|discard")]
+ActionArgument = Annotated[Action, typer.Argument(metavar="list|retry|discard")]
 Name = Annotated[str | None, typer.Option("--destination", "-d", help="For this destination.")]
 Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")]
 Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
@@ -42,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 @app.command()
 def dead(  # noqa: PLR0917  Typer calls it by name
-    what: Act,
+    action: ActionArgument,
     destination: Name = None,
     study: Study = None,
     instance: Sop = None,
@@ -54,13 +54,14 @@ def dead(  # noqa: PLR0917  Typer calls it by name
     config: Config = DEFAULT_FILE,
 ) -> None:
     """List the deliveries that were given up, let them be tried again, or discard them for good."""
-    settings, wanted = _read(config, destination, study, instance, reason, older_than, newer_than)
+    settings, wanted = _load_with_filter(config, destination, study, instance, reason, older_than, newer_than)
     from dicomferry.spool.spool import Spool  # noqa: PLC0415
-    from gateway.commands import ordering, selection, show  # noqa: PLC0415
+    from gateway.commands import ordering, selection  # noqa: PLC0415
+    from gateway.commands.dead_list import print_dead_list  # noqa: PLC0415
 
-    if what is What.LIST:
-        show.dead_list(selection.dead(Spool(settings.spool), wanted, time.time()), as_json=as_json)
-    elif what is What.RETRY:
+    if action is Action.LIST:
+        print_dead_list(selection.dead(Spool(settings.spool), wanted, time.time()), as_json=as_json)
+    elif action is Action.RETRY:
         ordering.retry(settings, wanted, yes=yes)
     else:
         ordering.discard(settings, wanted, yes=yes)
@@ -68,7 +69,7 @@ def dead(  # noqa: PLR0917  Typer calls it by name
 
 @app.command()
 def quarantine(  # noqa: PLR0917
-    what: Act,
+    action: ActionArgument,
     instance: Sop = None,
     id_: Id = "",
     reason: Reason = "",
@@ -79,15 +80,15 @@ def quarantine(  # noqa: PLR0917
     config: Config = DEFAULT_FILE,
 ) -> None:
     """List what could not be read on arrival, read it again with today's program, or discard it for good."""
-    settings, wanted = _read(config, None, None, instance, reason, older_than, newer_than)
-    from gateway.commands import quarantine as room  # noqa: PLC0415
+    settings, wanted = _load_with_filter(config, None, None, instance, reason, older_than, newer_than)
+    from gateway.commands.quarantine import discard, retry, select, show  # noqa: PLC0415
 
-    found = room.select(settings, wanted, id_)
-    if what is What.LIST:
-        room.show(found, as_json=as_json)
-    elif what is What.DISCARD:
-        room.discard(settings, found, yes=yes)
-    elif not room.retry(settings, found, yes=yes):
+    found = select(settings, wanted, id_)
+    if action is Action.LIST:
+        show(found, as_json=as_json)
+    elif action is Action.DISCARD:
+        discard(settings, found, yes=yes)
+    elif not retry(settings, found, yes=yes):
         raise typer.Exit(1)
 
 
@@ -102,7 +103,7 @@ def reroute(  # noqa: PLR0917
     config: Config = DEFAULT_FILE,
 ) -> None:
     """Send what is pending where the routes say now; works before the first start with new routes too."""
-    settings, wanted = _read(config, destination, study, instance, "", older_than, newer_than)
+    settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
     ordering.reroute(settings, wanted, yes=yes)
@@ -119,7 +120,7 @@ def resend(  # noqa: PLR0917
     config: Config = DEFAULT_FILE,
 ) -> None:
     """Send once more what was delivered and is kept (keep_delivered)."""
-    settings, wanted = _read(config, destination, study, instance, "", older_than, newer_than)
+    settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
     ordering.resend(settings, wanted, yes=yes)
@@ -157,7 +158,7 @@ def _load(config: Path) -> "Settings":
     return load(config)
 
 
-def _read(  # noqa: PLR0917
+def _load_with_filter(  # noqa: PLR0917
     config: Path,
     destination: str | None,
     study: str | None,

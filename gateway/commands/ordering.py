@@ -1,6 +1,6 @@
-"""What the operator's commands do: they show what they would change, ask, give the order, wait for it.
+"""The commands that change deliveries: show what would change, ask, write an order, wait until it is done.
 
-The dispatcher alone changes what stands on the spool; without one the order waits for it there.
+Only the dispatcher changes deliveries on the spool. While none runs, the order waits for it there.
 """
 
 import sys
@@ -15,18 +15,19 @@ from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
-from gateway.commands.selection import Done, Filter, dead, delivered, states
-from gateway.commands.show import ago, counted, dispatching
+from gateway.commands.selection import EndedDelivery, Filter, dead, delivered, states
+from gateway.commands.status import dispatcher_runs
+from gateway.commands.words import ago, counted
 
-_PATIENCE = 10.0  # seconds without progress before a running dispatcher is left to itself
+_TIMEOUT = 10.0  # seconds without progress after which we no longer wait for a running dispatcher
 _POLL = 0.05
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless `yes` was said already.
+    """Ask, unless `yes`.
 
     Raises:
-        Misconfigured: there is nobody to ask.
+        Misconfigured: there is no terminal to ask at.
         typer.Abort: the answer is no.
     """
     if yes:
@@ -37,33 +38,33 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def give(spool: Spool, *given: Order) -> None:
-    """Give orders, wait until the dispatcher has carried them out, and say whether it has.
+    """Give orders, wait until the dispatcher has carried them out, and print whether it has.
 
     Raises:
-        FerryError: the order cannot be given, or not be understood.
+        FerryError: the order cannot be written, or the dispatcher does not understand it.
     """
     try:
         paths = [path for order in given for path in orders.give(spool.orders, order)]
     except OSError as error:
         raise FerryError(f"cannot write the order to {spool.orders}: {error.strerror}") from error
-    if not dispatching(spool):
+    if not dispatcher_runs(spool):
         typer.echo("Ordered. No dispatcher runs on this spool: it is done as soon as one does.")
         return
-    left, deadline = len(paths), time.monotonic() + _PATIENCE
+    left, deadline = len(paths), time.monotonic() + _TIMEOUT
     while remaining := sum(path.exists() for path in paths):
         if remaining < left:
-            left, deadline = remaining, time.monotonic() + _PATIENCE
+            left, deadline = remaining, time.monotonic() + _TIMEOUT
         if time.monotonic() > deadline:
             typer.echo("Ordered, and not carried out yet: `dicomferry status` counts what is left of it.")
             return
         time.sleep(_POLL)
-    if any(orders.set_aside(path).exists() for path in paths):
+    if any(orders.refused_path(path).exists() for path in paths):
         raise FerryError("the dispatcher does not understand this order: is it of another version?")
     typer.echo("Done: the dispatcher has carried it out.")
 
 
 def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """Dead deliveries become pending again."""
+    """Make dead deliveries pending again."""
     spool = Spool(settings.spool)
     found = dead(spool, wanted, time.time())
     for name, number in Counter(done.destination for done in found).items():
@@ -73,86 +74,90 @@ def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
                 "it back, or choose between `dicomferry reroute` and `dicomferry dead discard`."
             )
     found = [done for done in found if settings.destination_named(done.destination)]
-    if _shown(found, wanted, "dead delivery", "to be tried again"):
+    if _print_selection(found, wanted, "dead delivery", "to be tried again"):
         confirm("Try them again?", yes=yes)
         give(spool, Order(Act.RETRY, _items(found)))
 
 
 def discard(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """Dead deliveries are given up; an instance that has no other goes from the spool."""
+    """Give up dead deliveries; an instance without other deliveries is removed from the spool."""
     spool = Spool(settings.spool)
     found = dead(spool, wanted, time.time())
-    if _shown(found, wanted, "dead delivery", "to be given up for good; no destination gets them from here"):
+    if _print_selection(
+        found, wanted, "dead delivery", "to be given up for good; no destination gets them from here"
+    ):
         confirm("Give them up for good?", yes=yes)
         give(spool, Order(Act.DISCARD, _items(found)))
 
 
 def resend(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """What was delivered and is kept is delivered once more."""
+    """Deliver once more what was delivered and is kept."""
     spool = Spool(settings.spool)
     found = [d for d in delivered(spool, wanted, time.time()) if settings.destination_named(d.destination)]
     if not settings.keep_delivered:
         typer.echo("keep_delivered is not configured: what every destination has is not kept.")
-    if _shown(found, wanted, "delivery", "to be sent once more"):
+    if _print_selection(found, wanted, "delivery", "to be sent once more"):
         confirm("Send them once more?", yes=yes)
         give(spool, Order(Act.RESEND, _items(found)))
 
 
 def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """What is pending gets the destinations that the routes name now.
+    """Give pending instances the destinations that the routes name now.
 
-    What is dead for a destination that there is no more is pending too: nothing else can become of it.
+    This includes deliveries that are dead for a destination that is no longer configured.
     """
     spool, now = Spool(settings.spool), time.time()
-    moves, nowhere = Counter[str](), Counter[str]()
-    items, dropped = [], []
+    moves, unrouted = Counter[str](), Counter[str]()
+    items, discarded = [], []
     for state in states(spool, wanted):
         instance = state.instance
-        lost = tuple(sorted(name for name in state.dead if settings.destination_named(name) is None))
-        leaves = (*state.pending, *lost)
-        if not any(map(wanted.goes_to, leaves)) or not wanted.passes(at=instance.received_at, now=now):
+        unconfigured = tuple(sorted(name for name in state.dead if settings.destination_named(name) is None))
+        waiting = (*state.pending, *unconfigured)
+        if not any(map(wanted.matches_destination, waiting)) or not wanted.matches(
+            at=instance.received_at, now=now
+        ):
             continue
         to = settings.destinations_for(instance.calling_ae_title, instance.called_ae_title, instance.peer)
         if not to:
-            nowhere[f"from {instance.calling_ae_title} ({instance.peer}) to {instance.called_ae_title}"] += 1
-        elif set(leaves) != set(to) - (set(state.destinations) - set(leaves)):
-            moves[f"from {', '.join(leaves)} to {', '.join(to)}"] += 1
+            unrouted[f"from {instance.calling_ae_title} ({instance.peer}) to {instance.called_ae_title}"] += 1
+        elif set(waiting) != set(to) - (set(state.destinations) - set(waiting)):
+            moves[f"from {', '.join(waiting)} to {', '.join(to)}"] += 1
             items.append(Item(instance.id, instance.sop_instance_uid, to))
-            if lost:
-                dropped.append(Item(instance.id, instance.sop_instance_uid, lost))
-    for association, number in nowhere.most_common():
+            if unconfigured:
+                discarded.append(Item(instance.id, instance.sop_instance_uid, unconfigured))
+    for association, number in unrouted.most_common():
         typer.echo(f"No route takes what came {association} now: {counted(number, 'instance')} left alone")
     if not items:
         typer.echo("Nothing to reroute: what is pending goes where the routes say.")
         return
-    typer.echo(f"{counted(len(items), 'instance')} to be rerouted{_everything(wanted)}:")
-    _lines(moves)
+    typer.echo(f"{counted(len(items), 'instance')} to be rerouted{_unfiltered_warning(wanted)}:")
+    _print_counts(moves)
     confirm("Reroute them?", yes=yes)
-    give(spool, Order(Act.REROUTE, tuple(items)), Order(Act.DISCARD, tuple(dropped)))
+    give(spool, Order(Act.REROUTE, tuple(items)), Order(Act.DISCARD, tuple(discarded)))
 
 
-def _shown(found: Sequence[Done], wanted: Filter, what: str, consequence: str) -> bool:
-    """Say what an order is about, by destination and reason; False where it is about nothing."""
+def _print_selection(found: Sequence[EndedDelivery], wanted: Filter, what: str, consequence: str) -> bool:
+    """Print what an order concerns, counted by destination and reason; False where it is nothing."""
     if not found:
-        typer.echo(f"No {what} {'is there' if wanted.is_open else 'matches'}.")
+        typer.echo(f"No {what} {'is there' if wanted.is_empty else 'matches'}.")
         return False
-    typer.echo(f"{counted(len(found), what)} {consequence}{_everything(wanted)}:")
-    _lines(Counter(f"{d.destination}: {d.reason}" if d.reason else d.destination for d in found))
+    typer.echo(f"{counted(len(found), what)} {consequence}{_unfiltered_warning(wanted)}:")
+    _print_counts(Counter(f"{d.destination}: {d.reason}" if d.reason else d.destination for d in found))
     oldest = min(d.at for d in found)
     typer.echo(f"  the oldest since {ago(oldest)}")
     return True
 
 
-def _everything(wanted: Filter) -> str:
-    return " (ALL there are: no filter was given)" if wanted.is_open else ""
+def _unfiltered_warning(wanted: Filter) -> str:
+    return " (ALL there are: no filter was given)" if wanted.is_empty else ""
 
 
-def _lines(counts: Counter[str]) -> None:
+def _print_counts(counts: Counter[str]) -> None:
     for words, number in counts.most_common():
         typer.echo(f"{number:8}  {words}")
 
 
-def _items(found: Iterable[Done]) -> tuple[Item, ...]:
+def _items(found: Iterable[EndedDelivery]) -> tuple[Item, ...]:
     names: dict[tuple[str, str], list[str]] = {}
     for done in found:
         names.setdefault((done.instance.id, done.instance.sop_instance_uid), []).append(done.destination)

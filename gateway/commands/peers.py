@@ -1,4 +1,4 @@
-"""`dicomferry echo` and `probe`: a destination is asked directly, with its settings; nothing need run."""
+"""`dicomferry echo` and `probe`: ask a destination directly, with its settings; no part need run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,20 +29,20 @@ _EXAMPLES = ("uncompressed", "rle", "jpeg", "jpeg-lossless", "jpeg-ls", "jpeg200
 
 
 def echo(settings: Settings, name: str) -> str:
-    """Associate and C-ECHO with the destination of that name; what it answered, in words.
+    """Send a C-ECHO to the destination of that name; returns its answer in words.
 
     Raises:
-        PeerFailure: it does not answer, rejects us, or answers a failure; the message says how.
+        PeerFailure: it does not answer, rejects the association, or answers a failure.
         Misconfigured: there is no such destination.
     """
     destination = _named(settings, name)
     with _association(settings, destination, [ECHO]) as association:
         if ECHO not in association.accepted:
-            return f"{_words(destination)}: takes our association, but not the Verification SOP class"
+            return f"{_describe(destination)}: takes our association, but not the Verification SOP class"
         words = outcome.of_echo(association.echo())
         if words is not None:
             raise PeerFailure(words)
-    return f"{_words(destination)}: answers the C-ECHO"
+    return f"{_describe(destination)}: answers the C-ECHO"
 
 
 def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Console) -> None:
@@ -51,30 +51,30 @@ def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Co
     `sop_classes` are UIDs or keywords. Raises as `echo`.
     """
     destination = _named(settings, name)
-    together: dict[frozenset[str], list[str]] = {}
+    names_by_accepted: dict[frozenset[str], list[str]] = {}
     for proposal in for_probe(map(_sop_class_uid, sop_classes), GROUPS["all"]):
         with _association(settings, destination, proposal.contexts) as association:
             for sop_class in proposal.complete:
                 accepted = frozenset(uid for of, uid in association.accepted if of == sop_class)
-                together.setdefault(accepted, []).append(UID(sop_class).name)
+                names_by_accepted.setdefault(accepted, []).append(UID(sop_class).name)
     shown = "whatever it accepts" if destination.negotiates else ", ".join(destination.transfer_syntaxes)
-    console.print(f"{_words(destination)}: configured to show {shown}", highlight=False, soft_wrap=True)
+    console.print(f"{_describe(destination)}: configured to show {shown}", highlight=False, soft_wrap=True)
     table = Table("SOP class", "accepts", "is sent", show_lines=True)
-    for accepted, names in together.items():
+    for accepted, names in names_by_accepted.items():
         labels = ", ".join(label(uid) for uid in GROUPS["all"] if uid in accepted)
-        table.add_row("\n".join(names), labels or "nothing", "\n".join(_sent(destination, accepted)))
+        table.add_row("\n".join(names), labels or "nothing", "\n".join(_sent_syntaxes(destination, accepted)))
     console.print(table)
 
 
-def _sent(destination: Destination, accepted: frozenset[str]) -> list[str]:
-    """What objects received in each group's syntaxes would be sent as, a line for each outcome."""
+def _sent_syntaxes(destination: Destination, accepted: frozenset[str]) -> list[str]:
+    """As what objects of each group of syntaxes would be sent, one line for each result."""
     shown = destination.shown_syntaxes
-    untouched = [uid for uid in shown if uid in accepted]
-    if not untouched:
+    unchanged = [uid for uid in shown if uid in accepted]
+    if not unchanged:
         return ["nothing: it accepts none of what it is configured to show"]
-    lines = {f"as received: {', '.join(map(label, untouched))}": None}
+    lines = {f"as received: {', '.join(map(label, unchanged))}": None}
     for group in _EXAMPLES:
-        received = next((uid for uid in GROUPS[group] if uid not in untouched), None)
+        received = next((uid for uid in GROUPS[group] if uid not in unchanged), None)
         if received is None:
             continue
         choice = choose(received, destination, shown, accepted, {})
@@ -98,10 +98,10 @@ def _association(
             raise
         association.release()
     except PeerFailure as failure:
-        raise PeerFailure(f"{_words(destination)}: {failure}") from failure
+        raise PeerFailure(f"{_describe(destination)}: {failure}") from failure
 
 
-def _words(destination: Destination) -> str:
+def _describe(destination: Destination) -> str:
     return f"{destination.name} ({destination.title} at {destination.host}:{destination.port})"
 
 

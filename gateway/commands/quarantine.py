@@ -1,4 +1,4 @@
-"""`dicomferry quarantine`: what ingest could not understand, shown, read once more, or given up."""
+"""`dicomferry quarantine`: list, retry or discard the objects that ingest could not parse."""
 
 import json
 import os
@@ -16,25 +16,25 @@ from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
 from gateway.commands.ordering import confirm, give
 from gateway.commands.selection import Filter
-from gateway.commands.show import ago, counted
+from gateway.commands.words import ago, counted
 from ingest.quarantine import Quarantined, StillRefused, quarantined, readmit
 from ingest.quarantine import discard as remove
 
 
 def select(settings: Settings, wanted: Filter, prefix: str) -> list[Quarantined]:
-    """What is in the quarantine and meant, oldest first; `prefix` is how its id begins."""
+    """The quarantined objects that match, oldest first; their id must start with `prefix`."""
     now = time.time()
     return [
         kept
         for kept in quarantined(Spool(settings.spool))
         if kept.id.startswith(prefix)
         and wanted.sop_instance_uid in {None, kept.sop_instance_uid}
-        and wanted.passes(at=kept.received_at, now=now, reason=kept.reason)
+        and wanted.matches(at=kept.received_at, now=now, reason=kept.reason)
     ]
 
 
 def show(found: list[Quarantined], *, as_json: bool) -> None:
-    """Print what is in the quarantine."""
+    """Print quarantined objects."""
     if as_json:
         keys = Quarantined.__slots__
         typer.echo(json.dumps([{key: getattr(kept, key) for key in keys} for kept in found], indent=2))
@@ -49,15 +49,15 @@ def show(found: list[Quarantined], *, as_json: bool) -> None:
 
 
 def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
-    """Read them again with today's code and routes; False where one stays in the quarantine.
+    """Read them again with the current code and routes; False where one stays in the quarantine.
 
     Raises:
-        Misconfigured: the spool belongs to another user, who could not write to what this one makes.
+        Misconfigured: the spool belongs to another user, who could not write to files that we make.
     """
     spool = Spool(settings.spool)
-    if not _shown(found, "to be read again"):
+    if not _print_selection(found, "to be read again"):
         return True
-    _must_own(spool)
+    _require_owner(spool)
     confirm("Read them again?", yes=yes)
     notes, items = [], []
     for kept in found:
@@ -77,9 +77,9 @@ def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
 
 
 def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
-    """Remove them for good."""
+    """Remove quarantined objects for good."""
     spool = Spool(settings.spool)
-    if not _shown(found, "to be removed for good; no destination gets them from here"):
+    if not _print_selection(found, "to be removed for good; no destination gets them from here"):
         return
     confirm("Remove them for good?", yes=yes)
     for kept in found:
@@ -89,7 +89,7 @@ def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
     typer.echo(f"Removed: {counted(len(found), 'quarantined object')}.")
 
 
-def _shown(found: list[Quarantined], consequence: str) -> bool:
+def _print_selection(found: list[Quarantined], consequence: str) -> bool:
     if not found:
         typer.echo("No quarantined object matches.")
         return False
@@ -99,7 +99,7 @@ def _shown(found: list[Quarantined], consequence: str) -> bool:
     return True
 
 
-def _must_own(spool: Spool) -> None:
+def _require_owner(spool: Spool) -> None:
     owner = spool.instances.stat().st_uid
     if owner != os.geteuid():
         try:

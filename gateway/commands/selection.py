@@ -1,4 +1,4 @@
-"""Which deliveries an operator means: read from the spool, which is the truth, and narrowed by filters."""
+"""Selects deliveries and instances on the spool by an operator's filters."""
 
 import os
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from dicomferry.spool.spool import SHARDS, Spool
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What all that is meant has in common; None and empty say nothing."""
+    """An operator's filters; None and "" match everything."""
 
     destination: str | None = None
     study: str | None = None  # Study Instance UID
     sop_instance_uid: str | None = None
-    reason: str = ""  # a part of it, in any case
+    reason: str = ""  # part of the reason, case-insensitive
     older_than: float | None = None  # seconds
     newer_than: float | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether everything passes."""
+    def is_empty(self) -> bool:
+        """Whether everything matches."""
         return self == Filter()
 
-    def passes(self, *, at: float, now: float, reason: str = "") -> bool:
-        """Whether something of that age, for that reason, is meant; times in seconds since the epoch."""
+    def matches(self, *, at: float, now: float, reason: str = "") -> bool:
+        """Whether age and reason match; `at` and `now` in seconds since the epoch."""
         age = now - at
         return (
             (self.older_than is None or age >= self.older_than)
@@ -33,63 +33,65 @@ class Filter:
             and self.reason.casefold() in reason.casefold()
         )
 
-    def goes_to(self, name: str) -> bool:
-        """Whether deliveries to that destination are meant."""
+    def matches_destination(self, name: str) -> bool:
+        """Whether the destination `name` matches."""
         return self.destination in {None, name}
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A delivery that is over: dead for a reason, or delivered."""
+class EndedDelivery:
+    """A delivery that has ended: dead for a reason, or delivered."""
 
     instance: Instance
     destination: str
-    at: float  # since when, seconds since the epoch
+    at: float  # when it ended, seconds since the epoch
     reason: str = ""
     status: int | None = None  # of the destination's last answer
     attempts: int = 0
 
 
-def states(spool: Spool, wanted: Filter = Filter(), mark: str = "") -> Iterator[State]:
-    """Instances on the spool of that study and that SOP Instance UID; only those with a `mark` file, if any.
+def states(spool: Spool, wanted: Filter = Filter(), marker_prefix: str = "") -> Iterator[State]:
+    """The instances on the spool that match study and SOP Instance UID.
 
-    `mark` is what the name of the file starts with.
+    With `marker_prefix`, only those with a file whose name starts with it.
     """
     if not spool.instances.exists():
         return
-    for instance in _ids(spool, wanted.sop_instance_uid):
-        if mark and not _has(spool, instance, mark):
+    for instance in _instance_ids(spool, wanted.sop_instance_uid):
+        if marker_prefix and not _has_marker(spool, instance, marker_prefix):
             continue
         state = spool.state(instance)
         if state is not None and wanted.study in {None, state.instance.study_instance_uid}:
             yield state
 
 
-def dead(spool: Spool, wanted: Filter, now: float) -> list[Done]:
-    """Dead deliveries, longest dead first; their age is how long they are dead."""
+def dead(spool: Spool, wanted: Filter, now: float) -> list[EndedDelivery]:
+    """Dead deliveries, longest dead first; their age counts from when they died."""
     found = [
-        _done(spool, state, name, "dead")
+        _ended(spool, state, name, "dead")
         for state in states(spool, wanted, "dead-")
         for name in state.dead
-        if wanted.goes_to(name)
+        if wanted.matches_destination(name)
     ]
-    return _sorted(done for done in found if wanted.passes(at=done.at, now=now, reason=done.reason))
+    return _sorted(
+        delivery for delivery in found if wanted.matches(at=delivery.at, now=now, reason=delivery.reason)
+    )
 
 
-def delivered(spool: Spool, wanted: Filter, now: float) -> list[Done]:
-    """Delivered ones of the instances that are still there, earliest first; their age is since then."""
+def delivered(spool: Spool, wanted: Filter, now: float) -> list[EndedDelivery]:
+    """Delivered deliveries of instances still on the spool, earliest first; age counts from delivery."""
     found = [
-        _done(spool, state, name, "delivered")
+        _ended(spool, state, name, "delivered")
         for state in states(spool, wanted, "delivered-")
         for name in state.delivered.intersection(state.destinations)
-        if wanted.goes_to(name)
+        if wanted.matches_destination(name)
     ]
-    return _sorted(done for done in found if wanted.passes(at=done.at, now=now))
+    return _sorted(delivery for delivery in found if wanted.matches(at=delivery.at, now=now))
 
 
-def _done(spool: Spool, state: State, name: str, kind: str) -> Done:
+def _ended(spool: Spool, state: State, name: str, kind: str) -> EndedDelivery:
     marker = spool.marker(state.instance.id, kind, name) or {}
-    return Done(
+    return EndedDelivery(
         state.instance,
         name,
         marker.get("at", 0.0),
@@ -99,11 +101,11 @@ def _done(spool: Spool, state: State, name: str, kind: str) -> Done:
     )
 
 
-def _sorted(found: Iterator[Done]) -> list[Done]:
-    return sorted(found, key=lambda done: (done.at, done.instance.id, done.destination))
+def _sorted(found: Iterator[EndedDelivery]) -> list[EndedDelivery]:
+    return sorted(found, key=lambda delivery: (delivery.at, delivery.instance.id, delivery.destination))
 
 
-def _ids(spool: Spool, sop_instance_uid: str | None) -> Iterator[str]:
+def _instance_ids(spool: Spool, sop_instance_uid: str | None) -> Iterator[str]:
     if sop_instance_uid is not None:
         yield from spool.namesakes(instance_id(sop_instance_uid, "", ()))
         return
@@ -111,8 +113,8 @@ def _ids(spool: Spool, sop_instance_uid: str | None) -> Iterator[str]:
         yield from spool.ids(shard)
 
 
-def _has(spool: Spool, instance: str, mark: str) -> bool:
+def _has_marker(spool: Spool, instance: str, marker_prefix: str) -> bool:
     try:
-        return any(name.startswith(mark) for name in os.listdir(spool.folder(instance)))
+        return any(name.startswith(marker_prefix) for name in os.listdir(spool.folder(instance)))
     except FileNotFoundError:
         return False

@@ -1,6 +1,6 @@
-"""`dicomferry transcode` at the terminal: a progress bar while it runs, then what became of the files.
+"""`dicomferry transcode` at the terminal: a progress bar while it runs, then the results.
 
-File names are the user's own and are shown; nothing of what stands in the files is.
+File names are the user's own and are shown; the content of files is not.
 """
 
 import signal
@@ -20,11 +20,11 @@ from workers.files.parallel import run
 
 
 def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
-    """Do all jobs and print the result; whether none failed. `processes` is one a core where it is None."""
-    signal.signal(signal.SIGTERM, _end)  # so that the children end and leave nothing
+    """Do all jobs and print the results; returns whether none failed. `processes` None is one per core."""
+    signal.signal(signal.SIGTERM, _end)  # so that child processes end and leave no temporary files
     began = time.monotonic()
-    outcomes = list(_watched(run(jobs, order, processes or limits.cores()), len(jobs)))
-    took = time.monotonic() - began
+    outcomes = list(_with_progress(run(jobs, order, processes or limits.cores()), len(jobs)))
+    seconds = time.monotonic() - began
     console = Console(highlight=False, soft_wrap=True)
     failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)
     notes = Counter(o.words for o in outcomes if o.kind in {Kind.MADE, Kind.COPIED} and o.words)
@@ -32,11 +32,11 @@ def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
         console.print(Text(f"{_files(count)}: {note}"))
     if failed:
         _print_failures(console, failed)
-    console.print(Text(_summary(outcomes, took)))
+    console.print(Text(_summary(outcomes, seconds)))
     return not failed
 
 
-def _watched(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+def _with_progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -52,7 +52,7 @@ def _watched(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
 
 def _print_failures(console: Console, failed: Sequence[Outcome]) -> None:
     if not console.is_terminal:
-        # For grep: a line each, whatever its length.
+        # For grep: one line each, however long.
         for outcome in failed:
             console.print(Text(f"failed: {outcome.job.source}: {outcome.words}"))
         return
@@ -62,15 +62,15 @@ def _print_failures(console: Console, failed: Sequence[Outcome]) -> None:
     console.print(table, soft_wrap=False)
 
 
-def _summary(outcomes: Sequence[Outcome], took: float) -> str:
-    """One line: how many became what, how much, how fast. Bytes are those of the files that were read."""
+def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """One line of counts, sizes and speed; the speed is that of the files read."""
     counted = Counter(outcome.kind for outcome in outcomes)
     done = [outcome for outcome in outcomes if outcome.kind in {Kind.MADE, Kind.COPIED}]
     read, written = sum(o.job.size for o in done), sum(o.written for o in done)
     parts = [f"{counted[kind]} {kind.value}" for kind in Kind if counted[kind] or kind is Kind.FAILED]
     return (
         f"{_files(len(outcomes))}: {', '.join(parts)}; {_megabytes(read)} became {_megabytes(written)} "
-        f"in {took:.1f} s, {read / took / 1e6:.1f} MB/s"
+        f"in {seconds:.1f} s, {read / seconds / 1e6:.1f} MB/s"
     )
 
 

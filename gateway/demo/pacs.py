@@ -1,4 +1,4 @@
-"""A small PACS for the demo: an SCU that sends images as they are."""
+"""A small PACS for the demo: an SCU that sends images without transcoding."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from gateway.demo.samples import Sample
 
 
 def send(samples: Sequence[Sample], port: int, advance: Callable[[], object]) -> dict[str, float]:
-    """Store all in one association with one context for each SOP class and transfer syntax, as a PACS does.
+    """Send all in one association, with one context for each SOP class and transfer syntax, as a PACS does.
 
-    `advance` is called after each. Returns when each C-STORE began (time.monotonic()), by SOP Instance UID.
+    It calls `advance` after each. Returns when each C-STORE began (time.monotonic()), by SOP Instance UID.
 
     Raises:
-        FerryError: dicomferry does not answer, or with a failure.
+        FerryError: dicomferry does not answer, or answers a failure.
     """
     entity = AE("PACS")
     for pair in {(str(sample.dataset.SOPClassUID), sample.syntax) for sample in samples}:

@@ -1,6 +1,6 @@
-"""`dicomferry demo`: a PACS, dicomferry and a workstation on this machine, for as long as a study takes.
+"""`dicomferry demo`: runs a PACS, dicomferry and a workstation on this machine until one study is delivered.
 
-Sends sample images over DIMSE, waits for each at the workstation and compares its pixels with the source's.
+The PACS sends sample images; the demo compares the pixels that arrive at the workstation with the source's.
 """
 
 import os
@@ -28,7 +28,7 @@ from dicomferry.errors import FerryError
 from gateway.demo.pacs import send
 from gateway.demo.samples import Sample, make
 from gateway.demo.workstation import TITLE, Arrival, Workstation, listening
-from gateway.local.warden import GATE, Warden
+from gateway.local.warden import WAIT_FOR_GO, Warden
 
 _STALLED = 120.0  # seconds without progress
 _STOPPED_WITHIN = 20.0  # seconds
@@ -64,7 +64,7 @@ to = ["workstation"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
+class _Installation:
     """A running dicomferry."""
 
     folder: Path
@@ -74,28 +74,28 @@ class _Site:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What became of one sample."""
+    """The result for one sample."""
 
     sample: Sample
     arrival: Arrival | None
     seconds: float  # from the start of its C-STORE to its arrival
-    why: str  # in the dispatcher's words
-    fault: str  # empty where all is well
+    why: str  # the dispatcher's reason for the transfer syntax
+    fault: str  # empty where the pixels are right
 
 
 def run(workers: int | None = None, keep: Path | None = None) -> int:
-    """Run the demo; the exit code: 0 where every image arrived with its pixels.
+    """Run the demo; returns its exit code: 0 if every image arrived with its pixels.
 
-    `workers` is the number of transcoding processes; `keep` a folder for all that is written, which is
-    removed otherwise.
+    `workers` is the number of transcoding processes. `keep` is a folder in which all files stay; without it
+    they are removed.
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDE)
     try:
-        with _folder(keep) as (folder, warden), listening(folder / "received") as workstation:
-            rows = _through_ferry(console, folder, warden, workstation, workers)
+        with _work_folder(keep) as (folder, warden), listening(folder / "received") as workstation:
+            rows = _deliver_samples(console, folder, warden, workstation, workers)
     except FerryError as error:
         console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
         return 1
@@ -115,7 +115,7 @@ def run(workers: int | None = None, keep: Path | None = None) -> int:
     return 1 if faults else 0
 
 
-def _through_ferry(
+def _deliver_samples(
     console: Console, folder: Path, warden: Warden, workstation: Workstation, workers: int | None
 ) -> list[_Row]:
     samples = make()
@@ -131,12 +131,12 @@ def _through_ferry(
         sent = _send_and_wait(console, samples, site, workstation)
         words = _history(site.folder / "spool" / "history.sqlite", samples)
     arrivals = workstation.arrivals()
-    return [_judge(sample, sent, arrivals.get(sample.uid), words.get(sample.uid, "")) for sample in samples]
+    return [_compare(sample, sent, arrivals.get(sample.uid), words.get(sample.uid, "")) for sample in samples]
 
 
 @contextmanager
-def _folder(keep: Path | None) -> Iterator[tuple[Path, Warden]]:
-    """A folder for everything, and a warden that removes it, unless it is to be kept."""
+def _work_folder(keep: Path | None) -> Iterator[tuple[Path, Warden]]:
+    """The folder for all files, and a warden, which removes the folder unless `keep` names it."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         warden = Warden()
@@ -155,9 +155,11 @@ def _folder(keep: Path | None) -> Iterator[tuple[Path, Warden]]:
 
 
 @contextmanager
-def _running(folder: Path, warden: Warden, workstation: Workstation, workers: int | None) -> Iterator[_Site]:
-    """`dicomferry up` in `folder`, from ``ready`` on."""
-    site = _Site(folder, *_free_ports(2))
+def _running(
+    folder: Path, warden: Warden, workstation: Workstation, workers: int | None
+) -> Iterator[_Installation]:
+    """Run `dicomferry up` in `folder`; yields once it is ready."""
+    site = _Installation(folder, *_free_ports(2))
     config = folder / "dicomferry.toml"
     config.write_text(
         _CONFIGURATION.format(
@@ -168,14 +170,14 @@ def _running(folder: Path, warden: Warden, workstation: Workstation, workers: in
             concurrency=f"concurrency = {workers}" if workers else "",
         )
     )
-    # Whatever an operator has set for a real dicomferry is not for this one.
+    # Variables that an operator has set for a real dicomferry must not affect the demo.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DICOMFERRY_")}
     log = folder / "up.log"
-    waiting, gate = os.pipe()
+    waiting, go = os.pipe()
     with log.open("wb") as stderr:
-        # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+        # In its own session, so that Ctrl-C reaches only us and we stop it in order.
         program = subprocess.Popen(
-            [*GATE, sys.executable, "-P", "-m", "gateway.cli", "up", "--config", str(config)],
+            [*WAIT_FOR_GO, sys.executable, "-P", "-m", "gateway.cli", "up", "--config", str(config)],
             stdin=waiting,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -183,7 +185,7 @@ def _running(folder: Path, warden: Warden, workstation: Workstation, workers: in
             start_new_session=True,
         )
     os.close(waiting)
-    warden.admit(program.pid, gate)
+    warden.register(program.pid, go)
     try:
         _wait_ready(program, log)
         yield site
@@ -199,12 +201,12 @@ def _running(folder: Path, warden: Warden, workstation: Workstation, workers: in
 def _wait_ready(program: subprocess.Popen[bytes], log: Path) -> None:
     ready = threading.Event()
 
-    def listen() -> None:
+    def read_output() -> None:
         for line in program.stdout or ():
             if line.strip() == b"ready":
                 ready.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=read_output, daemon=True).start()
     deadline = time.monotonic() + _STALLED
     while not ready.wait(0.1):
         if program.poll() is not None:
@@ -218,35 +220,35 @@ def _tail(log: Path) -> str:
 
 
 def _send_and_wait(
-    console: Console, samples: Sequence[Sample], site: _Site, workstation: Workstation
+    console: Console, samples: Sequence[Sample], site: _Installation, workstation: Workstation
 ) -> dict[str, float]:
-    """When the C-STORE of each began (time.monotonic()), by SOP Instance UID."""
+    """Send all and wait for them; returns each C-STORE's start (time.monotonic()) by SOP Instance UID."""
     columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     wanted = {sample.uid for sample in samples}
     with Progress(*columns, console=console) as progress:
         sending = progress.add_task("sent", total=len(samples))
         arriving = progress.add_task("delivered", total=len(samples))
 
-        def arrived() -> int:
+        def count_arrived() -> int:
             number = len(wanted & workstation.arrivals().keys())
             progress.update(arriving, completed=number)
             return number
 
-        def stored() -> None:
+        def on_stored() -> None:
             progress.advance(sending)
-            arrived()
+            count_arrived()
 
-        sent = send(samples, site.ingest, stored)
+        sent = send(samples, site.ingest, on_stored)
         seen, moved = -1, time.monotonic()
         while seen < len(samples) and time.monotonic() - moved < _STALLED:
             time.sleep(0.05)
-            if (number := arrived()) != seen:
+            if (number := count_arrived()) != seen:
                 seen, moved = number, time.monotonic()
     return sent
 
 
 def _history(path: Path, samples: Sequence[Sample]) -> dict[str, str]:
-    """What the dispatcher says of each delivery, by SOP Instance UID; it notes them after they happened."""
+    """The dispatcher's words on each delivery, by SOP Instance UID; waits, as it writes them later."""
     deadline = time.monotonic() + _HISTORY_WITHIN
     words: dict[str, str] = {}
     while len(words) < len(samples) and time.monotonic() < deadline:
@@ -257,7 +259,7 @@ def _history(path: Path, samples: Sequence[Sample]) -> dict[str, str]:
     return words
 
 
-def _judge(sample: Sample, sent: dict[str, float], arrival: Arrival | None, words: str) -> _Row:
+def _compare(sample: Sample, sent: dict[str, float], arrival: Arrival | None, words: str) -> _Row:
     if arrival is None:
         return _Row(sample, None, 0, words, f"not delivered within {_STALLED:g} s without progress")
     why = words.partition(": ")[2] or words

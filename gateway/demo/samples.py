@@ -1,8 +1,7 @@
-"""Sample images for the demo: those that pydicom's wheel carries, and some that are made here.
+"""Sample images for the demo: files in pydicom's wheel, and some encoded here.
 
-Each comes with the frames that a workstation must end up with, from its uncompressed original where there is
-one, else decoded here: by pydicom, OpenJPEG through pylibjpeg, libjpeg-turbo and CharLS, none of it through
-the code that the workers run.
+Each comes with the frames that must arrive at the workstation: those of its uncompressed original if there is
+one, else decoded here by pydicom, OpenJPEG (pylibjpeg), libjpeg-turbo and CharLS, without the workers' code.
 """
 
 from collections.abc import Callable
@@ -31,10 +30,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-# Not get_testdata_file, which looks on the network for what is missing.
+# Not get_testdata_file, which downloads files that are missing.
 _FOLDER = Path(pydicom.data.__file__).parent / "test_files"
 _EXACT = 0
-_ROUNDED = 1  # between right decoders of lossy JPEG or JPEG 2000
+_ROUNDED = 1  # between correct decoders of lossy JPEG or JPEG 2000
 _UPSAMPLED = 6  # the same, where chroma was subsampled
 _NATIVE = (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
@@ -44,10 +43,10 @@ Encoder = Callable[[Frames], bytes]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to send, and what must arrive."""
+    """One image to send, and the frames that must arrive."""
 
     name: str
-    dataset: Dataset  # with File Meta Information, and UIDs of its own
+    dataset: Dataset  # with File Meta Information and new UIDs
     frames: Frames  # frames x rows x columns (x 3, RGB)
     tolerance: int  # largest difference of a sample value
 
@@ -72,7 +71,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Shipped:
-    """A file of pydicom's, and the uncompressed one that it was made of, if that is there too."""
+    """A file in pydicom's wheel, and the uncompressed file it was made from, if that is there too."""
 
     name: str
     original: str | None = None
@@ -81,7 +80,7 @@ class _Shipped:
 
 @dataclass(frozen=True)
 class _Made:
-    """An uncompressed file of pydicom's, to be encoded here."""
+    """An uncompressed file in pydicom's wheel, to be encoded here."""
 
     name: str
     syntax: UID
@@ -89,7 +88,7 @@ class _Made:
 
 
 def _as_unsigned(frame: Frames) -> Frames:
-    # The encoders want unsigned samples; the bits are the same, and so they are in the file.
+    # The encoders take only unsigned samples; the bits stay the same.
     return np.ascontiguousarray(frame).view(f"u{frame.dtype.itemsize}")
 
 
@@ -136,7 +135,7 @@ _SAMPLES: tuple[_Shipped | _Made, ...] = (
 
 
 def make() -> list[Sample]:
-    """All samples, as one new study of a patient who does not exist."""
+    """All samples, as one new study of a fictitious patient."""
     study = generate_uid()
     return [
         _shipped(sample, study) if isinstance(sample, _Shipped) else _made(sample, study)
@@ -151,7 +150,7 @@ def frames_of(dataset: Dataset) -> Frames:
     if decode is None:
         frames = pixel_array(dataset, raw=True)
         colour = str(dataset.PhotometricInterpretation)
-        # OpenJPEG has turned its own colour transforms round.
+        # OpenJPEG has already undone the colour transforms of JPEG 2000.
         if syntax in _NATIVE and colour.startswith("YBR_FULL"):
             frames = convert_color_space(frames, colour, "RGB", per_frame=True)
     else:
@@ -193,7 +192,7 @@ _DECODERS: dict[UID, Callable[[bytes, Dataset], Frames]] = {
 def _shipped(sample: _Shipped, study: str) -> Sample:
     dataset = dcmread(_FOLDER / sample.name)
     frames = frames_of(dcmread(_FOLDER / sample.original) if sample.original else dataset)
-    return Sample(sample.name, _renamed(dataset, study), frames, sample.tolerance)
+    return Sample(sample.name, _with_new_uids(dataset, study), frames, sample.tolerance)
 
 
 def _made(sample: _Made, study: str) -> Sample:
@@ -203,10 +202,10 @@ def _made(sample: _Made, study: str) -> Sample:
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = sample.syntax
-    return Sample(f"{sample.name} encoded here", _renamed(dataset, study), frames, _EXACT)
+    return Sample(f"{sample.name} encoded here", _with_new_uids(dataset, study), frames, _EXACT)
 
 
-def _renamed(dataset: Dataset, study: str) -> Dataset:
+def _with_new_uids(dataset: Dataset, study: str) -> Dataset:
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = generate_uid()
     dataset.StudyInstanceUID = study

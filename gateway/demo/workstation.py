@@ -1,4 +1,4 @@
-"""A small workstation for the demo: an SCP that takes only uncompressed images, and keeps them."""
+"""A small workstation for the demo: an SCP that accepts only uncompressed images and stores them."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ class Arrival:
 
 
 class Workstation:
-    """What it has received, by SOP Instance UID; filled by the threads of its associations."""
+    """What the workstation has received; the threads of its associations add to it."""
 
     def __init__(self, folder: Path) -> None:
         self.port = 0
@@ -35,15 +35,15 @@ class Workstation:
         self._count = 0
 
     def arrivals(self) -> dict[str, Arrival]:
-        """All until now; of one that came twice, the first."""
+        """All arrivals until now, by SOP Instance UID; the first where an instance arrived twice."""
         with self._lock:
             return dict(self._arrivals)
 
     def keep(self, event: evt.Event) -> int:
-        """Answer a C-STORE (PS3.7 9.1.1)."""
+        """Store the object of a C-STORE (PS3.7 9.1.1); returns the status."""
         with self._lock:
             self._count += 1
-            # Not named by its UID, which the network chose.
+            # Not named by its UID, which comes from the network.
             path = self._folder / f"{self._count:06}.dcm"
         path.write_bytes(event.encoded_dataset())
         arrival = Arrival(path, str(event.context.transfer_syntax), time.monotonic())
@@ -55,7 +55,7 @@ class Workstation:
 
 @contextmanager
 def listening(folder: Path) -> Iterator[Workstation]:
-    """A workstation on a free port of loopback that keeps in `folder` what it gets."""
+    """Run a workstation on a free port of loopback; it stores what it receives in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     workstation = Workstation(folder)
     entity = AE(TITLE)

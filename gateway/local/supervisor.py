@@ -1,7 +1,7 @@
-"""Keeps the parts running: starts them, restarts what dies, forwards what they say, stops them all.
+"""Keeps the parts running: starts them, restarts them, copies their output, stops them all.
 
-Each part leads a process group, so that what it has forked (Celery's pool) goes with it; where this process
-is itself killed, the warden does it. honcho never restarts, circus restarts after one fixed delay.
+Each part leads a process group, so that its children (Celery's pool) end with it. If this process itself is
+killed, the warden ends them. honcho never restarts, circus restarts after one fixed delay.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.local.warden import GATE, Warden
+from gateway.local.warden import WAIT_FOR_GO, Warden
 
 log = logging.getLogger(__name__)
 
-Ended = Callable[[str, int], None]
-_TOGETHER = 0.1  # seconds: lines of so long are copied in one go
-_saying = threading.Lock()
-_LAST_WORDS = 1.0  # seconds that those who copy lines have in the end
-_GONE = 5.0  # seconds that what was killed has to be gone: a write that hangs cannot be
-_LONGEST_LINE = 1 << 16  # bytes; what comes in one piece longer than this is cut into lines
+OnEnd = Callable[[str, int], None]
+_COPY_INTERVAL = 0.1  # seconds: lines of this time are copied at once
+_output_lock = threading.Lock()
+_COPY_TIMEOUT = 1.0  # seconds for the rest of the output to be copied at the end
+_KILL_TIMEOUT = 5.0  # seconds to wait for killed processes; one in a write that hangs does not end
+_LONGEST_LINE = 1 << 16  # bytes; a longer line is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +48,44 @@ class Patience:
 
 
 class Supervisor:
-    """Runs parts until it is closed; then, or where it is killed, `folders` are removed, `locks` released.
+    """Runs parts until it is closed or killed; `folders` are then removed and `locks` released.
 
-    `ended` learns the name and exit code (negative: the signal) of every part that ended by itself.
+    It calls `on_end` with the name and exit code (negative: the signal) of every part that ends by itself.
     """
 
     def __init__(
-        self, patience: Patience, ended: Ended, folders: Sequence[Path], locks: Sequence[int]
+        self, patience: Patience, on_end: OnEnd, folders: Sequence[Path], locks: Sequence[int]
     ) -> None:
-        self._patience, self._ended = patience, ended
-        self._keepers: dict[str, asyncio.Task[None]] = {}
-        self._forwarders: set[threading.Thread] = set()
+        self._patience, self._on_end = patience, on_end
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._copiers: set[threading.Thread] = set()
         self._warden = Warden(folders, locks)
 
     def start(self, part: Part) -> None:
         """Start `part` and keep it running."""
-        self._keepers[part.name] = asyncio.create_task(self._keep(part))
+        self._tasks[part.name] = asyncio.create_task(self._keep_running(part))
 
     async def stop(self, *names: str) -> None:
-        """Stop the parts named, all at once; those that do not go within the grace are killed."""
-        keepers = [self._keepers.pop(name) for name in names if name in self._keepers]
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+        """Stop the named parts, all at once; those that do not end within the grace are killed."""
+        tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """Stop what still runs, and the warden."""
-        await self.stop(*self._keepers)
-        deadline = time.monotonic() + _LAST_WORDS
-        for forwarder in self._forwarders:
-            await asyncio.to_thread(forwarder.join, max(0.0, deadline - time.monotonic()))
+        """Stop all parts, then the warden."""
+        await self.stop(*self._tasks)
+        deadline = time.monotonic() + _COPY_TIMEOUT
+        for copier in self._copiers:
+            await asyncio.to_thread(copier.join, max(0.0, deadline - time.monotonic()))
         await asyncio.to_thread(self._warden.close)
 
-    async def _keep(self, part: Part) -> None:
+    async def _keep_running(self, part: Part) -> None:
         delay = self._patience.first
         while True:
             started = time.monotonic()
             code = await self._run(part)
-            self._ended(part.name, code)
+            self._on_end(part.name, code)
             if time.monotonic() - started >= self._patience.healthy:
                 delay = self._patience.first
             log.error("PartEnded part=%s code=%d; restarting in %g s", part.name, code, delay)
@@ -93,11 +93,11 @@ class Supervisor:
             delay = min(2 * delay, self._patience.longest)
 
     async def _run(self, part: Part) -> int:
-        # Pipes of ours: with asyncio's own, wait() lasts until all that inherited them have ended.
-        (reading, writing), (waiting, gate) = os.pipe(), os.pipe()
+        # Our own pipes: with asyncio's, wait() lasts until every process that inherited them has ended.
+        (reading, writing), (waiting, go) = os.pipe(), os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(
-                *GATE,
+                *WAIT_FOR_GO,
                 *part.command,
                 stdin=waiting,
                 stdout=writing,
@@ -107,19 +107,19 @@ class Supervisor:
             )
         except BaseException as error:
             os.close(reading)
-            os.close(gate)
+            os.close(go)
             if not isinstance(error, OSError):
                 raise
-            log.error("PartNotStarted part=%s: %s", part.name, error)  # noqa: TRY400  no news in the stack
+            log.error("PartNotStarted part=%s: %s", part.name, error)  # noqa: TRY400  the stack adds nothing
             return 1
         finally:
             os.close(writing)
             os.close(waiting)
-        self._warden.admit(child.pid, gate)
-        self._forwarders = {forwarder for forwarder in self._forwarders if forwarder.is_alive()}
-        forwarder = threading.Thread(target=_forward, args=(part.name, reading), daemon=True)
-        self._forwarders.add(forwarder)
-        forwarder.start()
+        self._warden.register(child.pid, go)
+        self._copiers = {copier for copier in self._copiers if copier.is_alive()}
+        copier = threading.Thread(target=_copy_output, args=(part.name, reading), daemon=True)
+        self._copiers.add(copier)
+        copier.start()
         overdue = False
         try:
             return await child.wait()
@@ -134,29 +134,29 @@ class Supervisor:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            # It may have gone by itself in the instant in which its time was over.
+            # It may have ended by itself just as its time was over.
             if await child.wait() == -signal.SIGKILL and overdue:
                 log.warning("PartKilled part=%s: it went on for %g s", part.name, self._patience.grace)
-            await _gone(child.pid)
+            await _wait_until_gone(child.pid)
             self._warden.forget(child.pid)
 
 
-async def _gone(group: int) -> None:
-    """Wait until no process of a group that was killed is left: another part must not meet it."""
-    deadline = time.monotonic() + _GONE
+async def _wait_until_gone(group: int) -> None:
+    """Wait until no process of a killed group is left, so that a restarted part does not meet one."""
+    deadline = time.monotonic() + _KILL_TIMEOUT
     with suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:
-            # The first process of a container inherits those whose parent has gone.
+            # In a container we may be process 1, which inherits the children of processes that ended.
             with suppress(ChildProcessError):
                 os.waitpid(-group, os.WNOHANG)  # noqa: ASYNC222  it does not wait
             os.killpg(group, 0)
             await asyncio.sleep(0.01)
 
 
-def _forward(name: str, descriptor: int) -> None:
+def _copy_output(name: str, descriptor: int) -> None:
     """Copy lines to our standard error, each with the part's name in front.
 
-    In a thread, which sleeps while more lines gather: an event loop wakes for each.
+    Runs in a thread, which can sleep while lines gather; an event loop would wake for each.
     """
     with os.fdopen(descriptor, "rb", 0) as pipe:
         rest = b""
@@ -164,14 +164,14 @@ def _forward(name: str, descriptor: int) -> None:
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
-            _say(name, lines)
+            _write_lines(name, lines)
             if len(piece) < _LONGEST_LINE:
-                time.sleep(_TOGETHER)
-        _say(name, [rest] if rest else [])
+                time.sleep(_COPY_INTERVAL)
+        _write_lines(name, [rest] if rest else [])
 
 
-def _say(name: str, lines: list[bytes]) -> None:
-    with suppress(OSError), _saying:  # Whoever read our standard error has gone; the parts go on.
-        told = [f"{name:<10} | {line.decode(errors='replace').rstrip()}\n" for line in lines]
-        sys.stderr.write("".join(told))
+def _write_lines(name: str, lines: list[bytes]) -> None:
+    with suppress(OSError), _output_lock:  # without a reader of our standard error the parts go on
+        prefixed = [f"{name:<10} | {line.decode(errors='replace').rstrip()}\n" for line in lines]
+        sys.stderr.write("".join(prefixed))
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Every part on one machine, under the supervisor, with a private Redis where none is named."""
+"""Every part on one machine, under the supervisor, with a private Redis where no broker is set."""
 
 import asyncio
 import contextlib
@@ -29,27 +29,27 @@ log = logging.getLogger(__name__)
 
 PARTS = ("ingest", "dispatcher", "worker", "forwarder", "flower")
 _REDIS = "redis"
-_MISUSED = 2  # the exit code of a part that was Misconfigured
-_ASK_AGAIN = 0.2  # seconds between questions whether a part answers
-_ANSWER_WITHIN = 1.0  # seconds; a ping that no one hears is not repeated before
-_COMPLAIN_EVERY = 10.0  # seconds between the lines that say what is missing
-_DYING = 3.0  # seconds that the remains of a killed `up` have to go
+_MISUSED = 2  # exit code of a part that is Misconfigured
+_POLL_INTERVAL = 0.2  # seconds between two checks of a part
+_CHECK_TIMEOUT = 1.0  # seconds for a part to answer; a ping that is lost is repeated after it
+_REPORT_INTERVAL = 10.0  # seconds between log lines that say which parts do not answer yet
+_LOCK_TIMEOUT = 3.0  # seconds for the warden of a killed `up` to clean up
 
 
 def run(settings: Settings, config: Path, *, park: bool = False) -> None:
-    """Run all parts until SIGINT or SIGTERM; once they answer, print where they are, and then ``ready``.
+    """Run all parts until SIGINT or SIGTERM; once they answer, print their addresses, then ``ready``.
 
-    `park` makes what is pending for destinations that there are no more dead.
+    `park` makes pending deliveries dead whose destination is no longer configured.
 
     Raises:
-        Misconfigured: another `up` works on this spool, a port is taken, or a part refuses to start.
+        Misconfigured: another `up` uses this spool, a port is taken, or a part refuses to start.
     """
     with _lock(settings.spool) as lock:
         for section, host, port in (
             ("ingest", settings.ingest.host, settings.ingest.port),
             ("flower", settings.flower.host, settings.flower.port),
         ):
-            _must_be_free(section, host, port)
+            _check_port_free(section, host, port)
         asyncio.run(_Up(settings, config, park=park).run(lock))
 
 
@@ -65,10 +65,10 @@ class _Up:
         self._ready = False
 
     async def run(self, lock: int) -> None:
-        """Start, say ready, wait for a signal, stop."""
+        """Start the parts, print ready, wait for a signal, stop them."""
         self._refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         folders = [self._private.folder] if self._private else []
-        supervisor = Supervisor(Patience(), self._ended, folders, [lock])
+        supervisor = Supervisor(Patience(), self._on_end, folders, [lock])
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -83,89 +83,89 @@ class _Up:
         finally:
             starting.cancel()
             log.info("Stopping")
-            # Redis last: the others still have something to say to it.
+            # Redis last: the other parts still send to it.
             await supervisor.stop(*PARTS)
             await supervisor.close()
         if self._refused.done():
             raise Misconfigured(f"{self._refused.result()} refuses to start; its reason stands above")
 
-    def _ended(self, part: str, code: int) -> None:
+    def _on_end(self, part: str, code: int) -> None:
         if code == _MISUSED and not self._ready and not self._refused.done():
             self._refused.set_result(part)
 
     async def _start(self, supervisor: Supervisor) -> None:
         if self._private:
             supervisor.start(Part(_REDIS, self._private.command))
-        await _all_answer({_REDIS: self._ping})
-        # The new dispatcher is to be waited for; what an earlier one has said is no sign of it.
+        await _wait_until_all_answer({_REDIS: self._ping_redis})
+        # Else the status of an earlier dispatcher would count as an answer of the new one.
         Spool(self._settings.spool).forget_status()
         for part in PARTS:
             command = (sys.executable, "-P", "-m", "gateway.cli", part, "--config", str(self._config))
             options = self._options.get(part, ())
             supervisor.start(Part(part, command + options, {"DICOMFERRY_BROKER": self._broker}))
-        await _all_answer({part: self._question(part) for part in PARTS})
+        await _wait_until_all_answer({part: self._health_check(part) for part in PARTS})
         self._ready = True
         ingest = self._settings.ingest
         titles = ", ".join(ae.title for ae in self._settings.ae)
-        # In one piece: what the parts say comes between two.
+        # In one write: the output of the parts would come between two.
         sys.stdout.write(
             f"SCP at {ingest.host}:{ingest.port} as {titles}; Flower at {flower.url(self._settings.flower)}\n"
             "ready\n"
         )
         sys.stdout.flush()
 
-    def _question(self, part: str) -> Callable[[], None]:
-        return lambda: check(part, self._settings, _ANSWER_WITHIN)
+    def _health_check(self, part: str) -> Callable[[], None]:
+        return lambda: check(part, self._settings, _CHECK_TIMEOUT)
 
-    def _ping(self) -> None:
+    def _ping_redis(self) -> None:
         try:
             client_for(self._broker).ping()
         except RedisError as error:
             raise FerryError(f"{without_password(self._broker)} does not answer: {error}") from error
 
 
-async def _all_answer(questions: dict[str, Callable[[], None]]) -> None:
-    """Ask each until it no longer raises FerryError; say from time to time what is missing."""
+async def _wait_until_all_answer(checks: dict[str, Callable[[], None]]) -> None:
+    """Repeat each check until it no longer raises FerryError; log from time to time which still do."""
     loop = asyncio.get_running_loop()
-    missing = dict.fromkeys(questions, "not asked yet")
-    over = threading.Event()
-    answered = {name: loop.create_future() for name in questions}
+    errors = dict.fromkeys(checks, "not asked yet")
+    stopped = threading.Event()
+    answered = {name: loop.create_future() for name in checks}
 
-    def ask(name: str) -> None:
-        while not over.is_set():
+    def poll(name: str) -> None:
+        while not stopped.is_set():
             try:
-                questions[name]()
+                checks[name]()
             except FerryError as error:
-                missing[name] = str(error)
-                over.wait(_ASK_AGAIN)
+                errors[name] = str(error)
+                stopped.wait(_POLL_INTERVAL)
             else:
-                with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
                     loop.call_soon_threadsafe(answered[name].set_result, None)
                 return
 
-    for name in questions:
-        # Not the loop's own threads: these would be waited for at the end, however long an answer takes.
-        threading.Thread(target=ask, args=(name,), daemon=True).start()
+    for name in checks:
+        # Not the loop's executor: the loop would wait at its end for a check, however long that takes.
+        threading.Thread(target=poll, args=(name,), daemon=True).start()
     try:
         waiting = set(answered.values())
         while waiting:
-            _, waiting = await asyncio.wait(waiting, timeout=_COMPLAIN_EVERY)
+            _, waiting = await asyncio.wait(waiting, timeout=_REPORT_INTERVAL)
             for name, answer in answered.items():
                 if answer in waiting:
-                    log.info("Waiting part=%s: %s", name, missing[name])
+                    log.info("Waiting part=%s: %s", name, errors[name])
     finally:
-        over.set()
+        stopped.set()
 
 
 @contextlib.contextmanager
 def _lock(spool: Path) -> Iterator[int]:
-    """Hold the spool for this `up`; the warden holds it too, until what a killed `up` left is gone."""
+    """Lock the spool for this `up`. If it is killed, its warden keeps the lock until it has cleaned up."""
     try:
         spool.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(spool / "up.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise Misconfigured(f"spool {spool}: cannot be used: {error.strerror}") from error
-    deadline = time.monotonic() + _DYING
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     try:
         while True:
             try:
@@ -183,11 +183,11 @@ def _lock(spool: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _must_be_free(section: str, host: str, port: int) -> None:
+def _check_port_free(section: str, host: str, port: int) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as sock:
-            # As servers do: what an earlier one left in TIME_WAIT is no obstacle.
+            # As servers do: connections in TIME_WAIT are no obstacle.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Outlives a program that was killed with -9, and takes what it had started along.
+"""Cleans up after a program that was killed with SIGKILL: ends the processes that it had started.
 
-The warden is a process of its own that reads ``+PGID`` and ``-PGID`` lines. Where its standard input ends,
-its owner is gone: it kills the process groups that still stand (a part, and Celery's pool under it) and
-removes the folders named as arguments.
+The warden is a process of its own that reads ``+PGID`` and ``-PGID`` lines. The end of its standard input
+means that its owner is gone. It then kills the process groups that are left (a part, and Celery's pool under
+it) and removes the folders named as arguments.
 """
 
 import os
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# What is started behind the gate waits, on its standard input, until the warden knows of it; where its owner
-# dies before, it never runs.
-GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
+# Prefix of a command: it waits for a line on standard input, which `register` writes once the warden knows of
+# it. If its owner dies before that, the command never runs.
+WAIT_FOR_GO = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 
 
 class Warden:
-    """The owner's end. `folders` go with the owner; `locks` (file descriptors) are held until all is gone."""
+    """The owner's end. The warden removes `folders`, and holds `locks` (file descriptors) until it ends."""
 
     def __init__(self, folders: Sequence[Path] = (), locks: Sequence[int] = ()) -> None:
         self._process = subprocess.Popen(
@@ -31,29 +31,29 @@ class Warden:
             start_new_session=True,  # neither Ctrl-C nor a closed terminal ends it before its owner
         )
 
-    def admit(self, group: int, gate: int) -> None:
-        """Take this process group along, then open its gate: the other end of its standard input."""
-        self._tell(f"+{group}\n")
+    def register(self, group: int, go: int) -> None:
+        """Take charge of a process group, then let it run; `go` is the other end of its standard input."""
+        self._write(f"+{group}\n")
         with suppress(BrokenPipeError):
-            os.write(gate, b"\n")
-        os.close(gate)
+            os.write(go, b"\n")
+        os.close(go)
 
     def forget(self, group: int) -> None:
-        """Leave this process group: it has ended."""
-        self._tell(f"-{group}\n")
+        """Drop a process group that has ended."""
+        self._write(f"-{group}\n")
 
     def close(self) -> None:
-        """Let it clean up now, and wait for it."""
+        """Make the warden clean up now, and wait for it."""
         self._process.communicate()
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(line.encode())
 
 
 def main() -> None:
-    """Wait for the end of the owner, then clean up after it."""
+    """Wait for the end of the owner, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()

@@ -104,8 +104,8 @@ def _receiver_lease(spool: Spool) -> Iterator[str]:
     """Hold a receiver lease; names of what we put into ``incoming`` begin with its name."""
     while True:
         receiver = secrets.token_hex(RECEIVER_BYTES)
-        spool.receivers.make(receiver)
-        with spool.receivers.hold(receiver) as held:
+        spool.receivers.create(receiver)
+        with spool.receivers.acquire(receiver) as held:
             if held:  # else another receiver swept it before we held it
                 yield receiver
                 return
@@ -121,6 +121,6 @@ def _sweep(spool: Spool) -> None:
     for name in left:
         shutil.rmtree(spool.incoming / name, ignore_errors=True)
     for receiver in spool.receivers.batches():
-        spool.receivers.take_back(receiver)
+        spool.receivers.revoke(receiver)
     if left:
         log.info("Swept %d unfinished objects of a former run", len(left))

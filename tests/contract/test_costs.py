@@ -93,7 +93,7 @@ class Place:
         """Have batches done, one after the other."""
         app = celery_app(load(self.config))
         for batch in given:
-            self.spool.leases.make(batch.id)
+            self.spool.leases.create(batch.id)
             app.send_task(task, kwargs=batch.to_message(), task_id=batch.id, queue=queue)
             wait_until(lambda: not self.spool.leases.batches(), "a batch to be finished", 60)
         app.close()

@@ -33,7 +33,7 @@ def test_a_delivery_is_noted_for_good_after_its_answer_and_before_anybody_is_tol
         batch = DeliverBatch(
             new_batch_id(), "boot", "ws", tuple(Parcel(i.id, None, "as received") for i in instances)
         )
-        spool.leases.make(batch.id)
+        spool.leases.create(batch.id)
         app = celery_app(load(config))
         app.send_task(DELIVER, kwargs=batch.to_message(), task_id=batch.id, queue=DELIVER_QUEUE)
         app.close()

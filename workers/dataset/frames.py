@@ -27,7 +27,7 @@ def split(source: Bytes, pixel_data: Element, frames: int, ceilings: Ceilings) -
     most = ceilings.most_fragments + 1  # and the Basic Offset Table
     found = list(islice(items(source, pixel_data, EXPLICIT), most + 1))
     if len(found) > most:
-        raise Permanent(ceilings.told("pixel data has too many fragments", "most_fragments"))
+        raise Permanent(ceilings.refusal("pixel data has too many fragments", "most_fragments"))
     if not found:
         raise Permanent("encapsulated pixel data without a Basic Offset Table item (PS3.5 A.4)")
     table, fragments = found[0], [fragment for fragment in found[1:] if fragment.length]

@@ -33,7 +33,7 @@ def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Cei
         codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
         if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
             what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
-            raise Permanent(ceilings.told(what, "largest_ratio"))
+            raise Permanent(ceilings.refusal(what, "largest_ratio"))
         yield codestream
 
 
@@ -132,11 +132,11 @@ def _check_decodable(image: Image) -> None:
 def _check_ceilings(image: Image, ceilings: Ceilings) -> None:
     """Refuse an image larger than the ceilings, before memory is allocated for it."""
     if image.frame_length > ceilings.largest_frame_mb << 20:
-        raise Permanent(ceilings.told(f"a frame has {image.frame_length} bytes", "largest_frame_mb"))
+        raise Permanent(ceilings.refusal(f"a frame has {image.frame_length} bytes", "largest_frame_mb"))
     if image.native_length > ceilings.largest_image_mb << 20:
-        raise Permanent(ceilings.told(f"an image has {image.native_length} bytes", "largest_image_mb"))
+        raise Permanent(ceilings.refusal(f"an image has {image.native_length} bytes", "largest_image_mb"))
     if image.frames > ceilings.most_fragments:
-        raise Permanent(ceilings.told(f"an image has {image.frames} frames", "most_fragments"))
+        raise Permanent(ceilings.refusal(f"an image has {image.frames} frames", "most_fragments"))
 
 
 def _is_subsampled(image: Image, present: int) -> bool:

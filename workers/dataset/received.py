@@ -106,7 +106,7 @@ def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -
                 total += out.write(content)
                 if total > ceilings.largest_inflated_mb << 20:
                     raise Permanent(
-                        ceilings.told("the deflated data set is too large", "largest_inflated_mb")
+                        ceilings.refusal("the deflated data set is too large", "largest_inflated_mb")
                     )
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error

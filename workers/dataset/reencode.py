@@ -123,7 +123,7 @@ class Reencoder:
         most = self._ceilings.most_elements
         found = list(islice(elements(self._source.view, start, end, encoding), most + 1))
         if len(found) > most:
-            raise Permanent(self._ceilings.told("a data set has too many elements", "most_elements"))
+            raise Permanent(self._ceilings.refusal("a data set has too many elements", "most_elements"))
         return [element for element in found if element.tag & 0xFFFF]
 
     def _differs(self, element: Element, replacement: Replacement | None) -> bool:

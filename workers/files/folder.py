@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.part10 import PREFIX_LENGTH, is_bare, read_meta
-from dicomferry.errors import FerryError, Misconfigured, Permanent, place
+from dicomferry.dicom.part10 import PREFIX_LENGTH, is_bare_data_set, read_meta
+from dicomferry.errors import FerryError, Misconfigured, Permanent, location_of
 from dicomferry.spool import durable
 from dicomferry.spool.instance import RenditionSpec
 from workers import limits
@@ -226,12 +226,12 @@ def convert(job: Job, order: Order) -> Outcome:
     except FerryError as error:
         return Outcome(job, Kind.FAILED, str(error))
     except MemoryError:
-        return Outcome(job, Kind.FAILED, order.ceilings.told("it needs more memory, in MB", "memory_mb"))
+        return Outcome(job, Kind.FAILED, order.ceilings.refusal("it needs more memory, in MB", "memory_mb"))
     except OSError as error:
         return Outcome(job, Kind.FAILED, error.strerror or type(error).__name__)
     except Exception as error:  # noqa: BLE001  one file must not end the run
         # The error's text may quote values of the data set.
-        return Outcome(job, Kind.FAILED, f"unexpected {type(error).__name__} at {place(error)}")
+        return Outcome(job, Kind.FAILED, f"unexpected {type(error).__name__} at {location_of(error)}")
 
 
 def _convert(job: Job, order: Order) -> Outcome:
@@ -272,7 +272,7 @@ def _not_an_instance(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(PREFIX_LENGTH)
     if head[128:] != b"DICM":
-        if is_bare(head):
+        if is_bare_data_set(head):
             raise Permanent(_BARE)
         return "no DICOM file"
     if read_meta(path).sop_class_uid == _DIRECTORY:
@@ -291,7 +291,7 @@ def _existing(job: Job, order: Order) -> Outcome:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = durable.unpublished(target)
+    temporary = durable.temporary_path(target)
     try:
         shutil.copyfile(source, temporary)
         temporary.rename(target)

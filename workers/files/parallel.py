@@ -125,5 +125,5 @@ def _exit_with_parent() -> None:
 
 def _remove_partial(job: Job) -> None:
     """Remove the partial output of a killed child."""
-    for left in durable.left_unpublished(job.target):
+    for left in durable.leftover_temporaries(job.target):
         left.unlink(missing_ok=True)

@@ -15,8 +15,7 @@ from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import TRANSCODING
 from dispatcher import service
 from dispatcher.history import lines_of
-from gateway.commands import ordering
-from gateway.commands import quarantine as room
+from gateway.commands import ordering, quarantine
 from gateway.commands.selection import Filter, dead, delivered
 from ingest import reception
 from ingest.header import Malformed
@@ -99,7 +98,7 @@ def test_an_order_without_a_dispatcher_is_carried_out_when_one_starts(bench, cap
     bench.learn()
     bench.deliver()
     bench.wait_retired(instance)
-    assert orders.given(bench.spool.orders) == []
+    assert orders.outstanding(bench.spool.orders) == []
 
 
 def test_an_order_that_was_cut_by_a_crash_is_simply_carried_out_again(bench):
@@ -233,7 +232,7 @@ def test_many_items_are_carried_out_a_few_at_a_time(bench):
     items = tuple(Item(f"{number:048x}", f"1.2.{number}") for number in range(120))
     paths = orders.give(bench.spool.orders, Order(Act.NOTE, items, "noted"))
     assert [len(orders.read(path).items) for path in paths] == [50, 50, 20]
-    assert orders.given(bench.spool.orders) == paths
+    assert orders.outstanding(bench.spool.orders) == paths
 
 
 def test_orders_for_what_an_earlier_dispatchers_batch_still_runs_do_not_send_it_twice(bench):
@@ -242,7 +241,7 @@ def test_orders_for_what_an_earlier_dispatchers_batch_still_runs_do_not_send_it_
     events.push(bench.redis, [events.Received(instance.id)])
     bench.learn()
     batch = bench.fetch(DeliverBatch)
-    with bench.spool.leases.hold(batch.id) as held:
+    with bench.spool.leases.acquire(batch.id) as held:
         assert held
         bench.stop()
         bench.spool.forget_status()
@@ -324,27 +323,27 @@ def quarantined(tmp_path, monkeypatch):
 
 def test_what_is_understood_now_goes_from_the_quarantine_to_its_destinations(quarantined, capsys):
     ingest, file = quarantined
-    (kept,) = room.select(ingest.settings, EVERYTHING, "")
-    room.show([kept], as_json=False)
+    (kept,) = quarantine.select(ingest.settings, EVERYTHING, "")
+    quarantine.show([kept], as_json=False)
     shown = capsys.readouterr().out
     assert uid_of(file) in shown
     assert "written in tomorrow's VR" in shown
     as_sent = data_set_of(ingest.spool.quarantine / kept.id / "received.dcm")
-    assert room.retry(ingest.settings, [kept], yes=True)
+    assert quarantine.retry(ingest.settings, [kept], yes=True)
     (instance,) = ingest.instances()
     assert instance.sop_instance_uid == uid_of(file)
     assert instance.received_at == kept.received_at
     assert ingest.encoded(instance) == as_sent
     assert list(ingest.spool.quarantine.iterdir()) == []
     assert ingest.leftovers() == []
-    acts = [orders.read(path) for path in orders.given(ingest.spool.orders)]
+    acts = [orders.read(path) for path in orders.outstanding(ingest.spool.orders)]
     assert [order.act for order in acts] == [Act.NOTE, Act.RETRY]
     assert "is understood now" in acts[0].words
 
 
 def test_what_is_not_understood_admitted_or_routed_now_stays_in_the_quarantine(quarantined, capsys):
     ingest, _ = quarantined
-    (kept,) = room.select(ingest.settings, EVERYTHING, "")
+    (kept,) = quarantine.select(ingest.settings, EVERYTHING, "")
     path = ingest.spool.quarantine / kept.id / "received.dcm"
     content = path.read_bytes()
     nowhere = ingest.settings.model_copy(
@@ -361,39 +360,39 @@ def test_what_is_not_understood_admitted_or_routed_now_stays_in_the_quarantine(q
         (ingest.settings, flipped, "not what was received"),
     ):
         path.write_bytes(bytes_)
-        assert not room.retry(settings, [kept], yes=True)
+        assert not quarantine.retry(settings, [kept], yes=True)
         assert words in capsys.readouterr().out
         assert path.read_bytes() == bytes_
         assert ingest.instances() == []
         assert ingest.leftovers() == []
     path.unlink()
-    assert not room.retry(ingest.settings, [kept], yes=True)
+    assert not quarantine.retry(ingest.settings, [kept], yes=True)
     assert "No such file" in capsys.readouterr().out
 
 
 def test_a_retry_of_the_quarantine_that_was_cut_after_the_commit_is_no_second_instance(quarantined):
     ingest, _ = quarantined
-    (kept,) = room.select(ingest.settings, EVERYTHING, "")
+    (kept,) = quarantine.select(ingest.settings, EVERYTHING, "")
     folder = ingest.spool.quarantine / kept.id
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert room.retry(ingest.settings, [kept], yes=True)
+    assert quarantine.retry(ingest.settings, [kept], yes=True)
     folder.mkdir()
     for name, bytes_ in content.items():
         (folder / name).write_bytes(bytes_)
-    assert room.retry(ingest.settings, [kept], yes=True)
+    assert quarantine.retry(ingest.settings, [kept], yes=True)
     assert len(ingest.instances()) == 1
     assert not folder.exists()
 
 
 def test_what_is_discarded_from_the_quarantine_is_gone_and_noted(quarantined):
     ingest, file = quarantined
-    assert room.select(ingest.settings, Filter(reason="another"), "") == []
-    assert room.select(ingest.settings, EVERYTHING, "zz") == []
-    found = room.select(ingest.settings, Filter(sop_instance_uid=uid_of(file)), "")
-    room.discard(ingest.settings, found, yes=True)
+    assert quarantine.select(ingest.settings, Filter(reason="another"), "") == []
+    assert quarantine.select(ingest.settings, EVERYTHING, "zz") == []
+    found = quarantine.select(ingest.settings, Filter(sop_instance_uid=uid_of(file)), "")
+    quarantine.discard(ingest.settings, found, yes=True)
     assert list(ingest.spool.quarantine.iterdir()) == []
     assert list(ingest.spool.trash.iterdir()) == []
-    (path,) = orders.given(ingest.spool.orders)
+    (path,) = orders.outstanding(ingest.spool.orders)
     order = orders.read(path)
     assert order.act is Act.NOTE
     assert "tomorrow's VR" in order.words
@@ -401,8 +400,8 @@ def test_what_is_discarded_from_the_quarantine_is_gone_and_noted(quarantined):
 
 def test_another_user_cannot_put_into_the_spool_what_its_owner_could_not_remove(quarantined, monkeypatch):
     ingest, _ = quarantined
-    found = room.select(ingest.settings, EVERYTHING, "")
-    monkeypatch.setattr(room.os, "geteuid", lambda: 4321)
+    found = quarantine.select(ingest.settings, EVERYTHING, "")
+    monkeypatch.setattr(quarantine.os, "geteuid", lambda: 4321)
     with pytest.raises(Misconfigured, match="run this as"):
-        room.retry(ingest.settings, found, yes=True)
+        quarantine.retry(ingest.settings, found, yes=True)
     assert ingest.instances() == []

@@ -85,7 +85,7 @@ def test_an_object_that_arrived_while_redis_knew_nothing_of_it_is_found_when_the
 def sending_through_a_restart(bench):
     """A deliver batch that an earlier dispatcher handed out runs while the next one starts, and after."""
     batch = bench.fetch(DeliverBatch)
-    with bench.spool.leases.hold(batch.id) as held:
+    with bench.spool.leases.acquire(batch.id) as held:
         assert held
         bench.stop()
         bench.start()
@@ -137,7 +137,7 @@ def test_what_an_earlier_dispatcher_published_and_nobody_runs_is_published_anew(
     bench.start()
     new = bench.fetch(TranscodeBatch)
     assert (old.instances, old.id != new.id) == (new.instances, True)
-    with bench.spool.leases.hold(old.id) as held:
+    with bench.spool.leases.acquire(old.id) as held:
         assert not held
     assert bench.spool.read(instance.id) == instance
 
@@ -225,7 +225,7 @@ def test_what_has_ended_does_not_fill_a_disk_that_is_slow_to_remove_it(bench, mo
 
 
 def test_the_end_of_a_batch_waits_for_nothing_more_to_tell(bench, monkeypatch):
-    monkeypatch.setattr(events, "TOGETHER", 3600.0)
+    monkeypatch.setattr(events, "SEND_INTERVAL", 3600.0)
     sender = events.EventSender(bench.redis)
     sender.send(events.Started("a"))  # the first after a pause leaves at once
     wait_until(lambda: bench.redis.llen(events.EVENTS_KEY), "the first event")

@@ -117,7 +117,7 @@ def test_a_batch_whose_lease_somebody_holds_is_dropped(tmp_path: Path, broker: s
     with pynetdicom_scp() as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
         batch = post.batch(post.put())
-        with post.spool.leases.hold(batch.id):
+        with post.spool.leases.acquire(batch.id):
             post.forwarder.deliver(batch)
         assert peer.datasets == []
     assert post.redis.llen(EVENTS_KEY) == 0
@@ -426,7 +426,7 @@ def test_the_worker_delivers_beside_black_holes_and_stops_in_seconds(
     for one in (*stuck, batch):
         app.send_task(DELIVER, kwargs=one.to_message(), queue=DELIVER_QUEUE)
     probe = ProbeBatch(new_batch_id(), "ws", (CT,))
-    post.spool.leases.make(probe.id)
+    post.spool.leases.create(probe.id)
     app.send_task(PROBE, kwargs=probe.to_message(), queue=DELIVER_QUEUE)
 
     heard = []

@@ -138,7 +138,7 @@ SLEEPER = """
 import sys, time
 from pathlib import Path
 from gateway import cli
-cli._tame_celery()
+cli._configure_celery_signals()
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import load
 app = celery_app(load(Path(sys.argv[1])))

@@ -11,7 +11,7 @@ import pytest
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import leases
 from dicomferry.spool.instance import RenditionSpec, State, instance_id
-from dicomferry.spool.leases import Claim
+from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
@@ -109,35 +109,36 @@ def test_a_spool_of_another_schema_is_refused_and_not_touched(spool):
 
 
 def test_a_lease_is_held_by_one_and_gone_when_it_is_done(spool):
-    spool.leases.make("b")
+    spool.leases.create("b")
     assert spool.leases.state("b") == "idle"
-    with spool.leases.hold("b") as held:
+    with spool.leases.acquire("b") as held:
         assert held
         assert spool.leases.state("b") == "running"
-        with spool.leases.hold("b") as second:
+        with spool.leases.acquire("b") as second:
             assert not second
-        assert not spool.leases.take_back("b")
+        assert not spool.leases.revoke("b")
     assert spool.leases.state("b") == "gone"
 
 
 @pytest.mark.parametrize(
-    "claim", [Claim(), Claim(("i1", "i2")), Claim((), "ws1"), Claim(("i1", "i2"), "ws1")]
+    "claim",
+    [LeaseContent(), LeaseContent(("i1", "i2")), LeaseContent((), "ws1"), LeaseContent(("i1", "i2"), "ws1")],
 )
 def test_a_lease_says_what_its_batch_is_about(spool, claim):
-    spool.leases.make("b", claim)
-    assert spool.leases.claim("b") == claim
-    assert spool.leases.take_back("b")
-    assert spool.leases.claim("b") == Claim()
+    spool.leases.create("b", claim)
+    assert spool.leases.read("b") == claim
+    assert spool.leases.revoke("b")
+    assert spool.leases.read("b") == LeaseContent()
 
 
 def test_a_lease_of_an_earlier_build_names_its_instances_alone(spool):
     (spool.leases.folder / "b").write_text("i1\ni2")
-    assert spool.leases.claim("b") == Claim(("i1", "i2"))
+    assert spool.leases.read("b") == LeaseContent(("i1", "i2"))
 
 
 def test_a_lease_is_open_for_writing_without_which_nfs_locks_nothing_exclusively(spool):
-    spool.leases.make("b")
-    with spool.leases.hold("b"):
+    spool.leases.create("b")
+    with spool.leases.acquire("b"):
         held = [
             int(link.name)
             for link in Path("/proc/self/fd").iterdir()
@@ -147,9 +148,9 @@ def test_a_lease_is_open_for_writing_without_which_nfs_locks_nothing_exclusively
 
 
 def test_threads_of_one_process_do_not_share_a_lease(spool):
-    spool.leases.make("b")
+    spool.leases.create("b")
     seen = []
-    with spool.leases.hold("b"):
+    with spool.leases.acquire("b"):
         thread = threading.Thread(target=lambda: seen.append(spool.leases.state("b")))
         thread.start()
         thread.join()
@@ -157,39 +158,39 @@ def test_threads_of_one_process_do_not_share_a_lease(spool):
 
 
 def test_a_batch_whose_lease_was_taken_back_is_dropped(spool):
-    spool.leases.make("b")
-    assert spool.leases.take_back("b")
-    with spool.leases.hold("b") as held:
+    spool.leases.create("b")
+    assert spool.leases.revoke("b")
+    with spool.leases.acquire("b") as held:
         assert not held
 
 
 def test_a_lease_that_was_unlinked_between_opening_and_locking_is_no_lease(spool):
-    spool.leases.make("b")
+    spool.leases.create("b")
     late = os.open(spool.leases.folder / "b", os.O_RDONLY)
-    assert spool.leases.take_back("b")
+    assert spool.leases.revoke("b")
     fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)  # can be locked, and still:
     assert os.fstat(late).st_nlink == 0
     os.close(late)
 
 
 def test_the_dispatcher_s_glance_does_not_cost_a_batch(spool, monkeypatch):
-    monkeypatch.setattr(leases, "_GLANCES", 1000)  # the thread that ends it may be late
-    spool.leases.make("b")
+    monkeypatch.setattr(leases, "_LOCK_TRIES", 1000)  # the thread that ends it may be late
+    spool.leases.create("b")
     descriptor = os.open(spool.leases.folder / "b", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     threading.Timer(0.02, os.close, [descriptor]).start()
-    with spool.leases.hold("b") as held:
+    with spool.leases.acquire("b") as held:
         assert held
 
 
 def _hold(root, ready):
-    with Spool(root).leases.hold("b"):
+    with Spool(root).leases.acquire("b"):
         ready.set()
         threading.Event().wait(60)
 
 
 def test_a_killed_holder_leaves_the_lease_idle(spool):
-    spool.leases.make("b")
+    spool.leases.create("b")
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(spool.root, ready))
@@ -199,7 +200,7 @@ def test_a_killed_holder_leaves_the_lease_idle(spool):
     holder.kill()
     holder.join()
     wait_until(lambda: spool.leases.state("b") == "idle", "the kernel to free the lease")
-    assert spool.leases.take_back("b")
+    assert spool.leases.revoke("b")
 
 
 def test_what_a_killed_dispatcher_left_beside_its_status_is_swept(spool: Spool) -> None:

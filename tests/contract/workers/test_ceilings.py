@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.part10 import dataset_offset, file_header
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
@@ -35,7 +35,9 @@ def deflated(path: Path) -> Path:
     plain = native(path, 512, 3)
     compressor = zlib.compressobj(wbits=-15)
     content = compressor.compress(plain.read_bytes()[dataset_offset(plain) :]) + compressor.flush()
-    path.write_bytes(frame(SECONDARY_CAPTURE, "1.2.3", DEFLATED_LE) + content + b"\0" * (len(content) % 2))
+    path.write_bytes(
+        file_header(SECONDARY_CAPTURE, "1.2.3", DEFLATED_LE) + content + b"\0" * (len(content) % 2)
+    )
     return path
 
 

@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset, Sequence, dcmread
 from pydicom.encaps import encapsulate_extended
 
-from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.part10 import dataset_offset, file_header
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
@@ -265,7 +265,9 @@ def test_private_elements_and_sequences_survive(target: str, tmp_path: Path) -> 
         content = shipped(name).read_bytes()
         source = tmp_path / name
         uid = str(dcmread(shipped(name)).file_meta.TransferSyntaxUID)
-        source.write_bytes(frame(SECONDARY_CAPTURE, "1.2.3", uid) + content[dataset_offset(shipped(name)) :])
+        source.write_bytes(
+            file_header(SECONDARY_CAPTURE, "1.2.3", uid) + content[dataset_offset(shipped(name)) :]
+        )
         out = dcmread(rendition(source, target))
         assert [str(e) for e in out.iterall()] == [
             str(e) for e in dcmread(source).iterall()
@@ -336,7 +338,7 @@ def test_flipped_bits_end_in_a_rendition_or_a_clear_refusal(tmp_path: Path) -> N
 
 def test_a_deflated_data_set_that_is_cut_or_a_bomb_in_name_only_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "in.dcm"
-    source.write_bytes(frame(SECONDARY_CAPTURE, "1.2.3", DEFLATED_LE) + b"\xff\xff not deflate")
+    source.write_bytes(file_header(SECONDARY_CAPTURE, "1.2.3", DEFLATED_LE) + b"\xff\xff not deflate")
     with pytest.raises(Permanent, match="deflate"):
         rendition(source)
 

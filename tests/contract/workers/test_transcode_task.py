@@ -20,8 +20,8 @@ from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBat
 from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.messages.events import (
     EVENTS_KEY,
-    Bundle,
     Event,
+    EventBuffer,
     Failed,
     Finished,
     Rendered,
@@ -69,7 +69,7 @@ def a_batch(
     spool: Spool, *instances: Instance, spec: RenditionSpec = SPEC, alone: bool = False
 ) -> TranscodeBatch:
     batch = TranscodeBatch(new_batch_id(), boot_id(), spec, tuple(i.id for i in instances), alone)
-    spool.leases.make(batch.id)
+    spool.leases.create(batch.id)
     return batch
 
 
@@ -111,7 +111,7 @@ def told_in(redis: Redis) -> int:
 def test_what_is_made_in_a_moment_is_told_in_one_go(
     moment: float, commands: int, spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "Bundle", partial(Bundle, wait=moment))
+    monkeypatch.setattr(tasks, "EventBuffer", partial(EventBuffer, wait=moment))
     batch = a_batch(spool, *(put(spool, shipped("MR_small_RLE.dcm"), "ws") for _ in range(8)))
     before = told_in(redis)
     run_batch(spool, redis, batch)
@@ -130,7 +130,7 @@ def test_what_is_made_does_not_wait_for_something_large(
         return run(spool, batch, instance, *rest)
 
     monkeypatch.setattr(tasks, "_run_instance", look)
-    monkeypatch.setattr(tasks, "Bundle", partial(Bundle, wait=60.0))
+    monkeypatch.setattr(tasks, "EventBuffer", partial(EventBuffer, wait=60.0))
     monkeypatch.setattr(tasks, "QUICK", 10_000)  # bytes, between the two
     small, large = put(spool, shipped("MR_small_RLE.dcm"), "ws"), put(spool, shipped("693_J2KR.dcm"), "ws")
     run_batch(spool, redis, a_batch(spool, small, large))
@@ -146,7 +146,7 @@ def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
 def test_a_batch_whose_lease_is_gone_does_nothing(spool: Spool, redis: Redis) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     batch = a_batch(spool, instance)
-    assert spool.leases.take_back(batch.id)
+    assert spool.leases.revoke(batch.id)
     run_batch(spool, redis, batch)
     assert events(redis) == []
     assert stands(spool, instance) is None
@@ -154,7 +154,7 @@ def test_a_batch_whose_lease_is_gone_does_nothing(spool: Spool, redis: Redis) ->
 
 def test_a_batch_that_somebody_runs_is_left_to_him(spool: Spool, redis: Redis) -> None:
     batch = a_batch(spool, put(spool, shipped("MR_small_RLE.dcm"), "ws"))
-    with spool.leases.hold(batch.id):
+    with spool.leases.acquire(batch.id):
         run_batch(spool, redis, batch)
         assert events(redis) == []
 
@@ -393,4 +393,4 @@ def test_a_worker_killed_in_the_middle_leaves_its_lease_unlocked_for_the_dispatc
     assert 0 < len(made) < len(instances)
     original = native_pixels(shipped("RG1_UNCR.dcm"))
     assert all(native_pixels(stands(spool, instance)) == original for instance in made)
-    assert spool.leases.take_back(batch.id)
+    assert spool.leases.revoke(batch.id)

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import Verification
 
-from dicomferry.dicom.part10 import dataset_offset, frame
+from dicomferry.dicom.part10 import dataset_offset, file_header
 from dicomferry.dicom.requestor import associate
 from dicomferry.dicom.syntaxes import resolve
 from gateway.demo.samples import frames_of
@@ -278,7 +278,7 @@ class Receiver:
 
 def _decoded(content: bytes, sop_class: str, uid: str, syntax: str) -> str:
     try:
-        dataset = dcmread(DicomBytesIO(frame(sop_class, uid, syntax) + content))
+        dataset = dcmread(DicomBytesIO(file_header(sop_class, uid, syntax) + content))
         if str(dataset.SOPInstanceUID) != uid:
             return f"of another instance, {dataset.SOPInstanceUID}"
         return pixels_of(frames_of(dataset))

@@ -12,7 +12,7 @@ from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, generate_uid
 
-from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.part10 import file_header
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -61,7 +61,7 @@ def write(path: Path, made: Dataset, transfer_syntax_uid: str) -> Path:
     stream.is_implicit_VR = uid.is_implicit_VR
     stream.is_little_endian = uid.is_little_endian
     write_dataset(stream, made)
-    path.write_bytes(frame(made.SOPClassUID, made.SOPInstanceUID, uid) + buffer.getvalue())
+    path.write_bytes(file_header(made.SOPClassUID, made.SOPInstanceUID, uid) + buffer.getvalue())
     return path
 
 

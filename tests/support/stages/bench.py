@@ -97,7 +97,7 @@ class Bench:
 
     def learn(self):
         probe = self.fetch(ProbeBatch)
-        with self.spool.leases.hold(probe.id) as held:
+        with self.spool.leases.acquire(probe.id) as held:
             assert held
             answer = {sop_class: [EXPLICIT_LE] for sop_class in probe.sop_classes}
             self.spool.learn(probe.destination, answer)
@@ -106,7 +106,7 @@ class Bench:
 
     def render(self):
         batch = self.fetch(TranscodeBatch)
-        with self.spool.leases.hold(batch.id) as held:
+        with self.spool.leases.acquire(batch.id) as held:
             assert held
             told = [events.Rendered(batch.id, i, batch.spec.key) for i in batch.instances]
             events.push(self.redis, [events.Started(batch.id), *told])
@@ -114,7 +114,7 @@ class Bench:
 
     def deliver(self, *, say=True):
         batch = self.fetch(DeliverBatch)
-        with self.spool.leases.hold(batch.id) as held:
+        with self.spool.leases.acquire(batch.id) as held:
             assert held
             for parcel in batch.parcels:
                 record = {"status": 0, "at": time.time()}

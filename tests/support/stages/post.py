@@ -50,7 +50,7 @@ class Post:
     ) -> DeliverBatch:
         made = tuple(p if isinstance(p, Parcel) else Parcel(p.id, None, "as received") for p in parcels)
         batch = DeliverBatch(new_batch_id(), BOOT, to, made, more, after)
-        self.spool.leases.make(batch.id)
+        self.spool.leases.create(batch.id)
         return batch
 
     def deliver(self, *parcels: Instance | Parcel, to: str = "ws", more: bool = False) -> list[events.Event]:
@@ -61,7 +61,7 @@ class Post:
 
     def probe(self, *sop_classes: str, to: str = "ws") -> list[events.Event]:
         batch = ProbeBatch(new_batch_id(), to, sop_classes)
-        self.spool.leases.make(batch.id)
+        self.spool.leases.create(batch.id)
         self.forwarder.probe(batch)
         return self.inner(batch.id)
 

@@ -7,13 +7,13 @@ from pynetdicom import AE, transport
 from pynetdicom.association import MODE_REQUESTOR, Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicomferry.dicom.requestor import associate, keep_responses
+from dicomferry.dicom.requestor import associate, fix_lost_responses
 from tests.support.peers.scps import pynetdicom_scp
 from tests.support.running.ports import free_port
 
 
 def test_a_reactor_that_is_paused_leaves_the_response_to_the_requestor():
-    keep_responses()
+    fix_lost_responses()
     dimse = Association(AE(), MODE_REQUESTOR).dimse
     dimse.msg_queue.put((1, "a response"))
     dimse.assoc._reactor_checkpoint.clear()  # as send_c_store does before it sends

@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_next_attempt_succeeds(tmp_pat
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "marker.json"
-    durable.unpublished(path).write_bytes(b"half of")
+    durable.temporary_path(path).write_bytes(b"half of")
     durable.replace(path, b"all")
     assert path.read_bytes() == b"all"
     assert list(tmp_path.iterdir()) == [path]
@@ -43,7 +43,7 @@ def flags_of(folder: Path) -> str:
 
 def test_a_busy_folder_is_spread_where_that_is_known_and_left_alone_elsewhere(tmp_path: Path) -> None:
     before = flags_of(tmp_path)
-    durable.spread(tmp_path)
+    durable.spread_subfolders(tmp_path)
     file_system = subprocess.run(
         ["findmnt", "-no", "FSTYPE", "-T", str(tmp_path)], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -53,7 +53,7 @@ def test_a_busy_folder_is_spread_where_that_is_known_and_left_alone_elsewhere(tm
     elif file_system != "ext4":
         assert flags_of(tmp_path) == before
     (tmp_path / "folder").mkdir()
-    durable.spread(tmp_path / "nowhere")  # no reason to fail
+    durable.spread_subfolders(tmp_path / "nowhere")  # no reason to fail
 
 
 def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from dicomferry.dicom.part10 import dataset_offset, frame, read_meta
+from dicomferry.dicom.part10 import dataset_offset, file_header, read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.spool import records
 
@@ -15,7 +15,7 @@ DATA_SET = b"\x08\x00\x60\x00CS\x02\x00MR"
 
 
 def with_record(path: Path, record: dict[str, Any] | None) -> Path:
-    head = frame("1.2.3", "1.2.3.4", EXPLICIT_LE, records.ROOM)
+    head = file_header("1.2.3", "1.2.3.4", EXPLICIT_LE, records.ROOM)
     file = BytesIO(head + DATA_SET)
     if record is not None:
         records.fill(file, len(head), record)
@@ -61,7 +61,7 @@ def test_what_can_never_fit_leaves_the_data_set_alone_all_the_same(tmp_path: Pat
 def test_files_without_a_record_have_none(tmp_path: Path) -> None:
     assert records.read(with_record(tmp_path / "empty.dcm", None)) is None
     plain = tmp_path / "plain.dcm"
-    plain.write_bytes(frame("1.2.3", "1.2.3.4", EXPLICIT_LE) + DATA_SET)
+    plain.write_bytes(file_header("1.2.3", "1.2.3.4", EXPLICIT_LE) + DATA_SET)
     assert records.read(plain) is None
     plain.write_bytes(b"no DICOM")
     assert records.read(plain) is None

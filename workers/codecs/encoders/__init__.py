@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from dicomferry.dicom.syntaxes import BY_UID, Holds, label
+from dicomferry.dicom.syntaxes import BY_UID, Capability, label
 from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs.codestreams import read_jpeg
 from workers.codecs.encoders import bytewise, jpeg, jpeg_xl, wavelets
@@ -50,40 +50,40 @@ def refusal(uid: str, image: Image) -> str | None:
     if uid == _RECOMPRESSED:
         return f"{label(uid)} is made of JPEG frames alone, not of pixels (PS3.5 8.2.15)"
     syntax = BY_UID.get(uid)
-    if syntax is None or syntax.holds is None:
+    if syntax is None or syntax.capability is None:
         return f"workers cannot make {label(uid)}"
-    found = _mismatch(syntax.holds, image)
+    found = _mismatch(syntax.capability, image)
     return f"{syntax.label} cannot hold {found}" if found else None
 
 
-def _mismatch(holds: Holds, image: Image) -> str | None:
+def _mismatch(capability: Capability, image: Image) -> str | None:
     """The first property of `image` that the target cannot hold, with the clause."""
-    photometrics = holds.grey if image.samples == 1 else holds.colour if image.samples == 3 else ()
-    grey_or_any = image.samples == 1 or holds.colour is None
-    least, most = holds.stored
-    bits = f"{holds.clause}; {holds.limits}" if holds.limits else holds.clause
+    photometrics = capability.grey if image.samples == 1 else capability.colour if image.samples == 3 else ()
+    grey_or_any = image.samples == 1 or capability.colour is None
+    least, most = capability.stored
+    bits = f"{capability.clause}; {capability.limits}" if capability.limits else capability.clause
     checks = (
         (
             photometrics is None or image.photometric in photometrics,
-            f"{image.photometric or 'an unknown colour space'} of {image.samples} samples ({holds.clause})",
+            f"{image.photometric or 'an unknown colour space'} of {image.samples} samples ({capability.clause})",
         ),
-        (image.bits_allocated in holds.allocated, f"{image.bits_allocated} bits allocated ({bits})"),
+        (image.bits_allocated in capability.allocated, f"{image.bits_allocated} bits allocated ({bits})"),
         (
             least <= image.bits_stored <= min(most, image.bits_allocated),
             f"{image.bits_stored} bits stored ({bits})",
         ),
         (
-            image.bits_allocated <= 8 or image.bits_stored >= holds.wide,
+            image.bits_allocated <= 8 or image.bits_stored >= capability.min_stored_16,
             f"{image.bits_stored} bits stored in {image.bits_allocated} ({bits})",
         ),
-        (not image.signed or (holds.signed and grey_or_any), f"signed samples ({holds.clause})"),
+        (not image.signed or (capability.signed and grey_or_any), f"signed samples ({capability.clause})"),
         (
-            holds.every_bit or image.high_bit == image.bits_stored - 1,
+            capability.every_bit or image.high_bit == image.bits_stored - 1,
             f"High Bit {image.high_bit} with {image.bits_stored} bits stored (PS3.5 8.1.1)",
         ),
         (
-            min(image.rows, image.columns) >= holds.shortest,
-            f"{image.rows} rows and {image.columns} columns: {holds.shortest} are the least",
+            min(image.rows, image.columns) >= capability.min_side,
+            f"{image.rows} rows and {image.columns} columns: {capability.min_side} are the least",
         ),
     )
     return next((words for fits, words in checks if not fits), None)
@@ -100,9 +100,9 @@ def encode(uid: str, cells: np.ndarray, image: Image, quality: Quality) -> Encod
     reason = refusal(uid, image)
     if reason:
         raise Unsuitable(reason)
-    holds = BY_UID[uid].holds
-    assert holds is not None  # noqa: S101  what has none was refused
-    checked = _check_cells(cells, image, every_bit=holds.every_bit)
+    capability = BY_UID[uid].capability
+    assert capability is not None  # noqa: S101  what has none was refused
+    checked = _check_cells(cells, image, every_bit=capability.every_bit)
     try:
         return ENCODERS[uid](checked, image, quality)
     except (RuntimeError, ValueError, struct.error) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dicomferry.dicom.part10 import frame, read_meta
+from dicomferry.dicom.part10 import file_header, read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, resolve
 from dicomferry.settings import Destination
 from forwarder.dimse import connection
@@ -58,7 +58,7 @@ def synthetic(folder: Path, size: int, name: str = "large.dcm") -> Path:
     path = folder / name
     uid = f"1.2.826.0.1.3680043.8.498.{os.getpid()}{time.monotonic_ns()}"
     element = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, size - 12)
-    path.write_bytes(frame(CT, uid, EXPLICIT_LE) + element + os.urandom(size - 12))
+    path.write_bytes(file_header(CT, uid, EXPLICIT_LE) + element + os.urandom(size - 12))
     return path
 
 

@@ -9,7 +9,7 @@ from dicomferry.messages.events import Rendered, dump, parse
 from dicomferry.settings import Settings
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.spool.spool import boot_id
-from gateway.commands import show
+from gateway.commands.explain import print_explanation
 from tests.support.images.files import shipped
 from tests.support.stages.spools import a_spool, put
 from workers.transcode import transcode
@@ -19,7 +19,7 @@ JPEG_LS = RenditionSpec("1.2.840.10008.1.2.4.80")
 
 def explained(settings: Settings, sop_instance_uid: str) -> str:
     text = StringIO()
-    assert show.explain(settings, sop_instance_uid, Console(file=text, width=400))
+    assert print_explanation(settings, sop_instance_uid, Console(file=text, width=400))
     return text.getvalue()
 
 

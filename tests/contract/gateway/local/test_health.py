@@ -62,9 +62,9 @@ def node(url: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_an_scp_that_answers_is_well_and_one_that_only_takes_connections_is_not() -> None:
     with pynetdicom_scp() as scp:
         health.check("ingest", settings(port=scp.port))
-    with black_hole() as port, pytest.raises(health.Unwell, match="does not answer"):
+    with black_hole() as port, pytest.raises(health.Unhealthy, match="does not answer"):
         health.check("ingest", settings(port=port), PATIENCE)
-    with pytest.raises(health.Unwell, match="does not answer"):
+    with pytest.raises(health.Unhealthy, match="does not answer"):
         health.check("ingest", settings(port=free_port()), PATIENCE)
 
 
@@ -80,7 +80,7 @@ def test_an_scp_that_ends_the_association_before_the_echo_is_unwell(monkeypatch:
     monkeypatch.setattr(Association, "send_c_echo", late)
     with (
         pynetdicom_scp(requested=lambda event: acceptors.append(event.assoc)) as scp,
-        pytest.raises(health.Unwell, match="does not answer a C-ECHO"),
+        pytest.raises(health.Unhealthy, match="does not answer a C-ECHO"),
     ):
         health.check("ingest", settings(port=scp.port))
 
@@ -105,12 +105,12 @@ def test_a_dispatcher_is_well_while_its_status_on_the_spool_is_fresh_and_redis_a
     for status, complaint in cases:
         if status is not None:
             spool.write_status(status)
-        with pytest.raises(health.Unwell, match=complaint):
+        with pytest.raises(health.Unhealthy, match=complaint):
             health.check("dispatcher", settings(spool=spool.root))
     spool.write_status({"at": now, "redis": True})
     health.check("dispatcher", settings(spool=spool.root))
     spool.forget_status()
-    with pytest.raises(health.Unwell, match="not said anything"):
+    with pytest.raises(health.Unhealthy, match="not said anything"):
         health.check("dispatcher", settings(spool=spool.root))
 
 
@@ -118,10 +118,10 @@ def test_a_worker_answers_for_itself_and_a_frozen_one_does_not() -> None:
     here = socket.gethostname()
     with private_redis() as url, node(url, f"worker@{here}-1a2b3c") as worker:
         health.check("worker", settings(url))
-        with pytest.raises(health.Unwell, match="forwarder"):
+        with pytest.raises(health.Unhealthy, match="forwarder"):
             health.check("forwarder", settings(url), PATIENCE)
         os.kill(worker.pid, signal.SIGSTOP)
-        with pytest.raises(health.Unwell, match="answers a ping"):
+        with pytest.raises(health.Unhealthy, match="answers a ping"):
             health.check("worker", settings(url), PATIENCE)
 
 
@@ -129,17 +129,17 @@ def test_the_worker_of_another_container_does_not_answer_for_this_one() -> None:
     with (
         private_redis() as url,
         node(url, "worker@another-host-1a2b3c"),
-        pytest.raises(health.Unwell, match="answers a ping"),
+        pytest.raises(health.Unhealthy, match="answers a ping"),
     ):
         health.check("worker", settings(url), PATIENCE)
 
 
 def test_without_redis_every_part_that_needs_it_is_unwell(tmp_path: Path) -> None:
     for part in ("worker", "forwarder"):
-        with pytest.raises(health.Unwell, match="Redis does not answer"):
+        with pytest.raises(health.Unhealthy, match="Redis does not answer"):
             health.check(part, settings(f"redis+socket://{tmp_path}/none?virtual_host=0"), PATIENCE)
 
 
 def test_a_page_that_is_not_served_is_unwell() -> None:
-    with pytest.raises(health.Unwell, match="does not serve"):
+    with pytest.raises(health.Unhealthy, match="does not serve"):
         health.check("flower", settings(flower={"port": free_port()}), PATIENCE)

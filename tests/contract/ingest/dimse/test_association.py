@@ -19,7 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from dicomferry.dicom.part10 import frame
+from dicomferry.dicom.part10 import file_header
 from dicomferry.dicom.syntaxes import EXPLICIT_BE, EXPLICIT_LE, GROUPS, IMPLICIT_LE, TABLE, resolve
 from dicomferry.errors import Misconfigured
 from tests.support.images.files import shipped
@@ -248,7 +248,7 @@ def test_a_large_object_is_received_in_bounded_memory(tmp_path: Path) -> None:
         )
     )
     with large.open("wb") as file:
-        file.write(frame(CT, "1.2.3", EXPLICIT_LE) + header)
+        file.write(file_header(CT, "1.2.3", EXPLICIT_LE) + header)
         file.write(b"\xe0\x7f\x10\x00OW\0\0" + size.to_bytes(4, "little"))
         file.truncate(file.tell() + size)
     part = IngestProcess(tmp_path)

@@ -29,7 +29,7 @@ def convert_or_die(job: Job, wanted: Order) -> Outcome:
         from dicomferry.spool import durable
 
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        durable.unpublished(job.target).write_bytes(b"half")
+        durable.temporary_path(job.target).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return folder.convert(job, wanted)
 

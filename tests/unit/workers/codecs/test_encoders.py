@@ -16,8 +16,9 @@ import pytest
 
 from dicomferry.dicom.syntaxes import BY_UID, TABLE
 from dicomferry.errors import Permanent, Unsuitable
+from tests.support.images import independent
 from tests.support.images.cells import back, picture
-from tests.support.images.files import gdcm_pixels, independent
+from tests.support.images.files import gdcm_pixels
 from tests.support.images.synthetic import dataset, encapsulated
 from workers.codecs import decoders
 from workers.codecs.codestreams import read_j2k, read_jpeg
@@ -53,7 +54,7 @@ def wrapped(path: Path, uid: str, encoded: Encoded, image: Image) -> Path:
 def test_the_table_says_what_each_encoder_can_hold_and_names_its_library() -> None:
     made = {*ENCODERS, RECOMPRESSED}
     assert {syntax.uid for syntax in TABLE if syntax.encoded and not syntax.native} == made
-    assert {syntax.uid for syntax in TABLE if syntax.holds and syntax.encoder} == made
+    assert {syntax.uid for syntax in TABLE if syntax.capability and syntax.encoder} == made
     assert all(syntax.decoder for syntax in TABLE if syntax.uid in decoders.DECODERS)
 
 

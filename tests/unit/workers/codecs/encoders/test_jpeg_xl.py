@@ -9,8 +9,9 @@ import pytest
 from pydicom import dcmread
 
 from dicomferry.errors import Permanent, Unsuitable
+from tests.support.images import independent
 from tests.support.images.cells import picture
-from tests.support.images.files import independent, shipped
+from tests.support.images.files import shipped
 from workers.codecs.decoders import decode
 from workers.codecs.encoders import Quality, encode, recompress
 from workers.codecs.image import Image
