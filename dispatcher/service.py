@@ -9,10 +9,8 @@ import logging
 import math
 import os
 import signal
-import sqlite3
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -33,12 +31,12 @@ from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
-from dispatcher.history import History, Row
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
 from dispatcher.orders import carry_out
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
+from dispatcher.retirement import Retirement
 from dispatcher.status import snapshot
 
 log = logging.getLogger(__name__)
@@ -50,7 +48,6 @@ READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for instances whose event was lost
 HISTORY_EVERY = 0.5  # seconds between two writes of the history, while there is something to do
 REMOVE_FOR = 0.002  # seconds of a busy round that retired instances are removed
-UNREMOVED_MOST = 2000  # retired instances that may wait for it; on a slow disk lanes wait beyond that
 ROUND = 0.01  # seconds at least between two polls: events that come meanwhile are read together
 RENDERING_ROUND = 0.02  # the same while something is being rendered, which takes longer,
 CROWDED_ROUND = 0.05  # and while batches wait for a worker: no worker is idle then
@@ -107,7 +104,7 @@ class Dispatcher:
         self._spool = spool
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
-        self._history = History(spool.history, settings.keep_history)
+        self._retirement = Retirement(spool, settings.keep_history)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
         self._manager = QueueManager(
@@ -124,12 +121,9 @@ class Dispatcher:
             keep_delivered=settings.keep_delivered,
             park=park,
         )
-        for name, count in self._history.delivered_counts().items():
+        for name, count in self._retirement.delivered_counts().items():
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
-        self._rows: list[Row] = []
-        self._retired: dict[str, None] = {}  # instances retired since the history was written
-        self._removed: OrderedDict[str, None] = OrderedDict()  # those retired before it, to be removed
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
         self._canary = uuid.uuid4().hex
@@ -158,7 +152,7 @@ class Dispatcher:
             self._run_round()
         self._record_retired()
         self._remove()
-        self._history.close()
+        self._retirement.close()
         log.info("Stopped")
 
     # In
@@ -222,7 +216,7 @@ class Dispatcher:
 
     def _is_tracked(self, instance: str) -> bool:
         """Whether the instance is known or being removed, so that the spool need not be read for it."""
-        return self._manager.tracks(instance) or instance in self._retired or instance in self._removed
+        return self._manager.tracks(instance) or instance in self._retirement
 
     def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
@@ -297,8 +291,8 @@ class Dispatcher:
         order = orders.read(path)
         notes = list(carry_out(self._spool, order))
         for note in notes:
-            self._add_to_history(note)
-        self._write_history()  # before the order's file goes: nothing else tells of it
+            self._retirement.note(note)
+        self._retirement.write()  # before the order's file goes: nothing else tells of it
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
         for instance in dict.fromkeys(item.instance for item in order.items):
@@ -327,19 +321,12 @@ class Dispatcher:
             commands = self._manager.take_commands()
 
     def _record_retired(self) -> None:
-        """Write the history; the instances retired before it may then be removed."""
-        self._write_history()
-        self._prune_history()
-        self._removed |= self._retired
-        self._retired = {}
+        self._retirement.record(_now())
         self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:
-        """Remove retired instances until then (monotonic), so that no lane waits for it."""
-        while self._removed and (time.monotonic() < until or len(self._removed) > UNREMOVED_MOST):
-            instance, _ = self._removed.popitem(last=False)
-            if not self._spool.retire(instance):
-                self._reread(instance)
+        for instance in self._retirement.remove(until):
+            self._reread(instance)
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -352,11 +339,11 @@ class Dispatcher:
                     for instance in command.instances:
                         self._reread(instance)
                 case Note():
-                    self._add_to_history(command)
+                    self._retirement.note(command)
                 case Keep():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
-                    self._retired[command.instance] = None
+                    self._retirement.retire(command.instance)
 
     def _publish(self, command: Publish) -> None:
         batch = command.batch
@@ -389,19 +376,3 @@ class Dispatcher:
         log.warning(
             "Dead instance=%s destination=%s: %s", command.instance, command.destination, command.reason
         )
-
-    def _add_to_history(self, note: Note) -> None:
-        at = note.at or time.time()
-        self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
-
-    def _write_history(self) -> None:
-        rows, self._rows = self._rows, []
-        if rows:
-            self._history.write(rows)
-            reach("history.written")
-
-    def _prune_history(self) -> None:
-        try:
-            self._history.prune(_now())
-        except sqlite3.Error as error:  # a full disk, say: old lines may stay
-            log.warning("HistoryNotPruned: %s", error)

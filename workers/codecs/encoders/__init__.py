@@ -61,11 +61,12 @@ def _mismatch(capability: Capability, image: Image) -> str | None:
     photometrics = capability.grey if image.samples == 1 else capability.colour if image.samples == 3 else ()
     grey_or_any = image.samples == 1 or capability.colour is None
     least, most = capability.stored
-    bits = f"{capability.clause}; {capability.limits}" if capability.limits else capability.clause
+    clause = capability.clause
+    bits = f"{clause}; {capability.limits}" if capability.limits else clause
     checks = (
         (
             photometrics is None or image.photometric in photometrics,
-            f"{image.photometric or 'an unknown colour space'} of {image.samples} samples ({capability.clause})",
+            f"{image.photometric or 'an unknown colour space'} of {image.samples} samples ({clause})",
         ),
         (image.bits_allocated in capability.allocated, f"{image.bits_allocated} bits allocated ({bits})"),
         (
@@ -76,7 +77,7 @@ def _mismatch(capability: Capability, image: Image) -> str | None:
             image.bits_allocated <= 8 or image.bits_stored >= capability.min_stored_16,
             f"{image.bits_stored} bits stored in {image.bits_allocated} ({bits})",
         ),
-        (not image.signed or (capability.signed and grey_or_any), f"signed samples ({capability.clause})"),
+        (not image.signed or (capability.signed and grey_or_any), f"signed samples ({clause})"),
         (
             capability.every_bit or image.high_bit == image.bits_stored - 1,
             f"High Bit {image.high_bit} with {image.bits_stored} bits stored (PS3.5 8.1.1)",

@@ -1,0 +1,76 @@
+"""Ends instances: their history is written, and only then are they removed from the spool.
+
+History is written and folders are removed together, and never so long that a lane waits for its next batch.
+"""
+
+import logging
+import math
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from dicomferry.crashpoints import reach
+from dicomferry.spool.spool import Spool
+from dispatcher.commands import Note
+from dispatcher.history import History, Row
+
+log = logging.getLogger(__name__)
+
+MAX_UNREMOVED = 2000  # instances: beyond them removal has no time limit, so that a slow disk does not fill
+
+
+class Retirement:
+    """What has ended and is not yet recorded or removed."""
+
+    def __init__(self, spool: Spool, keep_history: float) -> None:
+        self._spool = spool
+        self._history = History(spool.history, keep_history)
+        self._rows: list[Row] = []
+        self._unrecorded: dict[str, None] = {}  # ids of retired instances whose history is not written
+        self._unremoved: OrderedDict[str, None] = OrderedDict()
+
+    def delivered_counts(self) -> dict[str, int]:
+        """How many deliveries each destination has had."""
+        return self._history.delivered_counts()
+
+    def note(self, note: Note) -> None:
+        """Have a line written to the history."""
+        at = note.at or time.time()
+        self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
+
+    def retire(self, instance: str) -> None:
+        """Have an instance removed that every destination has."""
+        self._unrecorded[instance] = None
+
+    def __contains__(self, instance: object) -> bool:
+        """Whether the instance waits to be removed."""
+        return instance in self._unrecorded or instance in self._unremoved
+
+    def write(self) -> None:
+        """Write the lines that wait."""
+        rows, self._rows = self._rows, []
+        if rows:
+            self._history.write(rows)
+            reach("history.written")
+
+    def record(self, now: float) -> None:
+        """Write the lines that wait, delete a few old ones; what was retired before may then be removed."""
+        self.write()
+        try:
+            self._history.prune(now)
+        except sqlite3.Error as error:  # a full disk, say: old lines may stay
+            log.warning("HistoryNotPruned: %s", error)
+        self._unremoved |= self._unrecorded
+        self._unrecorded = {}
+
+    def remove(self, until: float = math.inf) -> Iterable[str]:
+        """Remove recorded instances until then (monotonic); ids of those that are not done after all."""
+        while self._unremoved and (time.monotonic() < until or len(self._unremoved) > MAX_UNREMOVED):
+            instance, _ = self._unremoved.popitem(last=False)
+            if not self._spool.retire(instance):
+                yield instance
+
+    def close(self) -> None:
+        """Close the history."""
+        self._history.close()
