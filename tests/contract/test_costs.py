@@ -34,6 +34,8 @@ from tests.support.running.site import Site
 from tests.support.running.traces import traced
 from tests.support.stages.spools import a_spool, put
 
+pytestmark = pytest.mark.alone
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 FEW, MANY = 4, 12  # instances, or pairs of them
 MARGIN = 1.15

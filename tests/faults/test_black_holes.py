@@ -3,12 +3,16 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.images.files import fresh_copies
 from tests.support.peers.dcmtk import Workstation, send
 from tests.support.peers.scps import black_hole
 from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.site import Site, progress
+
+pytestmark = pytest.mark.alone
 
 ALIVE, DEAD = 50, 150
 SENT = 36  # seconds of work: beside less, what each black hole costs once would count

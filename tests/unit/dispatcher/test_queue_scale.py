@@ -7,6 +7,8 @@ from dispatcher.lanes import LOOKAHEAD
 from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
 from tests.support.stages.hospital import Hospital, Report
 
+pytestmark = pytest.mark.alone
+
 WORKERS, LANES, OFF = 50, 200, 60
 
 

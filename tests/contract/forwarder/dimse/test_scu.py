@@ -304,6 +304,7 @@ def stalling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return stall
 
 
+@pytest.mark.alone
 def test_no_object_waits_for_a_delayed_acknowledgement(tmp_path: Path, stalling: Callable[[], None]) -> None:
     files = fresh_copies("CT_small.dcm", 40, tmp_path / "ct")
 
