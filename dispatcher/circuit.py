@@ -22,6 +22,7 @@ class CircuitState:
 
     state: Circuit = Circuit.CLOSED
     failures: int = 0  # in a row
+    since: float = 0.0  # when it left "closed", seconds since the epoch
     probe_at: float = 0.0  # when an open circuit is probed, seconds since the epoch
     reason: str = ""  # why it opened, in words
 
@@ -30,7 +31,9 @@ def opened(circuit: CircuitState, now: float, reason: str, chance: float) -> Cir
     """The circuit after a failure; `chance` in [0, 1) spreads the next probe."""
     failures = circuit.failures + 1
     delay = min(FIRST_PROBE * 2 ** min(failures - 1, 16), LAST_PROBE)
-    return CircuitState(Circuit.OPEN, failures, now + delay * (1 - JITTER + 2 * JITTER * chance), reason)
+    since = now if circuit.state is Circuit.CLOSED else circuit.since
+    probe_at = now + delay * (1 - JITTER + 2 * JITTER * chance)
+    return CircuitState(Circuit.OPEN, failures, since, probe_at, reason)
 
 
 def on_trial(circuit: CircuitState) -> CircuitState:

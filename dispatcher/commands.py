@@ -20,6 +20,7 @@ class MarkDead:
     """Mark a delivery dead on the spool."""
 
     instance: str
+    sop_instance_uid: str
     destination: str
     reason: str
     status: int | None
@@ -42,7 +43,10 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Write a line of history; `at` in seconds since the epoch, None for now."""
+    """Write a line of history, of an instance or, where that is empty, of a lane.
+
+    `at` is in seconds since the epoch, None for now; the UIDs of study and series are of "received" alone.
+    """
 
     instance: str
     sop_instance_uid: str
@@ -50,6 +54,8 @@ class Note:
     destination: str
     words: str
     at: float | None = None
+    study: str | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

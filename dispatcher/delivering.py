@@ -6,7 +6,6 @@ Pure: no socket, clock, Celery or disk.
 from dicomferry.dicom.syntaxes import label
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, Parcel
-from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
 from dispatcher.labels import deliver_label
 from dispatcher.lanes import Lane, Place
@@ -112,7 +111,7 @@ class Delivering:
     def _close_circuit(self, destination: str) -> None:
         lane = self._state.lanes.get(destination)
         if lane is not None:
-            lane.circuit = circuits.closed(lane.circuit)
+            self._state.close_circuit(lane)
             self._state.wake(destination)
 
     def on_unreachable(self, event: events.Unreachable, now: float) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +23,32 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS history (
     at REAL, instance TEXT, sop_instance_uid TEXT, what TEXT, destination TEXT, words TEXT
 );
+ALTER TABLE history ADD COLUMN study TEXT;
+ALTER TABLE history ADD COLUMN series TEXT;
 CREATE UNIQUE INDEX IF NOT EXISTS received_once ON history (instance) WHERE what = 'received';
 CREATE INDEX IF NOT EXISTS by_sop_instance_uid ON history (sop_instance_uid);
+CREATE INDEX by_study ON history (study) WHERE what = 'received';
+CREATE INDEX by_series ON history (series) WHERE what = 'received';
+CREATE INDEX of_lanes ON history (destination, at) WHERE instance = '';
 CREATE TABLE totals (destination TEXT PRIMARY KEY, delivered INTEGER NOT NULL);
 INSERT INTO totals SELECT destination, count(*) FROM history WHERE what = 'delivered' GROUP BY destination;
 DROP INDEX IF EXISTS by_what;
 """
 
-Row = tuple[float, str, str, str, str, str]  # as the columns above; `at` in seconds since the epoch
+_COLUMNS = "at, instance, sop_instance_uid, what, destination, words"
+
+
+class Row(NamedTuple):
+    """A line: what happened to an instance, or to a lane, where `instance` is empty."""
+
+    at: float  # seconds since the epoch
+    instance: str
+    sop_instance_uid: str
+    what: str
+    destination: str
+    words: str
+    study: str | None = None  # Study and Series Instance UID, of "received" alone
+    series: str | None = None
 
 
 class History:
@@ -47,9 +66,9 @@ class History:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append lines, all in one transaction; a second "received" of an instance is ignored."""
-        delivered = Counter(destination for _, _, _, what, destination, _ in rows if what == "delivered")
+        delivered = Counter(row.destination for row in rows if row.what == "delivered")
         with self._database:
-            self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self._database.executemany(
                 "INSERT INTO totals VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET delivered = delivered + excluded.delivered",
@@ -77,6 +96,13 @@ class History:
         """How many deliveries each destination has had since this file was made."""
         return dict(self._database.execute("SELECT destination, delivered FROM totals"))
 
+    def last_received_at(self) -> float | None:
+        """When an instance came last, seconds since the epoch; None if the latest lines do not tell."""
+        latest = "SELECT at, what FROM history ORDER BY rowid DESC LIMIT 1000"
+        query = f"SELECT max(at) FROM ({latest}) WHERE what = 'received'"  # noqa: S608
+        at: float | None = self._database.execute(query).fetchone()[0]
+        return at
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
@@ -98,13 +124,34 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def lines_of(path: Path, sop_instance_uid: str) -> list[Row]:
     """What the history at `path` says of a SOP instance, oldest first; nothing where there is no history."""
+    return _rows(path, "sop_instance_uid = ? ORDER BY rowid", sop_instance_uid)
+
+
+def received_in(path: Path, level: Literal["study", "series"], uid: str, most: int) -> list[Row]:
+    """The "received" lines of a study or a series, oldest first, `most` at the most."""
+    return _rows(path, f"what = 'received' AND {level} = ? ORDER BY rowid LIMIT ?", uid, most)
+
+
+def received_as(path: Path, prefix: str, most: int) -> list[Row]:
+    """The "received" lines of instances whose id begins with `prefix`, `most` at the most."""
+    condition = "what = 'received' AND instance >= ? AND instance < ? ORDER BY instance LIMIT ?"
+    return _rows(path, condition, prefix, prefix + "g", most)  # ids are hexadecimal
+
+
+def lines_of_lane(path: Path, destination: str, since: float, until: float, most: int) -> list[Row]:
+    """When a destination stopped answering and answered again in that time; the latest, oldest first."""
+    condition = "instance = '' AND destination = ? AND at BETWEEN ? AND ? ORDER BY at DESC LIMIT ?"
+    return _rows(path, condition, destination, since, until, most)[::-1]
+
+
+def _rows(path: Path, condition: str, *values: object) -> list[Row]:
     if not path.exists():
         return []
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
-        query = "SELECT * FROM history WHERE sop_instance_uid = ? ORDER BY rowid"
-        return list(database.execute(query, (sop_instance_uid,)))
-    except sqlite3.OperationalError:  # made this instant, no table yet
+        query = f"SELECT {_COLUMNS} FROM history WHERE {condition}"  # noqa: S608  the conditions are ours
+        return [Row(*row) for row in database.execute(query, values)]
+    except sqlite3.OperationalError:  # made this instant, no table yet; or 0.1.0 wrote it
         return []
     finally:
         database.close()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydicom.uid import UID
+
 from dicomferry.dicom.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax, is_recompression, label
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import RenditionSpec
@@ -30,11 +32,14 @@ def choose(
     shown: tuple[str, ...],
     accepted: frozenset[str],
     ruled_out: Mapping[str, str],
+    *,
+    sop_class_uid: str = "",
 ) -> Choice | NoChoice:
     """Choose the transfer syntax of one delivery.
 
     `received` is the instance's UID, `shown` the destination's UIDs in order of preference,
-    `accepted` what its peer accepts for this SOP class, `ruled_out` UIDs that were tried, with the reason.
+    `accepted` what its peer accepts for this SOP class (`sop_class_uid`, named in reasons), `ruled_out` UIDs
+    that were tried, with the reason.
 
     In order: the received bytes; the destination's preference; for one that only negotiates, a JPEG's other
     form, then the best lossless syntax. A destination shows only what it lists, even if its peer accepts
@@ -42,7 +47,7 @@ def choose(
     """
     name = destination.title
     if not accepted:
-        return NoChoice(f"{name} accepts no transfer syntax that it shows for this SOP class")
+        return NoChoice(_why_nothing(name, destination, sop_class_uid))
     usable = [uid for uid in shown if uid in accepted and uid not in ruled_out]
     if received in usable:
         return Choice(received, None, f"{name} accepts {label(received)} as received")
@@ -54,12 +59,30 @@ def choose(
     for uid in preference:
         if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
             reason = _why_not(received, name, shown, ruled_out)
-            manner = (
-                "best lossless that it accepts" if destination.negotiates else "first it accepts of its list"
-            )
             spec = _spec(received, uid, destination)
-            return Choice(uid, spec, f"{reason}; {label(uid)}: {manner}")
+            return Choice(uid, spec, f"{reason}; {label(uid)}: {_manner(destination, shown, ruled_out)}")
     return NoChoice(_why_no_choice(received, name, usable, ruled_out, lossy=destination.lossy))
+
+
+def _manner(destination: Destination, shown: tuple[str, ...], ruled_out: Mapping[str, str]) -> str:
+    """How the syntax was chosen."""
+    if destination.negotiates:
+        return "best lossless that it accepts"
+    return f"{'next' if ruled_out.keys() & set(shown) else 'first'} it accepts of its list"
+
+
+def _why_nothing(name: str, destination: Destination, sop_class_uid: str) -> str:
+    sop_class = UID(sop_class_uid).name or "this SOP class"
+    if destination.negotiates:
+        return (
+            f"{name} accepts no transfer syntax of {sop_class}: let it accept the SOP class, or route such "
+            "objects elsewhere"
+        )
+    return (
+        f"{name} accepts no transfer syntax of {sop_class} that it shows "
+        f"({', '.join(destination.transfer_syntaxes)}): let it accept one, or change the destination's "
+        "transfer_syntaxes"
+    )
 
 
 def _best(received: str, usable: list[str]) -> list[str]:

@@ -34,10 +34,24 @@ class Retirement:
         """How many deliveries each destination has had."""
         return self._history.delivered_counts()
 
+    def last_received_at(self) -> float | None:
+        """When an instance came last, seconds since the epoch; None where the history does not tell."""
+        return self._history.last_received_at()
+
     def note(self, note: Note) -> None:
         """Have a line written to the history."""
-        at = note.at or time.time()
-        self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
+        self._rows.append(
+            Row(
+                note.at or time.time(),
+                note.instance,
+                note.sop_instance_uid,
+                note.what,
+                note.destination,
+                note.words,
+                note.study,
+                note.series,
+            )
+        )
 
     def retire(self, instance: str) -> None:
         """Have an instance removed that every destination has."""

@@ -30,6 +30,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
+from dispatcher.arrivals import Arrivals
 from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
@@ -124,6 +125,7 @@ class Dispatcher:
         for name, count in self._retirement.delivered_counts().items():
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
+        self._arrivals = Arrivals(self._retirement.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
         self._canary = uuid.uuid4().hex
@@ -184,6 +186,8 @@ class Dispatcher:
             event = events.parse(text)
             if isinstance(event, events.Received):
                 self._on_received(event.instance)
+            elif isinstance(event, events.CallerRejected):
+                self._arrivals.rejected(event, _now())
             elif event is not None:
                 self._manager.handle(event, _now())
 
@@ -209,6 +213,8 @@ class Dispatcher:
 
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
+        if state is not None:
+            self._arrivals.received(state.instance.received_at)
         self._manager.handle(Found(state) if state else NotFound(instance), _now())
 
     def _read_spool(self) -> None:
@@ -220,6 +226,7 @@ class Dispatcher:
 
     def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
+            self._arrivals.received(state.instance.received_at)
             self._manager.handle(Found(state), _now())
             if count % READ_AT_ONCE == 0:  # the commands of a million instances must not pile up
                 self._execute(self._manager.take_commands())
@@ -258,7 +265,7 @@ class Dispatcher:
             ahead=at - _now(),
             read_at=self._read_at,
             redis=self._redis_answers,
-        )
+        ) | self._arrivals.snapshot(_now())
         try:
             self._spool.write_status(status)
         except OSError as error:
@@ -374,5 +381,9 @@ class Dispatcher:
         except FileNotFoundError:
             return  # the instance is gone: there is nothing to mark
         log.warning(
-            "Dead instance=%s destination=%s: %s", command.instance, command.destination, command.reason
+            "Dead instance=%s uid=%s destination=%s: %s",
+            command.instance,
+            command.sop_instance_uid,
+            command.destination,
+            command.reason,
         )

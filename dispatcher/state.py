@@ -13,6 +13,7 @@ from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import State
 from dispatcher import circuit as circuits
+from dispatcher.circuit import Circuit
 from dispatcher.commands import Command, Keep, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
 from dispatcher.lanes import Delivery, Entry, Lane, Place
@@ -70,8 +71,16 @@ class QueueState:
 
     def open_circuit(self, lane: Lane, now: float, reason: str) -> None:
         """Stop a lane after a failure, until its next probe."""
+        if lane.circuit.state is Circuit.CLOSED:
+            self.add_command(Note("", "", "not answering", lane.destination.name, reason))
         lane.circuit = circuits.opened(lane.circuit, now, reason, self.random.random())
         self.timers.at(lane.circuit.probe_at, lane.destination.name)
+
+    def close_circuit(self, lane: Lane) -> None:
+        """Let a lane's work flow: its peer has accepted or refused an object."""
+        if lane.circuit.state is not Circuit.CLOSED:
+            self.add_command(Note("", "", "answering again", lane.destination.name, ""))
+        lane.circuit = circuits.closed(lane.circuit)
 
     # Deliveries
 
@@ -107,7 +116,12 @@ class QueueState:
         entry = delivery.entry
         accepted = lane.accepted.get(entry.sop_class_uid, frozenset())
         return choose(
-            entry.transfer_syntax_uid, lane.destination, lane.shown, accepted, delivery.ruled_out or {}
+            entry.transfer_syntax_uid,
+            lane.destination,
+            lane.shown,
+            accepted,
+            delivery.ruled_out or {},
+            sop_class_uid=entry.sop_class_uid,
         )
 
     def rule_out(self, delivery: Delivery, reason: str) -> None:
@@ -134,7 +148,7 @@ class QueueState:
     ) -> None:
         """Give the delivery up."""
         entry, name = delivery.entry, delivery.destination
-        self.add_command(MarkDead(entry.id, name, reason, status, attempts))
+        self.add_command(MarkDead(entry.id, entry.sop_instance_uid, name, reason, status, attempts))
         self.note(entry, "dead", name, reason)
         self.count_dead(entry.id, self.dead.get(entry.id, frozenset()) | {name})
         self.remove_delivery(delivery)
@@ -182,10 +196,20 @@ class QueueState:
         self.kept.pop(entry.id, None)
         words = (
             f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
-            f"{instance.route}"
+            f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
+            f"{instance.called_ae_title}, {instance.route}"
         )
         self.add_command(
-            Note(instance.id, instance.sop_instance_uid, "received", "", words, instance.received_at)
+            Note(
+                instance.id,
+                instance.sop_instance_uid,
+                "received",
+                "",
+                words,
+                instance.received_at,
+                study=instance.study_instance_uid,
+                series=instance.series_instance_uid,
+            )
         )
         if self.duplicates.add(entry):
             self.note(entry, "queued", "", "behind an earlier object with this SOP Instance UID")

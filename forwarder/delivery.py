@@ -130,7 +130,7 @@ class Delivery:
                 continue  # The dispatcher looks for it when the batch is finished.
             except Permanent as error:
                 damage = Outcome(Disposition.REFUSED, f"not sent: {error}")
-                self._reports.refused(batch, parcel, None, damage)
+                self._reports.refused(batch, parcel, None, damage, uid=instance.sop_instance_uid)
                 continue
             yield Shipment(parcel, instance, path, meta)
 
@@ -196,9 +196,11 @@ class Delivery:
                     return result.words
                 if result.disposition is Disposition.DELIVERED and status is not None:
                     syntax = shipment.meta.transfer_syntax_uid
-                    self._reports.delivered(batch, shipment.parcel, syntax, status, result)
+                    uid = shipment.instance.sop_instance_uid
+                    self._reports.delivered(batch, shipment.parcel, syntax, status, result, uid=uid)
                 else:
-                    self._reports.refused(batch, shipment.parcel, status, result)
+                    uid = shipment.instance.sop_instance_uid
+                    self._reports.refused(batch, shipment.parcel, status, result, uid=uid)
             except PeerFailure as failure:
                 failure.instance = shipment.instance.id
                 raise

@@ -37,9 +37,16 @@ class Reports:
         self._sender.send(events.Finished(batch.id))
 
     def delivered(
-        self, batch: DeliverBatch, parcel: Parcel, transfer_syntax_uid: str, status: int, result: Outcome
+        self,
+        batch: DeliverBatch,
+        parcel: Parcel,
+        transfer_syntax_uid: str,
+        status: int,
+        result: Outcome,
+        *,
+        uid: str,
     ) -> None:
-        """The destination has the object: mark it delivered."""
+        """The destination has the object, whose SOP Instance UID is `uid`: mark it delivered."""
         record = {
             "status": status,
             "transfer_syntax_uid": transfer_syntax_uid,
@@ -53,8 +60,8 @@ class Reports:
         self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status))
         reach("delivery.told")
         log.info(
-            "Delivered instance=%s destination=%s syntax=%s: %s",
-            parcel.instance, batch.destination, label(transfer_syntax_uid), result.words,
+            "Delivered instance=%s uid=%s destination=%s syntax=%s: %s",
+            parcel.instance, uid, batch.destination, label(transfer_syntax_uid), result.words,
         )  # fmt: skip
 
     def delivered_before(self, batch: DeliverBatch, parcel: Parcel) -> bool:
@@ -66,8 +73,10 @@ class Reports:
         self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status))
         return True
 
-    def refused(self, batch: DeliverBatch, parcel: Parcel, status: int | None, result: Outcome) -> None:
-        """The destination has refused the object: count the attempt."""
+    def refused(
+        self, batch: DeliverBatch, parcel: Parcel, status: int | None, result: Outcome, *, uid: str
+    ) -> None:
+        """The destination has refused the object, whose SOP Instance UID is `uid`: count the attempt."""
         attempts = self._spool.add_attempt(parcel.instance, batch.destination)
         final = result.disposition is Disposition.REFUSED
         self._sender.send(
@@ -83,8 +92,8 @@ class Reports:
             )
         )
         log.warning(
-            "Refused instance=%s destination=%s attempts=%d: %s",
-            parcel.instance, batch.destination, attempts, result.words,
+            "Refused instance=%s uid=%s destination=%s attempts=%d: %s",
+            parcel.instance, uid, batch.destination, attempts, result.words,
         )  # fmt: skip
 
     def unreachable(

@@ -195,25 +195,35 @@ def check_config(config: Config = DEFAULT_FILE) -> None:
 def status(
     config: Config = DEFAULT_FILE,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print only what needs a person; exit 1 if anything does.")
+    ] = False,
 ) -> None:
-    """Show the lanes: what is pending, delivered and dead, and whether the destination answers."""
+    """Show each destination: what waits for it, was delivered or is dead, and whether it answers."""
     settings = _load(config)
-    from rich.console import Console  # noqa: PLC0415
+    from gateway.commands.status import check_status, print_status  # noqa: PLC0415
 
-    from gateway.commands.status import print_status  # noqa: PLC0415
-
-    print_status(settings, Console(), as_json=as_json)
+    if not check:
+        print_status(settings, as_json=as_json)
+    elif not check_status(settings):
+        raise typer.Exit(1)
 
 
 @app.command()
-def explain(sop_instance_uid: str, config: Config = DEFAULT_FILE) -> None:
-    """Tell what happened to one SOP instance, and why."""
+def explain(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="UID|ID", help="A SOP Instance, Series or Study UID, or an id from a line of the log."
+        ),
+    ],
+    config: Config = DEFAULT_FILE,
+) -> None:
+    """Tell what happened to an instance, a series or a study, and why."""
     settings = _load(config)
-    from rich.console import Console  # noqa: PLC0415
+    from gateway.commands.explain import explain as tell  # noqa: PLC0415
 
-    from gateway.commands.explain import print_explanation  # noqa: PLC0415
-
-    if not print_explanation(settings, sop_instance_uid, Console()):
+    if not tell(settings, what):
         raise typer.Exit(1)
 
 

@@ -31,6 +31,16 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerRejected:
+    """Ingest: an association was rejected; for `status` alone. `calling` and `called` are AE titles."""
+
+    calling: str
+    called: str
+    host: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Worker or forwarder: the batch runs and has locked its lease."""
 
@@ -145,6 +155,7 @@ class Learned:
 
 Event = (
     Received
+    | CallerRejected
     | Started
     | Finished
     | Rendered

@@ -1,36 +1,43 @@
 """`dicomferry dead list`: dead deliveries with their reasons, for people or as JSON."""
 
 import json
-import sys
 from typing import Any
+
+import typer
 
 from forwarder.outcome import of_status
 from gateway.commands.selection import EndedDelivery
-from gateway.commands.words import ago, counted
+from gateway.commands.words import ago, counted, width, wrapped
 
 
 def print_dead_list(deliveries: list[EndedDelivery], *, as_json: bool) -> None:
-    """Print dead deliveries to standard output, grouped by destination and reason."""
+    """Print dead deliveries to standard output, grouped by destination and reason, then by study."""
     if as_json:
-        sys.stdout.write(json.dumps([_record(delivery) for delivery in deliveries], indent=2) + "\n")
+        typer.echo(json.dumps([_record(delivery) for delivery in deliveries], indent=2))
         return
-    groups: dict[tuple[str, str], list[EndedDelivery]] = {}
+    columns = width()
+    groups: dict[tuple[str, str], dict[str, list[EndedDelivery]]] = {}
     for delivery in deliveries:
-        groups.setdefault((delivery.destination, delivery.reason), []).append(delivery)
-    for (destination, reason), group in groups.items():
-        sys.stdout.write(f"{destination}: {reason} ({len(group)})\n")
-        sys.stdout.writelines(f"  {_line(delivery)}\n" for delivery in group)
-    sys.stdout.write(f"dead deliveries: {len(deliveries)}\n")
+        studies = groups.setdefault((delivery.destination, delivery.reason), {})
+        studies.setdefault(delivery.instance.study_instance_uid, []).append(delivery)
+    for (destination, reason), studies in groups.items():
+        typer.echo(wrapped(f"{destination}: {reason} ({sum(map(len, studies.values()))})", columns, "  "))
+        for study, group in studies.items():
+            typer.echo(f"  study {study or 'none'}")
+            for delivery in group:
+                typer.echo(f"    {delivery.instance.sop_instance_uid}")
+                typer.echo(wrapped(f"      {_details(delivery)}", columns, "      "))
+    typer.echo(f"dead deliveries: {len(deliveries)}")
 
 
-def _line(delivery: EndedDelivery) -> str:
-    instance, meaning = delivery.instance, _meaning(delivery.status)
-    parts = [instance.sop_instance_uid, instance.modality, f"study {instance.study_instance_uid or 'none'}"]
-    if meaning not in delivery.reason:
-        parts.append(f"last answer: {meaning}")
+def _details(delivery: EndedDelivery) -> str:
+    meaning = _meaning(delivery.status)
+    parts = [delivery.instance.modality, f"dead for {ago(delivery.at)}"]
     if delivery.attempts:
         parts.append(counted(delivery.attempts, "attempt"))
-    return "  ".join(part for part in (*parts, f"dead for {ago(delivery.at)}") if part)
+    if meaning not in delivery.reason:
+        parts.append(f"last answer: {meaning}")
+    return ", ".join(part for part in parts if part)
 
 
 def _meaning(status: int | None) -> str:

@@ -170,8 +170,21 @@ def _load_with_filter(  # noqa: PLR0917
     settings = _load(config)
     from gateway.commands.selection import Filter  # noqa: PLC0415
 
+    if destination is not None and settings.destination_named(destination) is None:
+        _check_is_on_spool(settings, destination)
     older, newer = _seconds(older_than, "--older-than"), _seconds(newer_than, "--newer-than")
     return settings, Filter(destination, study, instance, reason, older, newer)
+
+
+def _check_is_on_spool(settings: "Settings", destination: str) -> None:
+    """Refuse a name that neither the configuration nor any instance on the spool has."""
+    from dicomferry.errors import Misconfigured  # noqa: PLC0415
+    from dicomferry.spool.spool import Spool  # noqa: PLC0415
+    from gateway.commands.selection import states  # noqa: PLC0415
+
+    if not any(destination in {*s.destinations, *s.dead} for s in states(Spool(settings.spool))):
+        names = ", ".join(known.name for known in settings.destination)
+        raise Misconfigured(f"no destination is named {destination!r}; there are {names}")
 
 
 def _seconds(text: str | None, option: str) -> float | None:

@@ -1,6 +1,6 @@
-"""`dicomferry status`: the lanes and their counts, from the dispatcher's snapshot or else from the spool.
+"""`dicomferry status`: each destination and what waits for it, and what needs a person.
 
-Needs no Redis and no running part.
+It reads the dispatcher's snapshot or else the spool, and needs no Redis and no running part.
 """
 
 import json
@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
 from dispatcher.status import NOT_CONFIGURED
 from gateway.commands.selection import states
+from gateway.commands.words import ago, aligned, counted, lasting, since, width, wrapped
 
 _FRESH = 5.0  # seconds; an older snapshot means that no dispatcher runs
+_PATIENCE = 300.0  # seconds that a destination may be away before a person should know
+_HEADINGS = ("destination", "waiting", "delivered", "dead", "state")
 
 
 def dispatcher_runs(spool: Spool) -> bool:
@@ -27,57 +29,104 @@ def dispatcher_runs(spool: Spool) -> bool:
     return snapshot is not None and time.time() - snapshot["at"] < _FRESH
 
 
-def print_status(settings: Settings, console: Console, *, as_json: bool) -> None:
-    """Print every lane: what is pending, delivered and dead, and its circuit."""
+def print_status(settings: Settings, *, as_json: bool) -> None:
+    """Print every destination: what waits, was delivered or is dead, and whether it answers."""
+    runs, snapshot = _look(settings)
+    if as_json:
+        typer.echo(json.dumps({"dispatching": runs} | snapshot, indent=2))
+        return
+    columns = width()
+    rows = [_HEADINGS, *(_row(lane) for lane in snapshot["lanes"])]
+    for line in aligned(rows, columns):
+        typer.echo(line)
+    typer.echo()
+    for line in (*_way_in(snapshot), _summary(snapshot)):
+        typer.echo(wrapped(line, columns, "  "))
+    if concerns := list(_concerns(runs, snapshot)):
+        typer.echo("\nNeeds a person:")
+        for line in concerns:
+            typer.echo(wrapped(f"  {line}", columns, "    "))
+
+
+def check_status(settings: Settings) -> bool:
+    """Print what needs a person, a line each; whether nothing does."""
+    concerns = list(_concerns(*_look(settings)))
+    for line in concerns:
+        typer.echo(line)
+    return not concerns
+
+
+def lane_state(lane: dict[str, Any]) -> str:
+    """Whether a destination answers, in words."""
+    circuit, reason = lane["circuit"], lane.get("reason", "")
+    if circuit == "closed":
+        return "answering"
+    began = f" since {since(lane['since'])}" if lane.get("since") else ""
+    if circuit == "trial":
+        return f"answers again, one object is tried; did not answer{began}: {reason}"
+    if circuit == "open":
+        wait = lasting((lane.get("probe_at") or 0.0) - time.time())
+        return f"not answering{began}: {reason}; asks again in {wait}"
+    return "not configured" if lane["title"] == NOT_CONFIGURED else "not known while no dispatcher runs"
+
+
+def _look(settings: Settings) -> tuple[bool, dict[str, Any]]:
+    """Whether a dispatcher runs, and its snapshot, or what the spool tells without it."""
     spool = Spool(settings.spool)
     runs = dispatcher_runs(spool)
-    snapshot = (spool.status() if runs else None) or _count_spool(settings, spool)
-    if as_json:
-        console.print_json(json.dumps({"dispatching": runs} | snapshot))
-        return
-    if not runs:
-        console.print(
-            "[yellow]No dispatcher runs on this spool[/]: nothing moves; counts are read from the spool."
+    return runs, (spool.status() if runs else None) or _count_spool(settings, spool)
+
+
+def _row(lane: dict[str, Any]) -> tuple[str, ...]:
+    counts = (lane["pending"], lane["delivered"], lane["dead"])
+    return (lane["destination"], *map(str, counts), lane_state(lane))
+
+
+def _way_in(snapshot: dict[str, Any]) -> Iterator[str]:
+    at = snapshot.get("last_received_at")
+    yield f"last received: {ago(at) + ' ago' if at else 'nothing yet'}"
+    for caller in snapshot.get("rejected", ()):
+        yield (
+            f"rejected {ago(caller['at'])} ago: {caller['calling']} at {caller['host']} calling "
+            f"{caller['called']}: {caller['why']}"
         )
-    elif not snapshot["redis"]:
-        console.print("[yellow]Redis does not answer the dispatcher[/]: nothing moves until it does.")
-    table = Table()
-    for heading in (
-        "destination", "AE title", "address", "circuit", "pending", "sending", "delivered", "dead",
-    ):  # fmt: skip
-        table.add_column(heading, overflow="fold")
-    for lane in snapshot["lanes"]:
-        table.add_row(
-            lane["destination"], lane["title"], lane["address"], lane["circuit"], str(lane["pending"]),
-            str(lane.get("sending", 0)), str(lane["delivered"]), str(lane["dead"]),
-        )  # fmt: skip
-    console.print(table)
-    for line in _warnings(snapshot):
-        console.print(line, soft_wrap=True, highlight=False)
-    console.print(
-        f"{snapshot['instances']} instances on their way, {snapshot['parked']} parked with a dead delivery, "
-        f"{snapshot['quarantined']} quarantined, {snapshot['batches']} batches in Celery, "
-        f"{snapshot['orders']} orders not carried out yet",
-        soft_wrap=True,
+
+
+def _summary(snapshot: dict[str, Any]) -> str:
+    return (
+        f"{counted(snapshot['instances'], 'instance')} waiting or on the way, "
+        f"{counted(sum(lane['dead'] for lane in snapshot['lanes']), 'dead delivery')}, "
+        f"{snapshot['quarantined']} in quarantine, {counted(snapshot['batches'], 'batch')} in Celery"
     )
 
 
-def _warnings(snapshot: dict[str, Any]) -> Iterator[str]:
-    """What needs an operator, one line each."""
+def _concerns(runs: bool, snapshot: dict[str, Any]) -> Iterator[str]:
+    """What needs a person, one line each."""
+    if not runs:
+        yield (
+            "No dispatcher runs on this spool: nothing moves. Start `dicomferry up` or `dispatcher`; counts "
+            "are read from the spool meanwhile."
+        )
+    elif not snapshot["redis"]:
+        yield "Redis does not answer the dispatcher: nothing moves until it does."
     for lane in snapshot["lanes"]:
         name = lane["destination"]
-        if lane.get("probe_at"):
-            wait = max(0, round(lane["probe_at"] - time.time()))
-            yield f"{name}: {lane['reason']}; asks again in {wait} s"
+        if lane.get("since") and time.time() - lane["since"] > _PATIENCE:
+            yield f"{name} is {lane_state(lane)}. `dicomferry echo {name}` asks it now."
         if lane["title"] == NOT_CONFIGURED and lane["pending"]:
             yield (
-                f"{name}: {lane['pending']} pending, and the configuration has no such destination: put it "
-                "back, or `dicomferry reroute`"
+                f"{name}: {lane['pending']} pending, and the configuration has no such destination. Put it "
+                "back, or `dicomferry reroute`."
             )
-    if any(lane["dead"] for lane in snapshot["lanes"]):
-        yield "dead deliveries: `dicomferry dead list` says why, `dead retry` and `dead discard` end it"
+    if dead := sum(lane["dead"] for lane in snapshot["lanes"]):
+        yield (
+            f"{counted(dead, 'dead delivery')}: `dicomferry dead list` says why, `dead retry` and `dead "
+            "discard` end it."
+        )
     if snapshot["quarantined"]:
-        yield "quarantined: `dicomferry quarantine list` says why"
+        yield f"{snapshot['quarantined']} in quarantine: `dicomferry quarantine list` says why."
+    if snapshot["orders"]:
+        yield f"{counted(snapshot['orders'], 'order')} not carried out yet."
 
 
 def _count_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
@@ -107,4 +156,5 @@ def _count_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
         "quarantined": sum(1 for _ in spool.quarantine.iterdir()) if spool.quarantine.exists() else 0,
         "batches": 0,
         "orders": len(orders.outstanding(spool.orders)),
+        "last_received_at": max((state.instance.received_at for state in found), default=None),
     }

@@ -2,11 +2,12 @@
 
 import logging
 import threading
+import time
 from collections.abc import Hashable
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.identifiers import is_uid
-from dicomferry.messages.events import EventSender, Received
+from dicomferry.messages.events import CallerRejected, EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
 from ingest.admission import Admitted, Rejected, admit
@@ -28,6 +29,7 @@ class Scp:
         self._events = events
         self._associations: set[Hashable] = set()
         self._lock = threading.Lock()
+        self._tell_at = 0.0  # monotonic: when a rejection may be told again
 
     def admit(self, association: Hashable, request: AssociationRequest, address: str) -> Admitted | Rejected:
         """Decide about an association request; an admitted association counts until `remove`."""
@@ -42,7 +44,17 @@ class Scp:
             )
             if isinstance(decision, Admitted):
                 self._associations.add(association)
+        if isinstance(decision, Rejected):
+            self._tell_of(decision, request, address)
         return decision
+
+    def _tell_of(self, rejected: Rejected, request: AssociationRequest, address: str) -> None:
+        """Tell the dispatcher of a rejection, for `status`; a flood of them costs it one event a second."""
+        now = time.monotonic()
+        if self._events is not None and now >= self._tell_at:
+            self._tell_at = now + 1.0
+            calling, called = request.calling_ae_title, request.called_ae_title
+            self._events.send(CallerRejected(calling, called, address, rejected.why))
 
     def remove(self, association: Hashable) -> None:
         """Stop counting the association, if it was admitted."""

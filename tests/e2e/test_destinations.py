@@ -92,7 +92,7 @@ def test_status_and_explain_tell_what_happened_and_why(tmp_path):
     assert shown.returncode == 0
     for word in ("received", "planned", "rendered", "delivered", "J2K", "ExplicitLE", "ws1"):
         assert word in shown.stdout, shown.stdout
-    assert "closed" in table
+    assert "answering" in table
     everything = site.log.read_text() + shown.stdout + table
     assert "Secret" not in everything
     assert "S3CR3T" not in everything

@@ -22,7 +22,7 @@ CREATE INDEX by_what ON history (what, destination);
 
 
 def row(number: int, what: str = "delivered", at: float = NOW, destination: str = "ws1") -> Row:
-    return at, f"id{number}", f"1.2.{number}", what, destination, "as received"
+    return Row(at, f"id{number}", f"1.2.{number}", what, destination, "as received")
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_history_of_0_1_0_is_read_and_counted(path: Path) -> None:
     with sqlite3.connect(path) as database:
         database.executescript(TABLES_OF_0_1_0)
         rows = [row(1, "received"), row(1), row(2), row(2, destination="ws2"), row(3, "dead")]
-        database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", rows)
+        database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", [r[:6] for r in rows])
     database.close()
     for _ in "twice":
         history = History(path, keep=DAY)

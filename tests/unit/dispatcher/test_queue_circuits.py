@@ -24,7 +24,7 @@ def unreachable(queue, deliver, now=0.0):
 def test_an_unreachable_destination_gets_nothing_but_probes():
     queue = manager()
     deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
-    assert unreachable(queue, deliver) == []
+    assert [c.what for c in unreachable(queue, deliver)] == ["not answering"]
     commands = feed(queue, found(2, syntax=EXPLICIT_LE), found(3), now=1.0)
     assert not asked(commands)
     commands = feed(queue, now=7.0)

@@ -164,7 +164,7 @@ def test_a_damaged_instance_is_parked_with_the_reason():
     queue = manager()
     transcode = only(feed(queue, found(1)), TranscodeBatch)
     commands = feed(queue, events.Failed(transcode.id, "i1", transcode.spec.key, "truncated codestream"))
-    assert MarkDead("i1", "ws1", "truncated codestream", None, 0) in commands
+    assert MarkDead("i1", "1.2.1", "ws1", "truncated codestream", None, 0) in commands
 
 
 def test_what_was_seen_of_a_renditions_pixels_is_noted():
