@@ -1,4 +1,4 @@
 """What is done next: a pure queue manager decides; the service feeds it events and carries out its commands.
 
-The command line starts it and reads its history and plan. No other stage imports it.
+The command line starts it and reads its history, plan and status. No other stage imports it.
 """

@@ -7,9 +7,7 @@ too old is deleted a few lines at a time.
 
 import logging
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,7 +15,7 @@ log = logging.getLogger(__name__)
 
 _PRUNED_AT_ONCE = 500  # lines: some milliseconds
 _PRUNE_EVERY = 60.0  # seconds between looks for old lines, where the last look found no more
-_WRONG_CLOCK = 86_400.0  # seconds: a line from so far in the future was written while the clock was wrong
+_WRONG_CLOCK = 400 * 86_400.0  # seconds after the latest line: then the clock is wrong, and nothing expires
 _VERSION = 1  # of the tables, as PRAGMA user_version; 0: nothing yet, or the tables of 0.1.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS history (
@@ -27,14 +25,23 @@ ALTER TABLE history ADD COLUMN study TEXT;
 ALTER TABLE history ADD COLUMN series TEXT;
 CREATE UNIQUE INDEX IF NOT EXISTS received_once ON history (instance) WHERE what = 'received';
 CREATE INDEX IF NOT EXISTS by_sop_instance_uid ON history (sop_instance_uid);
+CREATE INDEX by_time ON history (at);
 CREATE INDEX by_study ON history (study) WHERE what = 'received';
 CREATE INDEX by_series ON history (series) WHERE what = 'received';
 CREATE INDEX of_lanes ON history (destination, at) WHERE instance = '';
 CREATE TABLE totals (destination TEXT PRIMARY KEY, delivered INTEGER NOT NULL);
-INSERT INTO totals SELECT destination, count(*) FROM history WHERE what = 'delivered' GROUP BY destination;
+CREATE TABLE counted (last INTEGER NOT NULL);
+INSERT INTO counted VALUES (0);
 DROP INDEX IF EXISTS by_what;
 """
-
+# Of lines that are not counted yet: those of 0.1.0, which knows no totals.
+_COUNT = """
+INSERT INTO totals
+    SELECT destination, count(*) FROM history
+    WHERE rowid > (SELECT last FROM counted) AND what = 'delivered' GROUP BY destination
+    ON CONFLICT DO UPDATE SET delivered = delivered + excluded.delivered;
+UPDATE counted SET last = max(last, (SELECT coalesce(max(rowid), 0) FROM history));
+"""
 _COLUMNS = "at, instance, sop_instance_uid, what, destination, words"
 
 
@@ -57,7 +64,7 @@ class History:
     def __init__(self, path: Path, keep: float) -> None:
         """Open or make the file at `path`; a damaged one is set aside. Lines are kept for `keep` seconds."""
         self._keep = keep
-        self._prune_at = 0.0
+        self._pruned_at = float("-inf")  # when a look found no more
         try:
             self._database = _opened(path)
         except sqlite3.DatabaseError:
@@ -66,31 +73,24 @@ class History:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append lines, all in one transaction; a second "received" of an instance is ignored."""
-        delivered = Counter(row.destination for row in rows if row.what == "delivered")
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._database.executemany(
-                "INSERT INTO totals VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET delivered = delivered + excluded.delivered",
-                delivered.items(),
-            )
+            for statement in _COUNT.split(";"):
+                self._database.execute(statement)
 
     def prune(self, now: float) -> None:
-        """Delete a few of the lines that have been kept long enough at `now`, seconds since the epoch.
-
-        Lines are deleted in the order in which they were written, up to the first that is to be kept.
-        """
-        if now < self._prune_at:
+        """Delete a few of the lines that have been kept long enough at `now`, seconds since the epoch."""
+        if 0 <= now - self._pruned_at < _PRUNE_EVERY:
             return
-        query = "SELECT rowid, at FROM history ORDER BY rowid LIMIT ?"
-        eldest = self._database.execute(query, (_PRUNED_AT_ONCE,))
-        since, until = now - self._keep, now + _WRONG_CLOCK
-        expired = [row for row, _ in takewhile(lambda line: not since <= line[1] < until, eldest)]
-        if len(expired) < _PRUNED_AT_ONCE:
-            self._prune_at = now + _PRUNE_EVERY
-        if expired:
-            with self._database:
-                self._database.execute("DELETE FROM history WHERE rowid <= ?", (expired[-1],))
+        latest = self._database.execute("SELECT max(at) FROM history").fetchone()[0] or now
+        expired = "SELECT rowid FROM history WHERE at < ? ORDER BY at LIMIT ?"
+        with self._database:
+            deleted = self._database.execute(
+                f"DELETE FROM history WHERE rowid IN ({expired})",  # noqa: S608
+                (now - self._keep if now - latest < _WRONG_CLOCK else 0.0, _PRUNED_AT_ONCE),
+            )
+        if deleted.rowcount < _PRUNED_AT_ONCE:
+            self._pruned_at = now
 
     def delivered_counts(self) -> dict[str, int]:
         """How many deliveries each destination has had since this file was made."""
@@ -112,13 +112,9 @@ def _opened(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     # Readers never block us, and a power cut may cost the last lines: they are for people.
     database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;")
-    version, tables = (
-        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "schema_version")
-    )
-    if version < _VERSION:
-        if tables:
-            log.info("HistoryUpgraded %s: the deliveries of 0.1.0 are counted, once", path.name)
+    if database.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
         database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={_VERSION}; COMMIT;")
+    database.executescript(f"BEGIN; {_COUNT} COMMIT;")
     return database
 
 

@@ -328,7 +328,7 @@ class Dispatcher:
             commands = self._manager.take_commands()
 
     def _record_retired(self) -> None:
-        self._retirement.record(_now())
+        self._retirement.record(time.time())
         self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:

@@ -58,6 +58,15 @@ def write_synced(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+def append_synced(path: Path, content: bytes) -> int:
+    """Append to a file, which is made where it is missing, and put it on disk; its length then, in bytes."""
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
 def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path`, durably and all at once: a reader sees the old file or the new one."""
     temporary = temporary_path(path)

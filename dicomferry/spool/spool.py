@@ -229,12 +229,7 @@ class Spool:
 
     def add_attempt(self, instance: str, what: str) -> int:
         """Durably count an attempt before it is made; returns the number of attempts with this one."""
-        path = self.folder(instance) / f"attempts-{what}"
-        with path.open("ab") as file:
-            file.write(b".")
-            file.flush()
-            os.fsync(file.fileno())
-            return file.tell()
+        return durable.append_synced(self.folder(instance) / f"attempts-{what}", b".")
 
     def clear_attempts(self, instance: str, what: str) -> None:
         """Reset the count of attempts."""

@@ -1,4 +1,5 @@
 """The commands of operators, from `status` and `explain` to `probe` and `transcode`.
 
-`gateway.cli` imports a module only when one of its commands runs.
+`operate` has the Typer functions of the commands that take filters or a destination. It and `gateway.cli` import
+the other modules when a command runs; nothing else imports them.
 """

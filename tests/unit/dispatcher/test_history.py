@@ -49,13 +49,13 @@ def test_lines_are_kept_for_so_long_and_no_longer(path: Path) -> None:
 
 def test_a_step_deletes_few_lines_and_steps_delete_all(path: Path) -> None:
     history = History(path, keep=DAY)
-    history.write([row(number, at=LONG_AGO) for number in range(5000)])
+    history.write([row(5000), *(row(number, at=LONG_AGO) for number in range(5000))])
     history.prune(NOW)
     left = lines(path)
     assert 4000 < left < 5000
     for _ in range(10):
         history.prune(NOW)
-    assert lines(path) == 0
+    assert lines(path) == 1
 
 
 def test_what_was_written_lately_of_long_ago_does_not_take_newer_lines_along(path: Path) -> None:
@@ -63,14 +63,41 @@ def test_what_was_written_lately_of_long_ago_does_not_take_newer_lines_along(pat
     history = History(path, keep=DAY)
     history.write([row(1), row(2, "received", at=LONG_AGO), row(3)])
     history.prune(NOW)
-    assert [len(lines_of(path, f"1.2.{number}")) for number in (1, 2, 3)] == [1, 1, 1]
+    assert [len(lines_of(path, f"1.2.{number}")) for number in (1, 2, 3)] == [1, 0, 1]
 
 
-def test_lines_of_a_clock_that_was_far_ahead_do_not_stay_for_ever(path: Path) -> None:
+def test_a_clock_that_is_wrong_deletes_nothing(path: Path) -> None:
     history = History(path, keep=DAY)
-    history.write([row(1, at=NOW + 3650 * DAY), row(2, at=LONG_AGO), row(3)])
+    history.write([row(1, at=NOW - 10), row(2, at=NOW)])
+    for wrong in (0.0, NOW - 400 * DAY, NOW + 4000 * DAY):
+        history.prune(wrong)
+        assert lines(path) == 2, wrong
+
+
+def test_lines_of_a_clock_that_was_far_ahead_stay_and_keep_no_others(path: Path) -> None:
+    history = History(path, keep=DAY)
+    history.write([row(1, at=NOW + 3650 * DAY), *(row(n, at=LONG_AGO) for n in range(2, 1000)), row(1000)])
+    for step in range(4):
+        history.prune(NOW + 61 * step)
+    assert lines(path) == 2
+
+
+def test_what_0_1_0_appends_after_a_downgrade_is_counted_too(path: Path) -> None:
+    history = History(path, keep=DAY)
+    history.write([row(1, at=LONG_AGO), row(2)])
     history.prune(NOW)
-    assert [len(lines_of(path, f"1.2.{number}")) for number in (1, 2, 3)] == [0, 0, 1]
+    history.close()
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "INSERT INTO history (at, instance, sop_instance_uid, what, destination, words)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            row(3)[:6],
+        )
+    database.close()
+    for _ in "twice":
+        history = History(path, keep=DAY)
+        assert history.delivered_counts() == {"ws1": 3}
+        history.close()
 
 
 def test_received_is_noted_once_an_instance(path: Path) -> None:
