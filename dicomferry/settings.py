@@ -3,6 +3,7 @@
 Every error names the file, the key's path and what would be right.
 """
 
+import difflib
 import ipaddress
 import os
 import re
@@ -358,17 +359,58 @@ def _key_path(fault: Any) -> tuple[str, ...]:
 
 def _describe_fault(fault: Any) -> str:
     where = _key_path(fault)
-    message = fault["msg"].removeprefix("Value error, ")
     given = fault["input"]
     if fault["type"] == "extra_forbidden":
-        message = f"unknown key; {_known_keys(where[:-1])}"
+        message = f"unknown key; {_nearest(where)}{_known_keys(where[:-1])}"
     elif fault["type"] == "missing":
         message = f"is missing; {_known_keys(where[:-1])}"
-    elif fault["type"] != "value_error" and isinstance(given, str | int | float | bool):
-        message = f"{message}, not {given!r}"
+    elif fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
+    else:
+        message = _plain_words(fault, where)
+        if isinstance(given, str | int | float | bool):
+            message = f"{message}, not {given!r}"
     variable = _VARIABLE_PREFIX + "__".join(where).upper()
     source = f" (from {variable})" if variable in os.environ else ""
     return f"{'.'.join(where)}: {message}{source}" if where else message
+
+
+def _plain_words(fault: Any, where: tuple[str, ...]) -> str:
+    """What is wanted, in place of pydantic's words for it."""
+    limits = fault.get("ctx", {})
+    kind = fault["type"]
+    table = where[-1] if where else ""
+    if kind == "list_type" and table in {"ae", "destination", "route"}:
+        return f"[{table}] is one table of many; write [[{table}]]"
+    if kind == "too_short" and table in {"ae", "destination", "route"}:
+        return f"there has to be at least one [[{table}]]"
+    words = {
+        "greater_than_equal": "must be {ge:g} or more",
+        "less_than_equal": "must be {le:g} or less",
+        "greater_than": "must be more than {gt:g}",
+        "less_than": "must be less than {lt:g}",
+        "literal_error": "must be {expected}",
+        "too_short": "needs at least {min_length}",
+        "int_type": "must be a whole number",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_type": "must be a number",
+        "float_parsing": "must be a number",
+        "bool_type": "must be true or false",
+        "bool_parsing": "must be true or false",
+        "string_type": "must be text in quotes",
+        "path_type": "must be a path in quotes",
+        "list_type": "must be a list: [...]",
+        "dict_type": "must be a table",
+        "model_type": "must be a table",
+        "model_attributes_type": "must be a table",
+    }
+    return words[kind].format(**limits) if kind in words else str(fault["msg"])
+
+
+def _nearest(where: tuple[str, ...]) -> str:
+    matches = difflib.get_close_matches(where[-1], _model_at(where[:-1]).model_fields, n=1, cutoff=0.6)
+    return f"did you mean {matches[0]!r}? " if matches else ""
 
 
 def _is_union_branch(part: str) -> bool:
@@ -377,6 +419,11 @@ def _is_union_branch(part: str) -> bool:
 
 
 def _known_keys(where: tuple[str, ...]) -> str:
+    fields = ", ".join(_model_at(where).model_fields)
+    return f"{'[' + '.'.join(where) + ']' if where else 'the top level'} takes {fields}"
+
+
+def _model_at(where: tuple[str, ...]) -> type[BaseModel]:
     model: type[BaseModel] = Settings
     tables: dict[str, type[BaseModel]] = {
         "ingest": Ingest, "worker": Worker, "flower": Flower, "ae": CalledAE,
@@ -384,6 +431,13 @@ def _known_keys(where: tuple[str, ...]) -> str:
     }  # fmt: skip
     for part in where:
         model = tables.get(part, model)
-    return (
-        f"{'[' + '.'.join(where) + ']' if where else 'the top level'} takes {', '.join(model.model_fields)}"
-    )
+    return model
+
+
+def unknown_variables() -> list[str]:
+    """The variables ``DICOMFERRY_...`` of the environment that set nothing."""
+    tables: dict[str, type[BaseModel]] = {"INGEST": Ingest, "WORKER": Worker, "FLOWER": Flower}
+    known = {name.upper() for name in Settings.model_fields} | {"CRASH_POINTS"}
+    known |= {f"{table}__{name.upper()}" for table, model in tables.items() for name in model.model_fields}
+    given = (name for name in os.environ if name.startswith(_VARIABLE_PREFIX))
+    return sorted(name for name in given if name.removeprefix(_VARIABLE_PREFIX).upper() not in known)

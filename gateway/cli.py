@@ -185,9 +185,14 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
 def check_config(config: Config = DEFAULT_FILE) -> None:
     """Say whether the configuration is right, and what would be, without starting anything."""
     settings = _load(config)
+    from gateway.commands.check_config import warnings_of  # noqa: PLC0415
+    from gateway.commands.words import counted  # noqa: PLC0415
+
+    for warning in warnings_of(settings):
+        typer.echo(f"{config}: warning: {warning}")
     typer.echo(
-        f"{config}: right; spool {settings.spool}, {len(settings.ae)} called AE titles, "
-        f"{len(settings.destination)} destinations, {len(settings.route)} routes"
+        f"{config}: right; spool {settings.spool}, {counted(len(settings.ae), 'called AE title')}, "
+        f"{counted(len(settings.destination), 'destination')}, {counted(len(settings.route), 'route')}"
     )
 
 

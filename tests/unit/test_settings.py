@@ -63,8 +63,16 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
     ("right", "wrong", "says"),
     [
         # unknown keys
-        ('spool = "spool"', 'spoool = "spool"', ["spoool: unknown key", "spool, broker"]),
-        ("[ingest]\nport", "[ingest]\nprot", ["ingest.prot: unknown key", "[ingest] takes host, port"]),
+        (
+            'spool = "spool"',
+            'spoool = "spool"',
+            ["spoool: unknown key", "did you mean 'spool'?", "spool, broker"],
+        ),
+        (
+            "[ingest]\nport",
+            "[ingest]\nprot",
+            ["ingest.prot: unknown key", "did you mean 'port'?", "[ingest] takes host, port"],
+        ),
         (
             'name = "reading-room"',
             'name = "reading-room"\ncolor = "rgb"',
@@ -75,12 +83,19 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
             'title = "FERRY"\ncallers = [{name = "X"}]',
             ["ae.0.callers.0.name: unknown key", "title"],
         ),
+        # one table where many are wanted
+        (
+            "[[destination]]",
+            "[destination]",
+            ["destination: [destination] is one table of many; write [[destination]]"],
+        ),
+        ("[[ae]]", "[ae]", ["ae: [ae] is one table of many; write [[ae]]"]),
         # missing ones
         ('title = "WS1"\n', "", ["destination.0.title: is missing"]),
         ('[[route]]\ncalled = "FERRY"\nto = ["reading-room"]', "", ["route: is missing"]),
         # wrong types and ranges
-        ("port = 11112", 'port = "dicom"', ["ingest.port:", "integer", "'dicom'"]),
-        ("port = 11112", "port = 0", ["ingest.port:", "greater than or equal to 1", "0"]),
+        ("port = 11112", 'port = "dicom"', ["ingest.port:", "a whole number", "'dicom'"]),
+        ("port = 11112", "port = 0", ["ingest.port:", "must be 1 or more", "not 0"]),
         ("port = 11113", "port = 70000", ["destination.0.port:", "65535", "70000"]),
         (
             'host = "127.0.0.1"',
@@ -92,7 +107,7 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
             'title = "WS1"\ncolour = "RGB"',
             ["destination.0.colour:", "'rgb' or 'as-encoded'", "'RGB'"],
         ),
-        ('title = "WS1"', 'title = "WS1"\nlossy = "maybe"', ["destination.0.lossy:", "boolean"]),
+        ('title = "WS1"', 'title = "WS1"\nlossy = "maybe"', ["destination.0.lossy:", "true or false"]),
         ("spool =", 'log_level = "LOUD"\nspool =', ["log_level:", "'DEBUG', 'INFO'", "'LOUD'"]),
         ("spool =", 'broker = "localhost:6379"\nspool =', ["broker:", "redis://"]),
         (
@@ -143,7 +158,7 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
             'to = ["reading-rom"]',
             ["route.0.to:", "'reading-rom'", "there are reading-room"],
         ),
-        ('to = ["reading-room"]', "to = []", ["route.0.to:", "at least 1 item"]),
+        ('to = ["reading-room"]', "to = []", ["route.0.to:", "needs at least 1"]),
         ('called = "FERRY"', 'called = "FERY"', ["route.0.called:", "'FERY'", "there are FERRY"]),
         (
             '[[ae]]\ntitle = "FERRY"',

@@ -39,7 +39,7 @@ def site(tmp_path: Path) -> Site:
 def test_a_right_configuration_is_said_to_be_right(site: Site, tmp_path: Path) -> None:
     checked = ferry("check-config", "--config", site.config, folder=tmp_path)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert "1 destinations" in checked.stdout
+    assert "1 destination," in checked.stdout
     assert not site.spool.exists(), "checking starts nothing"
 
 

@@ -1,0 +1,64 @@
+"""`check-config` warns of what is right but hardly meant."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomferry.settings import Settings
+from gateway.commands.check_config import warnings_of
+
+
+def settings(spool: Path, **destination: Any) -> Settings:
+    usual = {"name": "ws", "title": "WS1", "host": "127.0.0.1", "port": 104}
+    return Settings(
+        spool=spool, ae=[{"title": "FERRY"}], destination=[usual | destination], route=[{"to": ["ws"]}]
+    )
+
+
+def test_a_sound_configuration_gives_no_warning(tmp_path: Path) -> None:
+    assert list(warnings_of(settings(tmp_path / "spool"))) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        ({"host": "no-such-host.invalid"}, "destination ws: host 'no-such-host.invalid' cannot be resolved"),
+        (
+            {"transfer_syntaxes": ["jpeg"]},
+            "transfer_syntaxes (jpeg) are all lossy, and lossy = true is not",
+        ),
+    ],
+)
+def test_what_of_a_destination_can_hardly_be_meant_is_said(
+    tmp_path: Path, keys: dict[str, Any], warning: str
+) -> None:
+    (said,) = warnings_of(settings(tmp_path / "spool", **keys))
+    assert warning in said
+
+
+@pytest.mark.parametrize("syntaxes", [["jpeg", "uncompressed"], ["mpeg"], "negotiate"])
+def test_a_list_with_something_lossless_or_untouched_is_no_matter(tmp_path: Path, syntaxes: Any) -> None:
+    assert list(warnings_of(settings(tmp_path / "spool", transfer_syntaxes=syntaxes))) == []
+
+
+def test_a_destination_without_a_route_is_named(tmp_path: Path) -> None:
+    sound = settings(tmp_path / "spool")
+    other = sound.destination[0].model_copy(update={"name": "forgotten"})
+    changed = sound.model_copy(update={"destination": [*sound.destination, other]})
+    assert list(warnings_of(changed)) == ["destination forgotten: no route sends to it"]
+
+
+def test_a_variable_that_sets_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOMFERRY_BROKR", "1")
+    monkeypatch.setenv("DICOMFERRY_LOG_LEVEL", "INFO")
+    monkeypatch.setenv("DICOMFERRY_FLOWER__PORT", "5555")
+    (said,) = warnings_of(settings(tmp_path / "spool"))
+    assert said == "DICOMFERRY_BROKR in the environment sets nothing: no key has that name"
+
+
+def test_a_spool_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for spool, why in ((tmp_path / "file", "is no folder"), (tmp_path / "file" / "below", "cannot be made")):
+        (said,) = warnings_of(settings(spool))
+        assert said.startswith(f"spool {spool}: {why}")
