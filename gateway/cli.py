@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 # A traceback with the values of local variables could show a patient's name.
 app = typer.Typer(
-    name="dicomferry", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    name="dicomferry",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Park = Annotated[
-    bool, typer.Option("--park", help="Make what waits for destinations that there are no more dead.")
+    bool, typer.Option("--park", help="Make deliveries to destinations that are no longer configured dead.")
 ]
 
 
@@ -74,15 +78,20 @@ def _options(
 
 @app.command()
 def demo(
-    workers: Annotated[int | None, typer.Option(min=1, help="Transcoding processes; one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Transcoding processes; default: one per core.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep what was sent and received, and the spool, here.")
     ] = None,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Go on after the table, until Ctrl-C: to look at Flower.")
+    ] = False,
 ) -> None:
     """Run everything on this machine, send sample images, compare what arrives, stop."""
     from gateway.demo.run import run  # noqa: PLC0415
 
-    raise typer.Exit(run(workers, keep))
+    raise typer.Exit(run(workers, keep, keep_running=keep_running))
 
 
 @app.command()
@@ -115,7 +124,7 @@ def dispatcher(config: Config = DEFAULT_FILE, park: Park = False) -> None:
 @app.command()
 def worker(
     config: Config = DEFAULT_FILE,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Processes; one a core.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Run the part that transcodes; as many as you like."""
     settings = _start("worker", config)
@@ -152,14 +161,15 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
     lossy: Annotated[bool, typer.Option("--lossy", help="Allow a syntax that loses quality.")] = False,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Lossy JPEG, JPEG XL; 90.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(min=1, max=1000, help="Lossy JPEG 2000, HTJ2K: one part in; 10.")
+        float | None,
+        typer.Option(min=1, max=1000, help="Lossy JPEG 2000, HTJ2K: ratio N:1; default 10."),
     ] = None,
     near: Annotated[int | None, typer.Option(min=1, max=255, help="Near-lossless JPEG-LS; 2.")] = None,
     colour: Annotated[Colour, typer.Option(help="What YCbCr becomes where pixels are native.")] = Colour.RGB,
     verify: Annotated[
         Verify, typer.Option(help="Decode what was encoded again, and compare.")
     ] = Verify.ALWAYS,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
     """Transcode files or whole folders, without any service; originals are never touched."""
@@ -199,7 +209,7 @@ def check_config(config: Config = DEFAULT_FILE) -> None:
 @app.command()
 def status(
     config: Config = DEFAULT_FILE,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Print only what needs a person; exit 1 if anything does.")
     ] = False,

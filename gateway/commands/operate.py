@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("dicomferry.toml")
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode=None)
 
 
 class Action(StrEnum):
@@ -29,15 +29,15 @@ class Action(StrEnum):
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
 ActionArgument = Annotated[Action, typer.Argument(metavar="list|retry|discard")]
-Name = Annotated[str | None, typer.Option("--destination", "-d", help="For this destination.")]
-Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this study.")]
+Name = Annotated[str | None, typer.Option("--destination", "-d", help="Deliveries to this destination.")]
+Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this Study Instance UID.")]
 Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Whose reason has this in it, in any case.")]
-Older = Annotated[str | None, typer.Option(metavar="TIME", help="For at least so long: 90s, 30m, 2h, 7d.")]
-Newer = Annotated[str | None, typer.Option(metavar="TIME", help="For at most so long.")]
-Id = Annotated[str, typer.Option("--id", help="Whose id begins so; C-STORE was answered with it.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason contains this text (case ignored).")]
+Older = Annotated[str | None, typer.Option(metavar="TIME", help="At least this old: 90s, 30m, 2h, 7d.")]
+Newer = Annotated[str | None, typer.Option(metavar="TIME", help="At most this old.")]
+Id = Annotated[str, typer.Option("--id", help="Id begins with this; C-STORE was answered with it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()

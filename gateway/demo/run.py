@@ -14,17 +14,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dicomferry.dicom.syntaxes import GROUPS, label
 from dicomferry.errors import FerryError
+from gateway.commands.words import aligned, width, wrapped
 from gateway.demo.pacs import send
 from gateway.demo.samples import Sample, make
 from gateway.demo.workstation import TITLE, Arrival, Workstation, listening
@@ -33,7 +33,7 @@ from gateway.local.warden import WAIT_FOR_GO, Warden
 _STALLED = 120.0  # seconds without progress
 _STOPPED_WITHIN = 20.0  # seconds
 _HISTORY_WITHIN = 10.0  # seconds for the dispatcher to note the last delivery
-_WIDE = 170  # columns, where no terminal limits them
+_TOLD_EVERY = 8  # images between two lines of progress where there is no terminal
 _LAST_LINES = 30
 
 _CONFIGURATION = """\
@@ -83,55 +83,61 @@ class _Row:
     fault: str  # empty where the pixels are right
 
 
-def run(workers: int | None = None, keep: Path | None = None) -> int:
+def run(workers: int | None = None, keep: Path | None = None, *, keep_running: bool = False) -> int:
     """Run the demo; returns its exit code: 0 if every image arrived with its pixels.
 
     `workers` is the number of transcoding processes. `keep` is a folder in which all files stay; without it
-    they are removed.
+    they are removed. With `keep_running` everything goes on after the table, until Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
+    console = Console(soft_wrap=True, highlight=False)
     try:
         with _work_folder(keep) as (folder, warden), listening(folder / "received") as workstation:
-            rows = _deliver_samples(console, folder, warden, workstation, workers)
+            return _deliver_samples(console, folder, warden, workstation, workers, keep_running=keep_running)
     except FerryError as error:
-        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        console.print(f"The demo failed: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("Stopped.")
         return 1
-    console.print(_table(rows))
-    faults = [row for row in rows if row.fault]
-    for row in faults:
-        console.print(
-            f"[bold red]Missed:[/] {row.sample.name} ({row.sample.uid}): {row.fault}", highlight=False
-        )
-    if not faults:
-        console.print(
-            f"[bold green]All {len(rows)} images were delivered, with the pixels that were sent.[/]"
-        )
-    return 1 if faults else 0
 
 
 def _deliver_samples(
-    console: Console, folder: Path, warden: Warden, workstation: Workstation, workers: int | None
-) -> list[_Row]:
+    console: Console,
+    folder: Path,
+    warden: Warden,
+    workstation: Workstation,
+    workers: int | None,
+    *,
+    keep_running: bool,
+) -> int:
+    console.print("Making the sample images, and starting every part of dicomferry: some 10 seconds.")
     samples = make()
-    with (
-        console.status("Starting every part of dicomferry"),
-        _running(folder, warden, workstation, workers) as site,
-    ):
+    with _running(folder, warden, workstation, workers) as site:
         console.print(
-            f"dicomferry takes C-STORE at 127.0.0.1:{site.ingest} as FERRY, the workstation "
-            f"{TITLE} only uncompressed images at 127.0.0.1:{workstation.port}"
+            f"A PACS sends {len(samples)} images to FERRY at 127.0.0.1:{site.ingest}. The "
+            f"workstation {TITLE} at 127.0.0.1:{workstation.port} takes only uncompressed images."
         )
         console.print(f"Flower shows the batches while this runs: http://127.0.0.1:{site.flower}/")
         sent = _send_and_wait(console, samples, site, workstation)
         words = _history(site.folder / "spool" / "history.sqlite", samples)
-    arrivals = workstation.arrivals()
-    return [_compare(sample, sent, arrivals.get(sample.uid), words.get(sample.uid, "")) for sample in samples]
+        arrivals = workstation.arrivals()
+        rows = [_compare(s, sent, arrivals.get(s.uid), words.get(s.uid, "")) for s in samples]
+        _print_rows(console, rows)
+        if keep_running:
+            _hold(console, site)
+    return 1 if any(row.fault for row in rows) else 0
+
+
+def _hold(console: Console, site: _Installation) -> None:
+    """Let everything run until Ctrl-C."""
+    console.print(
+        f"Everything keeps running. Look at http://127.0.0.1:{site.flower}/, send more to FERRY at "
+        f"127.0.0.1:{site.ingest}, or type `dicomferry status --config {site.folder / 'dicomferry.toml'}`. "
+        "Ctrl-C stops it."
+    )
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 @contextmanager
@@ -225,13 +231,19 @@ def _send_and_wait(
     """Send all and wait for them; returns each C-STORE's start (time.monotonic()) by SOP Instance UID."""
     columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     wanted = {sample.uid for sample in samples}
-    with Progress(*columns, console=console) as progress:
+    # A pipe shows no bars: it gets a line now and then.
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         sending = progress.add_task("sent", total=len(samples))
         arriving = progress.add_task("delivered", total=len(samples))
+        told = 0
 
         def count_arrived() -> int:
+            nonlocal told
             number = len(wanted & workstation.arrivals().keys())
             progress.update(arriving, completed=number)
+            if not console.is_terminal and number >= min(told + _TOLD_EVERY, len(samples)) > told:
+                console.print(f"delivered {number} of {len(samples)}")
+                told = number
             return number
 
         def on_stored() -> None:
@@ -272,21 +284,47 @@ def _compare(sample: Sample, sent: dict[str, float], arrival: Arrival | None, wo
     return _Row(sample, arrival, arrival.at - sent[sample.uid], why, fault)
 
 
-def _table(rows: Sequence[_Row]) -> Table:
-    table = Table(title="What was sent, and what the workstation received")
-    for heading in ("instance", "received", "chosen, and why", "delivered", "time", "pixels equal"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "time" else "left")
-    for row in rows:
-        equal = "within " + str(row.sample.tolerance) if row.sample.tolerance else "yes"
-        table.add_row(
-            f"{row.sample.name}\n[dim]…{row.sample.uid[-12:]}[/]",
+def _print_rows(console: Console, rows: Sequence[_Row]) -> None:
+    """A line an image, then each reason once, then what is wrong."""
+    table = [("image", "received as", "delivered as", "time", "pixels")]
+    table += [
+        (
+            row.sample.name,
             label(row.sample.syntax),
-            row.why or "-",
             label(row.arrival.syntax) if row.arrival else "-",
-            f"{row.seconds:.2f} s" if row.arrival else "-",
-            f"[red]{row.fault}[/]" if row.fault else f"[green]{equal}[/]",
+            f"{row.seconds:6.2f} s" if row.arrival else "-",
+            "MISSED" if row.fault else _likeness(row.sample),
         )
-    return table
+        for row in rows
+    ]
+    for line in aligned(table, None):
+        console.print(line, markup=False)
+    for why, syntaxes in _reasons(rows).items():
+        console.print(wrapped(f"{', '.join(syntaxes)}: {why}", width(), "  "), markup=False)
+    for row in rows:
+        if row.fault:
+            console.print(f"Missed: {row.sample.name} ({row.sample.uid}): {row.fault}", markup=False)
+    if not any(row.fault for row in rows):
+        near = sum(bool(row.sample.tolerance) for row in rows)
+        text = (
+            f"All {len(rows)} images were delivered, with the pixels that were sent: {len(rows) - near} are "
+            f"equal, and {near} that came compressed with loss differ no more than right decoders do from "
+            "each other."
+        )
+        console.print(wrapped(text, width()), markup=False)
+
+
+def _likeness(sample: Sample) -> str:
+    return f"within {sample.tolerance}" if sample.tolerance else "equal"
+
+
+def _reasons(rows: Sequence[_Row]) -> dict[str, list[str]]:
+    """The syntaxes in which images came, by the reason for what they became, without their names in it."""
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        received = label(row.sample.syntax)
+        reasons.setdefault(row.why.replace(received, "it") or "not delivered", {})[received] = None
+    return {why: list(syntaxes) for why, syntaxes in reasons.items()}
 
 
 def _free_ports(number: int) -> list[int]:

@@ -69,6 +69,25 @@ def test_every_service_runs_and_the_worker_three_times(composition: Composition)
     assert not composition.unhealthy()
 
 
+def test_a_wrong_configuration_is_said_once_and_nothing_else_starts(
+    composition: Composition, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    del composition  # it has built the image
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "dicomferry.toml").write_text(CONFIGURATION.format(port=104).replace("title", "titel", 1))
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+    wrong = Composition(folder, free_port(), free_port())
+    try:
+        with pytest.raises(AssertionError, match="failed"):
+            wrong.compose("up", "--detach", seconds=300)
+        assert "did you mean 'title'?" in wrong.compose("logs", "--no-color", "check-config")
+        assert not [c for c in wrong.containers("ingest").values() if c["State"]["Running"]]
+        assert not [c for c in wrong.containers("dispatcher").values() if c["State"]["Running"]]
+    finally:
+        wrong.remove()
+
+
 def test_no_container_runs_as_root_or_may_write_to_its_image(composition: Composition) -> None:
     for container in composition.containers().values():
         assert container["HostConfig"]["ReadonlyRootfs"], container["Name"]

@@ -1,8 +1,10 @@
 """`dicomferry demo`, as a newcomer runs it."""
 
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 from pydicom import dcmread
@@ -42,6 +44,13 @@ def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path
         "Deflated",
     ):
         assert f" {syntax} " in ended.stdout, syntax
+    rows = [
+        line for line in ended.stdout.splitlines() if line.endswith(("  equal", "  within 1", "  within 6"))
+    ]
+    assert len(rows) >= 20, "a line an image"
+    assert max(map(len, rows)) <= 80
+    assert ended.stdout.count("first it accepts of its list") == 1, "each reason once"
+    assert "delivered 8 of" in ended.stdout, "no silence in a pipe"
     received = [dcmread(path) for path in (kept / "received").iterdir()]
     assert len(received) >= 20
     assert len({dataset.SOPInstanceUID for dataset in received}) == len(received)
@@ -76,6 +85,28 @@ def test_one_pixel_that_differs_fails_the_demo_and_is_named() -> None:
     assert "Missed: examples_jpeg2k.dcm (" in ended.stdout
     assert "differs by up to 1" in ended.stdout
     assert "were delivered, with the pixels" not in ended.stdout
+
+
+def test_with_keep_running_it_stays_until_it_is_stopped(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    program = subprocess.Popen(
+        [*DEMO, "--workers", "2", "--keep", str(kept), "--keep-running"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert program.stdout is not None
+        address = ""
+        for line in program.stdout:
+            if line.startswith("Flower shows"):
+                address = line.split()[-1]
+            if line.startswith("Everything keeps running"):
+                break
+        assert urllib.request.urlopen(address, timeout=20).status == 200  # noqa: S310
+        program.send_signal(signal.SIGINT)
+        assert program.wait(30) == 0
+    finally:
+        program.kill()
+        program.wait()
+    wait_until(lambda: not remains(kept), "every part to end", seconds=20)
 
 
 def test_a_demo_that_is_killed_takes_everything_along(tmp_path: Path) -> None:
