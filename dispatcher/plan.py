@@ -7,6 +7,8 @@ from dicomferry.dicom.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax,
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import RenditionSpec
 
+_NOT_SENDABLE = "the received bytes are not fit to be sent as they are"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -30,30 +32,35 @@ def choose(
     shown: tuple[str, ...],
     accepted: frozenset[str],
     ruled_out: Mapping[str, str],
+    *,
+    sendable: bool = True,
 ) -> Choice | NoChoice:
     """Choose the transfer syntax of one delivery.
 
     `received` is the instance's UID, `shown` the destination's UIDs in order of preference,
     `accepted` what its peer accepts for this SOP class, `ruled_out` UIDs that were tried, with the reason.
+    Without `sendable` the received bytes are never sent.
 
-    In order: the received bytes; the destination's preference; for one that only negotiates, a JPEG's other
-    form, then the best lossless syntax. A destination shows only what it lists, even if its peer accepts
-    more.
+    In order: the received bytes, or a rendition in their syntax; the destination's preference; for one that
+    only negotiates, a JPEG's other form, then the best lossless syntax. A destination shows only what it
+    lists, even if its peer accepts more.
     """
     name = destination.title
     if not accepted:
         return NoChoice(f"{name} accepts no transfer syntax that it shows for this SOP class")
     usable = [uid for uid in shown if uid in accepted and uid not in ruled_out]
-    if received in usable:
+    if received in usable and sendable:
         return Choice(received, None, f"{name} accepts {label(received)} as received")
     source = BY_UID.get(received)
+    reason = _NOT_SENDABLE if received in usable else _why_not(received, name, shown, ruled_out)
     if source is None or not source.decoded:
-        reason = _why_not(received, name, shown, ruled_out)
         return NoChoice(f"{label(received)} passes through unchanged or not at all, and {reason}")
+    if received in usable:
+        spec = _spec(received, received, destination)
+        return Choice(received, spec, f"{reason}; {name} accepts {label(received)}")
     preference = _best(received, usable) if destination.negotiates else usable
     for uid in preference:
         if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
-            reason = _why_not(received, name, shown, ruled_out)
             manner = (
                 "best lossless that it accepts" if destination.negotiates else "first it accepts of its list"
             )

@@ -107,7 +107,12 @@ class QueueState:
         entry = delivery.entry
         accepted = lane.accepted.get(entry.sop_class_uid, frozenset())
         return choose(
-            entry.transfer_syntax_uid, lane.destination, lane.shown, accepted, delivery.ruled_out or {}
+            entry.transfer_syntax_uid,
+            lane.destination,
+            lane.shown,
+            accepted,
+            delivery.ruled_out or {},
+            sendable=entry.sendable,
         )
 
     def rule_out(self, delivery: Delivery, reason: str) -> None:
@@ -178,12 +183,14 @@ class QueueState:
             instance.size,
             instance.received_at,
             state.asked_at,
+            sendable=instance.sendable,
         )
         self.kept.pop(entry.id, None)
         words = (
             f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
             f"{instance.route}"
         )
+        words = "; ".join((words, *instance.notes))
         self.add_command(
             Note(instance.id, instance.sop_instance_uid, "received", "", words, instance.received_at)
         )

@@ -129,7 +129,7 @@ def build_instance(  # noqa: PLR0917  an instance has that many sources
         study_instance_uid=header.study_instance_uid,
         series_instance_uid=header.series_instance_uid,
         modality=header.modality[:16],
-        transfer_syntax_uid=request.transfer_syntax_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid or request.transfer_syntax_uid,
         calling_ae_title=admitted.calling_ae_title,
         called_ae_title=admitted.called_ae_title,
         peer=admitted.host,
@@ -138,6 +138,8 @@ def build_instance(  # noqa: PLR0917  an instance has that many sources
         digest=digest,
         route=admitted.route,
         destinations=admitted.destinations,
+        notes=header.notes,
+        sendable=header.sendable,
     )
 
 

@@ -55,6 +55,7 @@ def _describe_instance(instance: Instance) -> str:
         f"{label(instance.transfer_syntax_uid)} from {instance.calling_ae_title} ({instance.peer}) to "
         f"{instance.called_ae_title}, {instance.modality or 'no modality'}, {instance.size} bytes\n"
         f"  study {instance.study_instance_uid}\n  series {instance.series_instance_uid}"
+        + "".join(f"\n  {note}" for note in instance.notes)
     )
 
 
