@@ -144,17 +144,31 @@ def build_instance(  # noqa: PLR0917  an instance has that many sources
 
 
 def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tuple[str, ...]) -> str:
-    """An unused id, or that of the same object with every delivery still pending.
+    """An unused id, or that of the same object if it is still to come last.
 
-    The sender asks for each delivery again; under the old id one that is delivered, dead or redirected would
-    not happen.
+    Each delivery is asked for again. Under the old id one that is delivered, dead or redirected would not
+    happen, and one before another object with the same SOP Instance UID would happen too early: the
+    destination keeps what comes last.
     """
-    for number in itertools.count():
-        candidate = instance_id(sop_instance_uid, digest, destinations, str(number or ""))
-        state = spool.state(candidate) if spool.folder(candidate).exists() else None
-        if state is None or not (state.delivered or state.dead or state.redirected is not None):
-            return candidate
-    raise AssertionError
+    first = instance_id(sop_instance_uid, digest, destinations)
+    if not spool.folder(first).exists():
+        return first
+    namesakes = [state for name in spool.namesakes(first) if (state := spool.state(name)) is not None]
+    between = max(
+        (
+            state.instance.received_at
+            for state in namesakes
+            if state.instance.digest != digest and not set(destinations).isdisjoint(state.destinations)
+        ),
+        default=0.0,
+    )
+    for state in namesakes:
+        same = state.instance.digest == digest and state.instance.destinations == destinations
+        untouched = state.pending == destinations and state.redirected is None
+        if same and untouched and state.instance.received_at > between:
+            return state.instance.id
+    again = (instance_id(sop_instance_uid, digest, destinations, str(n)) for n in itertools.count(1))
+    return next(name for name in again if not spool.folder(name).exists())
 
 
 def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
