@@ -21,6 +21,7 @@ from dicomferry.dicom.encoding import (
     shown_encoding,
     stray_length,
 )
+from dicomferry.dicom.identifiers import text_of, uid_fault
 from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, label
 
 _UNDEFINED = 0xFFFFFFFF
@@ -85,7 +86,13 @@ def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool
             real = encoding
         else:  # no transfer syntax is like that
             sendable = False
-    return replace(walk.header, transfer_syntax_uid=real, notes=tuple(notes), sendable=sendable)
+    header = walk.header
+    uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    for name, uid in zip(("SOP", "Study", "Series"), uids, strict=True):
+        # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
+        if uid and (fault := uid_fault(uid)):
+            notes.append(f"its {name} Instance UID {fault} (PS3.5 9.1)")
+    return replace(header, transfer_syntax_uid=real, notes=tuple(notes), sendable=sendable)
 
 
 def _walk(content: bytes | mmap.mmap, at: int, encoding: str, *, partial: bool) -> tuple["_Walk", str]:
@@ -196,7 +203,7 @@ class _Walk:
         self.strays = self.strays or tag >> 16 in STRAY_GROUPS
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
-            self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
+            self._found[tag] = text_of(value)
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""

@@ -25,7 +25,10 @@ _ANSWERS = {
     reception.NOT_AUTHORISED: "no route takes what this association sends",
     reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
-    reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
+    reception.CANNOT_UNDERSTAND: (
+        "the data set cannot be parsed, or its Affected SOP Instance UID is no UID; it is kept in quarantine "
+        "with the reason. Of a request without a data set nothing is kept"
+    ),
     reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 
@@ -52,6 +55,7 @@ def _document() -> Iterable[str]:
     yield from _proof()
     yield from _admission()
     yield from _answers()
+    yield from _oddities()
     yield from _outcomes()
     yield from _classes()
 
@@ -220,6 +224,23 @@ def _answers() -> Iterable[str]:
     yield from _table(
         ("status", "meaning"), ((f"`0x{status:04X}`", words) for status, words in sorted(_ANSWERS.items()))
     )
+
+
+def _oddities() -> Iterable[str]:
+    yield ""
+    yield "Taken all the same, as DCMTK and Orthanc take it; `explain` shows what is wrong with the data set:"
+    yield ""
+    yield "- An AE title ends at its first NUL. Of two presentation contexts with one ID the first counts."
+    yield (
+        "- Elements of group 0000 or 0002 in the data set stay on the spool and are not sent (PS3.7 6.3, "
+        "PS3.10 7.1). Where they are deflated, or not at its head, a rendition is sent instead."
+    )
+    yield (
+        "- A data set in another of the three native encodings than its context says is an object of the "
+        "transfer syntax that it has. In a compressed or deflated context it is encoded again "
+        "before it is sent."
+    )
+    yield "- Study and Series Instance UIDs that are no UIDs are passed on as they are."
 
 
 def _outcomes() -> Iterable[str]:
