@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from pydicom.uid import UID
-from pynetdicom import AllStoragePresentationContexts
 
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -16,7 +15,7 @@ from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Capability, Syntax
 from forwarder.dimse.proposal import MOST_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
 from ingest import reception
-from ingest.dimse.contexts import is_storage
+from ingest.dimse.contexts import STORAGE
 from workers.codecs.proof_decoders import proof_decoder
 
 _ANSWERS = {
@@ -80,9 +79,9 @@ def _contexts() -> Iterable[str]:
         "**As SCP** it accepts of each proposed context the first transfer syntax, in the requestor's order, "
         "that the called AE's `accept` names (default: every one in the table below). Verification "
         f"is accepted in {_listed(syntaxes.GROUPS['uncompressed'])}. A context of another SOP class "
-        "is refused with result 3, one without an acceptable syntax with result 4. "
-        "`unknown_sop_classes = true` also takes private and retired storage classes. Extended "
-        "negotiation, asynchronous operations and user identity are not offered."
+        "is refused with result 3 and named in the log, one without an acceptable syntax with result 4. "
+        "`unknown_sop_classes = true` also takes private SOP classes, and those of later editions of the "
+        "standard. Extended negotiation, asynchronous operations and user identity are not offered."
     )
     yield ""
     yield (
@@ -277,11 +276,15 @@ def _classes() -> Iterable[str]:
     yield from _heading("Storage SOP classes")
     yield "Accepted as SCP; as SCU, what an object that waits needs is proposed."
     yield ""
-    uids = {UID(context.abstract_syntax or "") for context in AllStoragePresentationContexts}
     yield from _table(
         ("SOP class", "UID"),
-        ((uid.name, f"`{uid}`") for uid in sorted(uids, key=lambda uid: uid.name) if is_storage(uid)),
+        ((_name(uid), f"`{uid}`") for uid in sorted(STORAGE, key=_name)),
     )
+
+
+def _name(uid: str) -> str:
+    known = UID(uid)
+    return f"{known.name} (Retired)" if known.is_retired and "Retired" not in known.name else known.name
 
 
 def _heading(text: str) -> Iterable[str]:
