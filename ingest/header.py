@@ -81,7 +81,9 @@ def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool
     sendable = not walk.strays and not (stray and stated in DEFLATED)
     real = ""
     if encoding != encoding_of(stated):
-        notes.append(f"its data set is in {label(encoding)}, which {label(stated)} is not")
+        notes.append(
+            f"its data set is in {label(encoding)}, though its presentation context was for {label(stated)}"
+        )
         if stated in NATIVE:
             real = encoding
         else:  # no transfer syntax is like that
