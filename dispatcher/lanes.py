@@ -43,6 +43,7 @@ class Entry:
     asked_at: float  # since when it is pending: its reception, or an operator's last order
     delivered_at: float = 0.0  # of its last delivery
     deliveries: dict[str, "Delivery"] = field(default_factory=dict)  # pending ones, by destination
+    sendable: bool = True  # as received
     alone: bool = False  # it was in a batch that died: from now on it gets batches of its own
 
 

@@ -9,6 +9,8 @@ from dicomferry.dicom.syntaxes import BEST_LOSSLESS, BY_UID, JPEG_IN_XL, Syntax,
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import RenditionSpec
 
+_NOT_SENDABLE = "the received bytes are not fit to be sent as they are"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -34,31 +36,34 @@ def choose(
     ruled_out: Mapping[str, str],
     *,
     sop_class_uid: str = "",
+    sendable: bool = True,
 ) -> Choice | NoChoice:
     """Choose the transfer syntax of one delivery.
 
     `received` is the instance's UID, `shown` the destination's UIDs in order of preference,
     `accepted` what its peer accepts for this SOP class (`sop_class_uid`, named in reasons), `ruled_out` UIDs
-    that were tried, with the reason.
+    that were tried, with the reason. Without `sendable` the received bytes are never sent.
 
-    In order: the received bytes; the destination's preference; for one that only negotiates, a JPEG's other
-    form, then the best lossless syntax. A destination shows only what it lists, even if its peer accepts
-    more.
+    In order: the received bytes, or a rendition in their syntax; the destination's preference; for one that
+    only negotiates, a JPEG's other form, then the best lossless syntax. A destination shows only what it
+    lists, even if its peer accepts more.
     """
     name = destination.title
     if not accepted:
         return NoChoice(_why_nothing(name, destination, sop_class_uid))
     usable = [uid for uid in shown if uid in accepted and uid not in ruled_out]
-    if received in usable:
+    if received in usable and sendable:
         return Choice(received, None, f"{name} accepts {label(received)} as received")
     source = BY_UID.get(received)
+    reason = _NOT_SENDABLE if received in usable else _why_not(received, name, shown, ruled_out)
     if source is None or not source.decoded:
-        reason = _why_not(received, name, shown, ruled_out)
         return NoChoice(f"{label(received)} passes through unchanged or not at all, and {reason}")
+    if received in usable:
+        spec = _spec(received, received, destination)
+        return Choice(received, spec, f"{reason}; {name} accepts {label(received)}")
     preference = _best(received, usable) if destination.negotiates else usable
     for uid in preference:
         if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
-            reason = _why_not(received, name, shown, ruled_out)
             spec = _spec(received, uid, destination)
             return Choice(uid, spec, f"{reason}; {label(uid)}: {_manner(destination, shown, ruled_out)}")
     return NoChoice(_why_no_choice(received, name, usable, ruled_out, lossy=destination.lossy))

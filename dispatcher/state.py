@@ -122,6 +122,7 @@ class QueueState:
             accepted,
             delivery.ruled_out or {},
             sop_class_uid=entry.sop_class_uid,
+            sendable=entry.sendable,
         )
 
     def rule_out(self, delivery: Delivery, reason: str) -> None:
@@ -192,6 +193,7 @@ class QueueState:
             instance.size,
             instance.received_at,
             state.asked_at,
+            sendable=instance.sendable,
         )
         self.kept.pop(entry.id, None)
         words = (
@@ -199,6 +201,7 @@ class QueueState:
             f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
             f"{instance.called_ae_title}, {instance.route}"
         )
+        words = "; ".join((words, *instance.notes))
         self.add_command(
             Note(
                 instance.id,

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -126,6 +126,9 @@ class Delivery:
                 path = self._spool.rendition(batch.boot, parcel.instance, parcel.key)
             try:
                 meta = read_meta(path)
+                if parcel.key is None:
+                    # The file says what the presentation context was; the data set may be in another syntax.
+                    meta = replace(meta, transfer_syntax_uid=instance.transfer_syntax_uid)
             except FileNotFoundError:
                 continue  # The dispatcher looks for it when the batch is finished.
             except Permanent as error:

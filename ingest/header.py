@@ -9,26 +9,28 @@ import mmap
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.dicom.encoding import (
+    LONG_VRS,
+    NATIVE,
+    SHORT_VRS,
+    STRAY_GROUPS,
+    encoding_of,
+    shown_encoding,
+    stray_length,
+)
+from dicomferry.dicom.identifiers import text_of, uid_fault
+from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, label
 
-# Transfer syntaxes that deflate the whole data set (PS3.5 A.5, A.7, A.11).
-_DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-_SHORT_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(),
-)
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
-_WANTED_GROUPS = frozenset(tag >> 16 for tag in _WANTED)
+_LOOKED_AT = frozenset(tag >> 16 for tag in _WANTED) | STRAY_GROUPS
 
 _MAX_KEPT = 128  # bytes kept of a wanted value: enough to see that it is no UID
 _MAX_DEPTH = 64  # nested sequences
@@ -50,21 +52,62 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
+    transfer_syntax_uid: str = ""  # in which the data set really is, if that is not the one stated
+    notes: tuple[str, ...] = ()  # what is wrong with it and taken all the same, in words
+    sendable: bool = True  # its bytes may leave as they are, strays at its head left out
 
 
 def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
     """Walk the data set that starts at `offset` of the file at `path`.
 
     Raises:
-        Malformed: it is no data set in that transfer syntax, or its last element is cut.
+        Malformed: it is no data set in that transfer syntax or in the one that it shows, or its last element
+            is cut.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if transfer_syntax_uid in _DEFLATED:
+        if transfer_syntax_uid in DEFLATED:
             head, whole = _inflate(content, offset)
-            walk = _Walk(head, 0, transfer_syntax_uid, partial=not whole)
-        else:
-            walk = _Walk(content, offset, transfer_syntax_uid, partial=False)
-        return walk.run()
+            return _read(head, 0, transfer_syntax_uid, partial=not whole)
+        return _read(content, offset, transfer_syntax_uid, partial=False)
+
+
+def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool) -> Header:
+    encoding = encoding_of(stated)
+    stray = stray_length(lambda at, size: content[at : at + size], offset, len(content), encoding)
+    walk, encoding = _walk(content, offset + stray, encoding, partial=partial)
+    notes = []
+    if stray or walk.strays:
+        notes.append("elements of group 0000 or 0002 stand in its data set and are not sent (PS3.10 7.1)")
+    sendable = not walk.strays and not (stray and stated in DEFLATED)
+    real = ""
+    if encoding != encoding_of(stated):
+        notes.append(
+            f"its data set is in {label(encoding)}, though its presentation context was for {label(stated)}"
+        )
+        if stated in NATIVE:
+            real = encoding
+        else:  # no transfer syntax is like that
+            sendable = False
+    header = walk.header
+    uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    for name, uid in zip(("SOP", "Study", "Series"), uids, strict=True):
+        # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
+        if uid and (fault := uid_fault(uid)):
+            notes.append(f"its {name} Instance UID {fault} (PS3.5 9.1)")
+    return replace(header, transfer_syntax_uid=real, notes=tuple(notes), sendable=sendable)
+
+
+def _walk(content: bytes | mmap.mmap, at: int, encoding: str, *, partial: bool) -> tuple["_Walk", str]:
+    """Walk the data set in the encoding that it shows, else in the one stated; the walk and its encoding."""
+    walk = _Walk(content, at, encoding, partial=partial)
+    shown = shown_encoding(content[at : at + 8])
+    if shown not in ("", encoding):
+        other = _Walk(content, at, shown, partial=partial)
+        with suppress(Malformed):
+            other.run()
+            return other, shown
+    walk.run()
+    return walk, encoding
 
 
 def _inflate(content: mmap.mmap, offset: int) -> tuple[bytes, bool]:
@@ -108,16 +151,25 @@ class _Walk:
         self._explicit_head = struct.Struct(order + "HH2sH").unpack_from
         self._left = _MAX_ELEMENTS
         self._found: dict[int, str] = {}
+        self.strays = False  # there is an element that no data set has
 
-    def run(self) -> Header:
+    @property
+    def header(self) -> Header:
+        """What was found."""
+        found = (self._found.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _MODALITY))
+        sop_class, sop_instance, study, series, modality = found
+        return Header(sop_class, sop_instance, study, series, modality)
+
+    def run(self) -> None:
+        """Walk to the end, or to a limit.
+
+        Raises:
+            Malformed: the data set is damaged.
+        """
         if self._end - self._at < 8:
             raise Malformed("holds no element")
         with suppress(_EndWalk):
             self._elements()
-        found = self._found
-        return Header(
-            *(found.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _MODALITY))
-        )
 
     def _elements(self) -> None:
         """Walk the top level, to the last byte."""
@@ -130,7 +182,7 @@ class _Walk:
 
     def _skip_short_elements(self) -> None:
         """Skip explicit elements with a 16 bit length: most elements, so most of a walk's time."""
-        content, unpack, wanted, short = self._content, self._explicit_head, _WANTED_GROUPS, _SHORT_VRS
+        content, unpack, wanted, short = self._content, self._explicit_head, _LOOKED_AT, SHORT_VRS
         at, last = self._at, self._end - 8
         while at <= last:
             group, element, vr, length = unpack(content, at)
@@ -149,10 +201,11 @@ class _Walk:
             raise _EndWalk
 
     def _keep_wanted(self, tag: int, length: int) -> None:
-        """Keep the value here if its element is wanted."""
+        """Keep the value here if its element is wanted; notice a stray element."""
+        self.strays = self.strays or tag >> 16 in STRAY_GROUPS
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
-            self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
+            self._found[tag] = text_of(value)
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""
@@ -195,9 +248,9 @@ class _Walk:
             return tag, length, explicit
         at = self._at
         vr = bytes(self._content[at - 4 : at - 2])
-        if vr in _SHORT_VRS:
+        if vr in SHORT_VRS:
             return tag, self._short(self._content, at - 2)[0], explicit
-        if vr in _LONG_VRS or (vr.isalpha() and vr.isupper()):
+        if vr in LONG_VRS or (vr.isalpha() and vr.isupper()):
             # A VR that a later edition adds has a 32 bit length too (PS3.5 7.1.2).
             if at + 4 > self._end:
                 self._raise_ends_early(tag)

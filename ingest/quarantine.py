@@ -17,8 +17,8 @@ from dicomferry.spool.digests import Digest
 from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from ingest.admission import Rejected, admit
-from ingest.header import Malformed, read_header
-from ingest.reception import Request, build_instance, mismatch, refusal
+from ingest.header import Malformed
+from ingest.reception import Request, build_instance, mismatch, read, refusal
 
 _BLOCK = 1 << 20
 
@@ -103,7 +103,7 @@ def _read_again(spool: Spool, settings: Settings, kept: Quarantined, path: Path)
         raise StillRefused(refused.comment)
     try:
         offset = read_meta(path).offset
-        header = read_header(path, offset, kept.transfer_syntax_uid)
+        header = read(path, offset, request)
     except (Malformed, Permanent) as error:
         raise StillRefused(str(error)) from error
     if _digest(path, offset) != kept.digest:

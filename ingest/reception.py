@@ -10,9 +10,10 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.identifiers import VERIFICATION, is_uid
+from dicomferry.dicom.identifiers import VERIFICATION, is_uid, masked_uid
 from dicomferry.spool import durable
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import Spool
@@ -73,22 +74,18 @@ def refusal(admitted: Admitted, request: Request) -> Answer | None:
         return Answer(UNRECOGNISED_OPERATION, "Verification stores nothing")
     if request.sop_class_uid != request.abstract_syntax:
         return Answer(DOES_NOT_MATCH, "Affected SOP Class UID is not that of the context")
-    if not is_uid(request.sop_instance_uid):
-        return Answer(CANNOT_UNDERSTAND, "Affected SOP Instance UID is no UID")
     return None
 
 
 def _write_failure(arrival: Arrival) -> Answer | None:
     if arrival.failure is not None:
         return Answer(OUT_OF_RESOURCES, arrival.failure)
-    if arrival.size == 0:
-        return Answer(CANNOT_UNDERSTAND, "no data set")
     return None
 
 
 def _store(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
     try:
-        header = read_header(arrival.path, arrival.offset, request.transfer_syntax_uid)
+        header = read(arrival.path, arrival.offset, request)
     except Malformed as error:
         return _quarantine(spool, admitted, request, arrival, str(error))
     answer = mismatch(request, header)
@@ -99,16 +96,23 @@ def _store(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival)
     return _commit(spool, instance, arrival)
 
 
+def read(path: Path, offset: int, request: Request) -> Header:
+    """The header of a received file.
+
+    Raises:
+        Malformed: we cannot make an instance of it, and keep it in the quarantine.
+    """
+    if not is_uid(request.sop_instance_uid):
+        raise Malformed("Affected SOP Instance UID is no UID (PS3.5 9.1)")
+    return read_header(path, offset, request.transfer_syntax_uid)
+
+
 def mismatch(request: Request, header: Header) -> Answer | None:
-    """The refusal of a data set that contradicts its command set or has an invalid UID, else None."""
+    """The refusal of a data set that contradicts its command set, else None."""
     if header.sop_class_uid != request.sop_class_uid:
         return Answer(DOES_NOT_MATCH, "SOP Class UID of data set and command set differ")
     if header.sop_instance_uid != request.sop_instance_uid:
         return Answer(DOES_NOT_MATCH, "SOP Instance UID of data set and command set differ")
-    for name, uid in (("Study", header.study_instance_uid), ("Series", header.series_instance_uid)):
-        # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
-        if uid and not is_uid(uid):
-            return Answer(CANNOT_UNDERSTAND, f"{name} Instance UID is no UID")
     return None
 
 
@@ -126,10 +130,10 @@ def build_instance(  # noqa: PLR0917  an instance has that many sources
         id=_free_id(spool, request.sop_instance_uid, digest, admitted.destinations),
         sop_class_uid=request.sop_class_uid,
         sop_instance_uid=request.sop_instance_uid,
-        study_instance_uid=header.study_instance_uid,
-        series_instance_uid=header.series_instance_uid,
+        study_instance_uid=masked_uid(header.study_instance_uid),
+        series_instance_uid=masked_uid(header.series_instance_uid),
         modality=header.modality[:16],
-        transfer_syntax_uid=request.transfer_syntax_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid or request.transfer_syntax_uid,
         calling_ae_title=admitted.calling_ae_title,
         called_ae_title=admitted.called_ae_title,
         peer=admitted.host,
@@ -138,21 +142,37 @@ def build_instance(  # noqa: PLR0917  an instance has that many sources
         digest=digest,
         route=admitted.route,
         destinations=admitted.destinations,
+        notes=header.notes,
+        sendable=header.sendable,
     )
 
 
 def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tuple[str, ...]) -> str:
-    """An unused id, or that of the same object with every delivery still pending.
+    """An unused id, or that of the same object if it is still to come last.
 
-    The sender asks for each delivery again; under the old id one that is delivered, dead or redirected would
-    not happen.
+    Each delivery is asked for again. Under the old id one that is delivered, dead or redirected would not
+    happen, and one before another object with the same SOP Instance UID would happen too early: the
+    destination keeps what comes last.
     """
-    for number in itertools.count():
-        candidate = instance_id(sop_instance_uid, digest, destinations, str(number or ""))
-        state = spool.state(candidate) if spool.folder(candidate).exists() else None
-        if state is None or not (state.delivered or state.dead or state.redirected is not None):
-            return candidate
-    raise AssertionError
+    first = instance_id(sop_instance_uid, digest, destinations)
+    if not spool.folder(first).exists():
+        return first
+    namesakes = [state for name in spool.namesakes(first) if (state := spool.state(name)) is not None]
+    between = max(
+        (
+            state.instance.received_at
+            for state in namesakes
+            if state.instance.digest != digest and not set(destinations).isdisjoint(state.destinations)
+        ),
+        default=0.0,
+    )
+    for state in namesakes:
+        same = state.instance.digest == digest and state.instance.destinations == destinations
+        untouched = state.pending == destinations and state.redirected is None
+        if same and untouched and state.instance.received_at > between:
+            return state.instance.id
+    again = (instance_id(sop_instance_uid, digest, destinations, str(n)) for n in itertools.count(1))
+    return next(name for name in again if not spool.folder(name).exists())
 
 
 def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
@@ -172,10 +192,11 @@ def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
 def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival, reason: str) -> Answer:
     """Keep durably what we cannot parse: the sender may delete its copy."""
     name = uuid.uuid4().hex
+    uid = masked_uid(request.sop_instance_uid)
     record = {
         "reason": reason,
         "sop_class_uid": request.sop_class_uid,
-        "sop_instance_uid": request.sop_instance_uid,
+        "sop_instance_uid": uid,
         "transfer_syntax_uid": request.transfer_syntax_uid,
         "calling_ae_title": admitted.calling_ae_title,
         "called_ae_title": admitted.called_ae_title,
@@ -189,5 +210,5 @@ def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arr
     durable.sync_folder(arrival.staging)
     arrival.staging.rename(spool.quarantine / name)
     durable.sync_folder(spool.quarantine)
-    log.warning("Quarantined %s %s: %s", name, request.sop_instance_uid, reason)
+    log.warning("Quarantined %s %s: %s", name, uid, reason)
     return Answer(CANNOT_UNDERSTAND, f"kept as {name[:8]}: {reason}")

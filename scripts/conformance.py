@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from pydicom.uid import UID
-from pynetdicom import AllStoragePresentationContexts
 
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -16,7 +15,7 @@ from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Capability, Syntax
 from forwarder.dimse.proposal import MOST_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
 from ingest import reception
-from ingest.dimse.contexts import is_storage
+from ingest.dimse.contexts import STORAGE
 from workers.codecs.proof_decoders import proof_decoder
 
 _ANSWERS = {
@@ -25,7 +24,10 @@ _ANSWERS = {
     reception.NOT_AUTHORISED: "no route takes what this association sends",
     reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
-    reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
+    reception.CANNOT_UNDERSTAND: (
+        "the data set cannot be parsed, or its Affected SOP Instance UID is no UID; it is kept in quarantine "
+        "with the reason. Of a request without a data set nothing is kept"
+    ),
     reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 
@@ -52,6 +54,7 @@ def _document() -> Iterable[str]:
     yield from _proof()
     yield from _admission()
     yield from _answers()
+    yield from _oddities()
     yield from _outcomes()
     yield from _classes()
 
@@ -76,9 +79,9 @@ def _contexts() -> Iterable[str]:
         "**As SCP** it accepts of each proposed context the first transfer syntax, in the requestor's order, "
         "that the called AE's `accept` names (default: every one in the table below). Verification "
         f"is accepted in {_listed(syntaxes.GROUPS['uncompressed'])}. A context of another SOP class "
-        "is refused with result 3, one without an acceptable syntax with result 4. "
-        "`unknown_sop_classes = true` also takes private and retired storage classes. Extended "
-        "negotiation, asynchronous operations and user identity are not offered."
+        "is refused with result 3 and named in the log, one without an acceptable syntax with result 4. "
+        "`unknown_sop_classes = true` also takes private SOP classes, and those of later editions of the "
+        "standard. Extended negotiation, asynchronous operations and user identity are not offered."
     )
     yield ""
     yield (
@@ -222,6 +225,23 @@ def _answers() -> Iterable[str]:
     )
 
 
+def _oddities() -> Iterable[str]:
+    yield ""
+    yield "Taken all the same, as DCMTK and Orthanc take it; `explain` shows what is wrong with the data set:"
+    yield ""
+    yield "- An AE title ends at its first NUL. Of two presentation contexts with one ID the first counts."
+    yield (
+        "- Elements of group 0000 or 0002 in the data set stay on the spool and are not sent (PS3.7 6.3, "
+        "PS3.10 7.1). Where they are deflated, or not at its head, a rendition is sent instead."
+    )
+    yield (
+        "- A data set in another of the three native encodings than its context says is an object of the "
+        "transfer syntax that it has. In a compressed or deflated context it is encoded again "
+        "before it is sent."
+    )
+    yield "- Study and Series Instance UIDs that are no UIDs are passed on as they are."
+
+
 def _outcomes() -> Iterable[str]:
     yield from _heading("What a destination's answers mean, as SCU")
     yield (
@@ -256,11 +276,15 @@ def _classes() -> Iterable[str]:
     yield from _heading("Storage SOP classes")
     yield "Accepted as SCP; as SCU, what an object that waits needs is proposed."
     yield ""
-    uids = {UID(context.abstract_syntax or "") for context in AllStoragePresentationContexts}
     yield from _table(
         ("SOP class", "UID"),
-        ((uid.name, f"`{uid}`") for uid in sorted(uids, key=lambda uid: uid.name) if is_storage(uid)),
+        ((_name(uid), f"`{uid}`") for uid in sorted(STORAGE, key=_name)),
     )
+
+
+def _name(uid: str) -> str:
+    known = UID(uid)
+    return f"{known.name} (Retired)" if known.is_retired and "Retired" not in known.name else known.name
 
 
 def _heading(text: str) -> Iterable[str]:

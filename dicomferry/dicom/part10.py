@@ -2,20 +2,20 @@
 
 import os
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicomferry.dicom.encoding import LONG_VRS, Read, encoding_of, stray_length
 from dicomferry.dicom.identifiers import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     PRIVATE_INFORMATION_CREATOR,
 )
+from dicomferry.dicom.syntaxes import DEFLATED
 from dicomferry.errors import Permanent
 
 PREFIX_LENGTH = 132
 _TRANSFER_SYNTAX, _PRIVATE = 0x0010, 0x0102
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _LONGEST_READ = 128  # bytes; a UID has 64 at most
 _HEAD_LENGTH = 4096  # bytes of the first read; as a rule this is all that precedes the data set
 # Tags that may begin a data set: group lengths, and the first of the SOP Common Module (PS3.3 C.12.1).
@@ -24,9 +24,6 @@ _FIRST_TAGS = frozenset(
 )
 _FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA"))
 _HEADER = struct.Struct("<2xH2sH")
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
 
 
 def file_header(
@@ -69,6 +66,12 @@ class Meta:
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int  # of the data set's first byte
+    stray: int = 0  # bytes of elements at its head that no data set has, see `encoding.stray_length`
+
+    @property
+    def begin(self) -> int:
+        """Offset of the first element that belongs into the data set: what leaves begins there."""
+        return self.offset + self.stray
 
 
 def read_meta(path: Path) -> Meta:
@@ -83,14 +86,16 @@ def read_meta(path: Path) -> Meta:
 
 def meta_of(descriptor: int, name: str) -> Meta:
     """As `read_meta`, from an open file that errors call `name`; its file offset does not change."""
-    values, offset = _group_2(descriptor, name)
+    read = _make_reader(descriptor)
+    values, offset, size = _group_2(descriptor, read, name)
     try:
         sop_class, sop_instance, syntax = (
             values[number].decode("ascii").rstrip("\0 ") for number in (0x0002, 0x0003, _TRANSFER_SYNTAX)
         )
     except (KeyError, UnicodeDecodeError) as error:
         raise Permanent(f"{name} lacks a UID in its File Meta Information (PS3.10 7.1)") from error
-    return Meta(sop_class, sop_instance, syntax, offset)
+    stray = 0 if syntax in DEFLATED else stray_length(read, offset, size, encoding_of(syntax))
+    return Meta(sop_class, sop_instance, syntax, offset, stray)
 
 
 def dataset_offset(path: Path) -> int:
@@ -100,7 +105,7 @@ def dataset_offset(path: Path) -> int:
         Permanent: `path` is no DICOM file.
     """
     with path.open("rb", buffering=0) as file:
-        return _group_2(file.fileno(), path.name)[1]
+        return _group_2(file.fileno(), _make_reader(file.fileno()), path.name)[1]
 
 
 def private_information(path: Path) -> bytes:
@@ -110,39 +115,43 @@ def private_information(path: Path) -> bytes:
         Permanent: `path` is no DICOM file.
     """
     with path.open("rb", buffering=0) as file:
-        return _group_2(file.fileno(), path.name, longest=_HEAD_LENGTH)[0].get(_PRIVATE, b"")
+        read = _make_reader(file.fileno())
+        return _group_2(file.fileno(), read, path.name, _HEAD_LENGTH)[0].get(_PRIVATE, b"")
 
 
-def _group_2(descriptor: int, name: str, longest: int = _LONGEST_READ) -> tuple[dict[int, bytes], int]:
-    """The first bytes of each element's value, by element number, and the offset of the data set.
+def _group_2(
+    descriptor: int, read: Read, name: str, longest: int = _LONGEST_READ
+) -> tuple[dict[int, bytes], int, int]:
+    """The first bytes of each element's value, by element number; offset of the data set; size of the file.
 
-    The data set starts at the first element of another group: (0002,0000) File Meta Information Group Length
-    is missing or wrong in many files. It counts only before a deflated data set, whose first bytes may look
-    like another element of group 0002.
+    (0002,0000) File Meta Information Group Length tells the end, as in every file of ours. It is missing or
+    wrong in many other files: where no element ends there, or the transfer syntax is still to come, the data
+    set starts at the first element of another group. Of an element that comes twice the first one counts:
+    what follows may be left over at the head of the data set.
     """
     values: dict[int, bytes] = {}
-    read = _make_reader(descriptor)
     at, stated = PREFIX_LENGTH, -1
     if read(0, PREFIX_LENGTH)[128:] != b"DICM":
         raise Permanent(f"{name} is no DICOM file: no DICM prefix (PS3.10 7.1)")
     while (header := read(at, 12))[:2] == b"\x02\x00" and len(header) >= 8:
-        if at == stated and values.get(_TRANSFER_SYNTAX, b"").startswith(_DEFLATED):
+        if at == stated and _TRANSFER_SYNTAX in values:
             break
         number, vr, length = _HEADER.unpack_from(header)
         at += 8
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             length = int.from_bytes(header[8:], "little")
             at += 4
-        values[number] = read(at, min(length, longest))
+        values.setdefault(number, read(at, min(length, longest)))
         at += length
-        if number == 0:
+        if number == 0 and stated < 0:
             stated = at + int.from_bytes(values[0], "little")
-    if at > os.fstat(descriptor).st_size:
+    size = os.fstat(descriptor).st_size
+    if at > size:
         raise Permanent(f"{name} ends inside its File Meta Information: it is cut or damaged")
-    return values, at
+    return values, at, size
 
 
-def _make_reader(descriptor: int) -> Callable[[int, int], bytes]:
+def _make_reader(descriptor: int) -> Read:
     """A function of offset and size that reads the file; nearly all calls share one system call."""
     head = os.pread(descriptor, _HEAD_LENGTH, 0)
 

@@ -60,6 +60,8 @@ IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BE = "1.2.840.10008.1.2.2"
+# They deflate the whole data set (PS3.5 A.5, A.7, A.11).
+DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
 
 _JPEG = "1.2.840.10008.1.2.4."
 JPEG_IN_XL = _JPEG + "111"  # made only from JPEG Baseline, never from pixels

@@ -18,7 +18,7 @@ class Instance:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
-    transfer_syntax_uid: str
+    transfer_syntax_uid: str  # of the data set; where its presentation context had another one, see `notes`
     calling_ae_title: str
     called_ae_title: str
     peer: str  # address of the requestor
@@ -27,6 +27,8 @@ class Instance:
     digest: str  # of the data set's bytes, see `digests`
     route: str  # in words: which rule matched
     destinations: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what is wrong with it and was taken all the same, in words
+    sendable: bool = True  # its bytes may leave as they are; else only a rendition may
 
 
 @dataclass(frozen=True, slots=True)

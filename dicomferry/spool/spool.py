@@ -145,6 +145,7 @@ class Spool:
         if content.pop("schema") != SCHEMA:
             raise Misconfigured(f"instance {instance} was written by another version of dicomferry")
         content["destinations"] = tuple(content["destinations"])
+        content["notes"] = tuple(content.get("notes", ()))
         return Instance(**content)
 
     def state(self, instance: str) -> State | None:

@@ -103,6 +103,8 @@ class Association:
     def store(self, path: Path, meta: Meta) -> int:
         """Send the data set of the file at `path` byte for byte by C-STORE; the response's status.
 
+        Elements at its head that no data set has stay here (see `encoding.stray_length`).
+
         Raises:
             KeyError: no presentation context was accepted for it.
             OSError: the file cannot be read.
@@ -117,8 +119,8 @@ class Association:
 
     def _store(self, path: Path, meta: Meta, context_id: int) -> int:
         with path.open("rb") as file:
-            left = os.fstat(file.fileno()).st_size - meta.offset
-            file.seek(meta.offset)
+            left = os.fstat(file.fileno()).st_size - meta.begin
+            file.seek(meta.begin)
             command = self._encode_command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
             head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
             block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size

@@ -106,6 +106,7 @@ def _describe(spool: Spool, state: State, lanes: dict[str, dict[str, Any]]) -> I
     yield _describe_instance(instance)
     yield f"  study {instance.study_instance_uid}"
     yield f"  series {instance.series_instance_uid}"
+    yield from (f"  {note}" for note in instance.notes)
     for record in spool.rendition_records(instance.id):
         yield _describe_rendition(record)
     for name in dict.fromkeys((*state.destinations, *sorted(state.delivered))):

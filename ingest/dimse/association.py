@@ -17,7 +17,7 @@ from ingest.arrival import Arrival
 from ingest.dimse import commands, negotiation
 from ingest.dimse.commands import Command
 from ingest.dimse.connection import MAXIMUM_PDU, Closed, Connection, Reason, TimedOut, Violation
-from ingest.dimse.contexts import ACCEPTED, Answered, answer
+from ingest.dimse.contexts import ACCEPTED, Answered, answer, refusals
 from ingest.dimse.scp import Scp
 from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
 
@@ -109,6 +109,8 @@ class Association:
         self._connection.send(negotiation.acceptance(request, answers))
         self._connection.start_network_timeout(self._scp.settings.ingest.network_timeout)
         log.info("Accepted %s at %s to %s", request.calling_ae_title, self.address, request.called_ae_title)
+        if refused := refusals(answers):
+            log.warning("ContextsRefused %s at %s: %s", request.calling_ae_title, self.address, refused)
         return None
 
     def _exchange(self) -> str:

@@ -6,7 +6,7 @@ By hand, since pydicom takes 0.6 ms for either: more than the rest of an answer 
 import struct
 from dataclasses import dataclass
 
-from dicomferry.dicom.identifiers import is_uid
+from dicomferry.dicom.identifiers import is_uid, text_of
 from ingest.dimse.connection import Reason, Violation
 
 C_STORE, C_ECHO, C_CANCEL = 0x0001, 0x0030, 0x0FFF  # Command Field (PS3.7 E.1)
@@ -82,7 +82,7 @@ def _us(elements: dict[int, bytes], element: int) -> int:
 
 
 def _ui(elements: dict[int, bytes], element: int) -> str:
-    return elements.get(element, b"").decode("ascii", "replace").rstrip("\0 ")
+    return text_of(elements.get(element, b""))
 
 
 def _number(element: int, value: int) -> bytes:

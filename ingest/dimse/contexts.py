@@ -1,11 +1,13 @@
 """Decides which presentation contexts to accept (PS3.8 9.3.2.2, PS3.7 annex D.3.2). Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
-from pynetdicom.service_class import ServiceClass, StorageServiceClass
+from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.service_class import ServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from dicomferry.dicom.identifiers import VERIFICATION
@@ -13,7 +15,15 @@ from dicomferry.dicom.syntaxes import GROUPS, IMPLICIT_LE, resolve
 from dicomferry.settings import CalledAE
 
 ACCEPTED, NO_SUCH_ABSTRACT_SYNTAX, NO_SUCH_TRANSFER_SYNTAX = 0, 3, 4  # PS3.8 9.3.3.2
-_STANDARD_STORAGE = "1.2.840.10008.5.1.4."
+_MOST_LISTED = 8  # refused SOP classes named in one line of the log
+
+# Every storage SOP class of PS3.6 table A-1, also retired ones and those of DICOS and DICONDE. Media Storage
+# Directory and Storage Commitment, which have "Storage" in their names, are elsewhere.
+STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts) | frozenset(
+    uid
+    for uid, (name, kind, *_) in UID_dictionary.items()
+    if kind == "SOP Class" and "Storage" in name and uid.startswith("1.2.840.10008.5.1.")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +62,36 @@ def accepted_syntaxes(abstract_syntax: str, ae: CalledAE) -> frozenset[str]:
     """The transfer syntaxes in which `ae` takes a SOP class; empty where it does not take the class."""
     if abstract_syntax == VERIFICATION:
         return frozenset(GROUPS["uncompressed"])
-    if is_storage(abstract_syntax) or (ae.unknown_sop_classes and may_be_storage(abstract_syntax)):
+    if abstract_syntax in STORAGE or (ae.unknown_sop_classes and _is_unknown(abstract_syntax)):
         return _resolved(tuple(ae.accept))
     return frozenset()
 
 
-@lru_cache(maxsize=1024)
-def is_storage(sop_class_uid: str) -> bool:
-    """Whether pynetdicom knows it as a storage SOP class."""
-    return uid_to_service_class(sop_class_uid) is StorageServiceClass
+def refusals(answers: Iterable[Answered]) -> str:
+    """Which SOP classes were refused, and what to change; empty where none was."""
+    classes, syntaxes = (
+        dict.fromkeys(a.abstract_syntax for a in answers if a.result == result)
+        for result in (NO_SUCH_ABSTRACT_SYNTAX, NO_SUCH_TRANSFER_SYNTAX)
+    )
+    words = []
+    if classes:
+        hint = " (ae.unknown_sop_classes takes unknown ones)" if any(map(_is_unknown, classes)) else ""
+        words.append(f"no storage SOP class that it accepts: {_listed(classes)}{hint}")
+    if syntaxes:
+        words.append(f"no transfer syntax that it accepts (ae.accept): {_listed(syntaxes)}")
+    return "; ".join(words)
 
 
-@lru_cache(maxsize=1024)
-def may_be_storage(sop_class_uid: str) -> bool:
-    """Whether it is a private, unknown or retired SOP class that storage may use."""
-    if uid_to_service_class(sop_class_uid) is not ServiceClass:
-        return False
-    name = UID(sop_class_uid).name
-    unknown = name == sop_class_uid
-    return unknown or (sop_class_uid.startswith(_STANDARD_STORAGE) and "Storage" in name)
+def _listed(uids: Collection[str]) -> str:
+    shown = [f"{UID(uid).name} ({uid})" if UID(uid).name != uid else uid for uid in uids]
+    more = len(shown) - _MOST_LISTED
+    return ", ".join(shown[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_unknown(sop_class_uid: str) -> bool:
+    """Whether it is a private SOP class, or one of a later edition, that storage may use."""
+    listed = not sop_class_uid or sop_class_uid in UID_dictionary
+    return not listed and uid_to_service_class(sop_class_uid) is ServiceClass
 
 
 @lru_cache

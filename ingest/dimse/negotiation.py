@@ -18,7 +18,7 @@ from pynetdicom.pdu_items import (
     UserInformationItem,
 )
 
-from dicomferry.dicom.identifiers import APPLICATION_CONTEXT, is_uid
+from dicomferry.dicom.identifiers import APPLICATION_CONTEXT, is_uid, text_of
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.dicom.wire import PDU_HEADER, Pdu, pdu, user_information
 from ingest.admission import Rejected
@@ -113,7 +113,7 @@ def _normalise(content: memoryview) -> bytes:
             if len(item) < 4:
                 raise _damaged("a presentation context without an ID")
             if item[0] in ids:
-                raise _damaged("a presentation context ID is used twice")
+                continue  # the first one counts, as for DCMTK
             ids.add(item[0])
             items += _item(kind, bytes(item[:4]) + _normalise_syntaxes(item[4:]))
         elif kind == _USER_INFORMATION:
@@ -136,7 +136,7 @@ def _normalise_syntaxes(items: memoryview) -> bytes:
 
 def _uid(value: memoryview) -> str:
     """A UID without its padding; empty where it is invalid."""
-    text = bytes(value).decode("ascii", "replace").strip("\0 ")
+    text = text_of(bytes(value))
     return text if is_uid(text) else ""
 
 
@@ -183,8 +183,8 @@ def _our_user_information() -> UserInformationItem:
 
 
 def _title(value: bytes) -> str:
-    """An AE title without its padding; without unprintable characters, which could forge a log line."""
-    text = value.decode("ascii", "replace").strip("\0 ")
+    """An AE title without its padding and unprintable characters, which could forge a log line."""
+    text = text_of(value)
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

@@ -71,7 +71,8 @@ class Scp:
         if refusal(admitted, request) is not None:
             return None
         arrival = Arrival(self._spool, self._receiver, self._free_space)
-        arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
+        uid = request.sop_instance_uid if is_uid(request.sop_instance_uid) else ""
+        arrival.open(request.sop_class_uid, uid, request.transfer_syntax_uid)
         return arrival
 
     def answer(self, admitted: Admitted, request: Request, arrival: Arrival | None) -> Answer:

@@ -9,6 +9,7 @@ from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers.dcmtk import Workstation, send
+from tests.support.peers.scps import pynetdicom_scp
 from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -97,3 +98,24 @@ def test_status_and_explain_tell_what_happened_and_why(tmp_path):
     assert "Secret" not in everything
     assert "S3CR3T" not in everything
     assert dcmread(workstation.files()[0]).PatientID == "S3CR3T"
+
+
+def test_an_object_that_was_replaced_and_came_again_is_the_one_that_stays(tmp_path):
+    """A, B, A under one SOP Instance UID, with the workstation off and the dispatcher killed in between."""
+    port = free_port()
+    (a,) = fresh_copies("CT_small.dcm", 1, tmp_path / "pacs")
+    dataset = dcmread(a)
+    dataset.SeriesDescription = "B"
+    b = tmp_path / "pacs" / "b.dcm"
+    dataset.save_as(b)
+    with Site(tmp_path / "site", destination("ws", port, title="WS")) as site:
+        for path in (a, b):
+            assert send(site.port, [path]).returncode == 0
+        site.kill("dispatcher")
+        for path in (a, a, b, a):
+            assert send(site.port, [path]).returncode == 0
+        with pynetdicom_scp(port=port) as workstation:
+            progress(lambda: len(workstation.datasets), 5, idle=120)
+            site.wait_drained()
+        arrived = [content.count(b"\x08\0\x3e\x10LO\2\0B ") for _, _, content in workstation.datasets]
+    assert arrived == [0, 1, 0, 1, 0]

@@ -130,6 +130,22 @@ def test_objects_without_pixels_arrive_with_every_element(site, workstation, tmp
     assert ours == theirs
 
 
+RETIRED = {"US": "6", "US multi-frame": "3", "NM": "5", "overlay": "8", "curve": "9", "trial": "77.1"}
+
+
+@pytest.mark.parametrize("number", RETIRED.values(), ids=RETIRED.keys())
+def test_an_object_of_a_retired_sop_class_arrives(site, workstation, tmp_path, number):
+    (plain,) = fresh_copies("CT_small.dcm", 1, tmp_path)
+    dataset = dcmread(plain)
+    dataset.SOPClassUID = f"1.2.840.10008.5.1.4.1.1.{number}"
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.save_as(plain, enforce_file_format=True)
+    path = convert(("dcmconv", "+td"), plain, tmp_path / "deflated.dcm")  # so that it has to be re-encoded
+    assert send(site.port, [path]).returncode == 0
+    arrived = dcmread(delivered(workstation, path))
+    assert (arrived.SOPClassUID, arrived.PixelData) == (dataset.SOPClassUID, dataset.PixelData)
+
+
 def test_a_multi_frame_image_arrives_frame_by_frame(site, workstation, tmp_path):
     (plain,) = fresh_copies("rtdose.dcm", 1, tmp_path)
     encoded = convert(("dcmcrle",), plain, tmp_path / "encoded.dcm")

@@ -41,7 +41,7 @@ from tests.support.peers.raw import (
 )
 from tests.support.running.processes import wait_until
 from tests.support.running.services import missing
-from tests.support.stages.ingesting import Ingest, an_ingest
+from tests.support.stages.ingesting import Ingest, an_ingest, data_set_of
 
 J2K = "1.2.840.10008.1.2.4.90"
 # Of an ingest that is to lose it, and not with a normal sender whose machine stalls: seconds.
@@ -295,7 +295,6 @@ REQUESTS = {
     "an item longer than the request": pdu(RQ, association_request(extra=item(0x50, b"1234", 5000))),
     "an item that ends in its header": pdu(RQ, association_request(extra=b"\x20\0")),
     "a context without an ID": pdu(RQ, association_request(extra=item(0x20, b""))),
-    "a context ID twice": pdu(RQ, association_request([(1, CT, EXPLICIT_LE), (1, CT, J2K)])),
     "a transfer syntax longer than its context": pdu(
         RQ, association_request(extra=item(0x20, b"\7\0\0\0" + item(0x40, b"1.2", 300)))
     ),
@@ -328,6 +327,9 @@ def test_what_we_do_not_speak_or_are_not_is_rejected(
 
 ODD = {
     "a title padded with NUL": association_request(calling=b"PACS" + bytes(12)),
+    "a called title with junk behind a NUL": association_request(called=b"FERRY\0xyz"),
+    "a called title with unprintable junk": association_request(called=b" FERRY \0\xff\0\n\0"),
+    "a calling title with junk behind a NUL": association_request(calling=b"PACS\0\0\xfe\0xyz"),
     "a blank title": association_request(calling=b""),
     "a title that is not ASCII": association_request(calling="MODALIT\u00c4T".encode("latin-1")),
     "an item that nobody knows": association_request(extra=item(0x60, b"of tomorrow")),
@@ -363,6 +365,53 @@ def test_what_old_and_odd_senders_ask_for_is_granted_as_others_grant_it(ingest: 
         assert content[2:68] == ODD[name][2:68]  # titles and reserved bytes come back (PS3.8 table 9-17)
         peer.send(p_data(1, 3, store_request()), p_data(1, 2, DATA))
         assert peer.status() == 0x0000
+
+
+def test_of_two_contexts_with_one_id_the_first_counts(ingest: Ingest) -> None:
+    request = association_request([(1, CT, EXPLICIT_LE), (1, CT, J2K), (3, VERIFICATION, EXPLICIT_LE)])
+    with withstood(ingest), Raw(ingest.port) as peer:
+        peer.send(pdu(RQ, request))
+        kind, content = peer.read()
+        assert kind == AC
+        assert content.count(b"\x21\0") == 2  # as many contexts are answered
+        assert peer.store(b"1.2.77") == 0x0000
+        assert peer.echo() == 0x0000
+    (instance,) = (found for found in ingest.instances() if found.sop_instance_uid == "1.2.77")
+    assert instance.transfer_syntax_uid == EXPLICIT_LE
+
+
+STUDY_UIDS = {
+    b"1.2.3": "",
+    b"1.2.3\0": "",
+    b"1.2.3  ": "",
+    b" 1.2.3": "",
+    b"1.2.3\0junk": "",
+    b"1." + b"2" * 64: "has more than 64 characters",
+    b"1." + b"2" * 200: "has more than 64 characters",
+    b"1.2.SMITH": "has other characters than digits and dots",
+    b"1.2.03": "has a component with a leading zero",
+    b"1..3": "has an empty component",
+    b"1.2.3.": "has an empty component",
+}
+
+
+@pytest.mark.parametrize(("uid", "fault"), STUDY_UIDS.items(), ids=lambda value: repr(value[:12]))
+def test_a_study_uid_that_is_none_is_passed_on_with_a_note(ingest: Ingest, uid: bytes, fault: str) -> None:
+    sent = data_set(b"1.2.77", uid)
+    with withstood(ingest), Raw.associated(ingest.port) as peer:
+        assert peer.store(b"1.2.77", sent) == 0x0000
+    (instance,) = (found for found in ingest.instances() if found.sop_instance_uid == "1.2.77")
+    assert ingest.encoded(instance) == sent
+    assert instance.notes == ((f"its Study Instance UID {fault} (PS3.5 9.1)",) if fault else ())
+    assert "SMITH" not in instance.study_instance_uid
+
+
+@pytest.mark.parametrize("sent", [b"", b"garbage", DATA[:100]], ids=["nothing", "garbage", "cut"])
+def test_what_is_answered_cannot_understand_is_kept(ingest: Ingest, sent: bytes) -> None:
+    with withstood(ingest), Raw.associated(ingest.port) as peer:
+        assert peer.store(b"1.2.3", sent) == 0xC000
+    (kept,) = ingest.spool.quarantine.iterdir()
+    assert data_set_of(kept / "received.dcm") == sent
 
 
 def test_an_ae_title_forges_no_line_of_the_log(ingest: Ingest, caplog: pytest.LogCaptureFixture) -> None:
@@ -453,7 +502,6 @@ NO_UIDS = [
     b"../../../../../../escaped",
     b"/tmp/escaped",
     b"1.2/../../escaped",
-    b"1.2\0.3",
     b"1.2.3\n",
     b"1.2.3\n1.2.4",
     b"..",
@@ -475,13 +523,17 @@ def test_a_uid_that_is_none_is_refused_and_becomes_no_path(ingest: Ingest, uid: 
     study = uid if where == "study" else b"1.2.4"
     with withstood(ingest), Raw.associated(ingest.port) as peer:
         status = peer.store(in_command, data_set(in_data_set, study))
-        if where == "study" and uid == b"":
-            assert status == 0x0000  # absent in what belongs to no patient
+        if where == "study":
+            assert status == 0x0000  # passed on, as others do
         elif where == "data set":
             assert status == 0xA900
         else:
             assert status == 0xC000
+            (kept,) = ingest.spool.quarantine.iterdir()
+            assert data_set_of(kept / "received.dcm") == data_set(in_data_set, study)
+            assert "Affected SOP Instance UID is no UID" in (kept / "reason.json").read_text()
         assert peer.store(b"1.2.99", data_set(b"1.2.99")) == 0x0000
     for instance in ingest.instances():
         assert re.fullmatch(r"[0-9a-f]+", instance.id)
+        assert re.fullmatch(r"[0-9.?]*", instance.study_instance_uid)
     assert not Path("/tmp/escaped").exists()  # noqa: S108  that is the point

@@ -6,19 +6,23 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.dicom import syntaxes
+from dicomferry.dicom import encoding, syntaxes
 from dicomferry.dicom.part10 import Meta, read_meta
 from dicomferry.errors import Permanent
-from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
+from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from workers.dataset.source import Source
 
 _CHUNK = 1 << 20
-_MAX_FIRST_ELEMENT = 256  # bytes of a first element: a group length, a character set, a UID
+_ENCODINGS = {
+    syntaxes.IMPLICIT_LE: IMPLICIT,
+    syntaxes.EXPLICIT_LE: EXPLICIT,
+    syntaxes.EXPLICIT_BE: EXPLICIT_BIG,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +32,14 @@ class Received:
     source: Source
     start: int
     end: int
-    meta: Meta
+    meta: Meta  # its transfer syntax is the real one, if that is a native one
     encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the file states wrongly about itself."""
-        if self.encoding == encoding_of(self.meta.transfer_syntax_uid):
-            return ()
-        form = "Explicit" if self.encoding.explicit else "Implicit"
-        return (f"the data set is in {form} VR, its transfer syntax is not",)
+    notes: tuple[str, ...] = ()  # what the file states wrongly about itself
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
     """How data elements are encoded in that transfer syntax (PS3.5 annex A)."""
-    if transfer_syntax_uid == syntaxes.IMPLICIT_LE:
-        return IMPLICIT
-    return EXPLICIT_BIG if transfer_syntax_uid == syntaxes.EXPLICIT_BE else EXPLICIT
+    return _ENCODINGS[encoding.encoding_of(transfer_syntax_uid)]
 
 
 @contextmanager
@@ -66,21 +61,22 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Rec
 
 
 def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
+    stated = encoding.encoding_of(meta.transfer_syntax_uid)
+    stray = encoding.stray_length(lambda at, size: view[at : at + size], start, len(view), stated)
+    start += stray
     if len(view) - start < 8:
         raise Permanent("the file ends before its data set begins: it is truncated")
-    encoding = _detect_encoding(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
-    return Received(Source(view, file.fileno()), start, len(view), meta, encoding)
-
-
-def _detect_encoding(header: bytes, stated: Encoding) -> Encoding:
-    """The encoding that `header` shows, the bytes after the first tag; some archives label files wrongly.
-
-    In Implicit VR they are a length, and no first element is so long that it looks like a VR (16,705 bytes).
-    In Explicit VR they begin with a VR, and read as a length are too long for a first element.
-    """
-    if stated.big or header[:2] in SHORT_VRS | LONG_VRS:
-        return stated if stated.big else EXPLICIT
-    return IMPLICIT if int.from_bytes(header, "little") <= _MAX_FIRST_ELEMENT else stated
+    real = encoding.shown_encoding(view[start : start + 8]) or stated  # some archives label files wrongly
+    notes = []
+    if stray:
+        notes.append("elements of group 0000 or 0002 at the head of the data set were left out")
+    if real != stated:
+        form = "Implicit" if real == syntaxes.IMPLICIT_LE else "Explicit"
+        order = " Big Endian" if real == syntaxes.EXPLICIT_BE else ""
+        notes.append(f"the data set is in {form} VR{order}, its transfer syntax is not")
+        if meta.transfer_syntax_uid in encoding.NATIVE:
+            meta = replace(meta, transfer_syntax_uid=real)
+    return Received(Source(view, file.fileno()), start, len(view), meta, _ENCODINGS[real], tuple(notes))
 
 
 @contextmanager

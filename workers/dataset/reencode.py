@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
+from dicomferry.dicom.encoding import STRAY_GROUPS
 from dicomferry.errors import Permanent
 from workers.dataset import attributes, lossy, overlays
 from workers.dataset.attributes import LONGEST_READ
@@ -119,12 +120,12 @@ class Reencoder:
         self._copy(out, begin, stop)
 
     def _list_elements(self, start: int, end: int, encoding: Encoding) -> list[Element]:
-        """The elements, group lengths (element number 0) left out."""
+        """The elements, without group lengths (element number 0) and groups that no data set has."""
         most = self._ceilings.most_elements
         found = list(islice(elements(self._source.view, start, end, encoding), most + 1))
         if len(found) > most:
             raise Permanent(self._ceilings.refusal("a data set has too many elements", "most_elements"))
-        return [element for element in found if element.tag & 0xFFFF]
+        return [e for e in found if e.tag & 0xFFFF and e.tag >> 16 not in STRAY_GROUPS]
 
     def _differs(self, element: Element, replacement: Replacement | None) -> bool:
         """Whether the element changes although the encoding does not."""

@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,27 @@ def test_a_compressed_file_in_implicit_vr_gives_the_pixels_that_dcmtk_decodes(tm
     explicit = encapsulated(tmp_path / "explicit.dcm", same, JPEG, [frame])
     subprocess.run([program("dcmdjpeg"), str(explicit), str(theirs)], check=True, capture_output=True)
     assert native_pixels(ours) == native_pixels(theirs)
+
+
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, RLE])
+@pytest.mark.parametrize("stated", [b"", group_length(16), None], ids=["none", "wrong", "right"])
+def test_what_is_left_over_at_the_head_of_a_data_set_neither_relabels_nor_stays(
+    stated: bytes | None, uid: str, tmp_path: Path
+) -> None:
+    left_over = b"\2\0\3\0UI\6\x009.9.9\0\2\0\x10\0UI\x16\x001.2.840.10008.1.2.4.90"
+    sound = tmp_path / "sound.dcm"
+    encode(shipped("CT_small.dcm"), sound, uid)
+    content, offset = sound.read_bytes(), dataset_offset(sound)
+    data_set = left_over + content[offset:]
+    if uid == DEFLATED_LE:
+        data_set = zlib.compress(left_over + zlib.decompress(content[offset:], -zlib.MAX_WBITS), wbits=-15)
+    head = content[:offset]
+    if stated is not None:
+        head = head[: LENGTH_ELEMENT.start] + stated + head[LENGTH_ELEMENT.stop :]
+    odd = tmp_path / "odd.dcm"
+    odd.write_bytes(head + data_set)
+    target = IMPLICIT_LE if uid == EXPLICIT_LE else EXPLICIT_LE
+    written, notes = rendition(odd, target)
+    assert written == rendition(sound, target)[0]
+    assert ("group 0000 or 0002" in notes) is (stated is None or uid == DEFLATED_LE)
+    assert read_meta(odd.with_suffix(".out")).sop_instance_uid == dcmread(sound).SOPInstanceUID

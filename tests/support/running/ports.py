@@ -8,7 +8,9 @@ from itertools import cycle
 # Each process of a test run has its own (pytest-xdist calls them gw0, gw1 ...).
 _OWN = 1500
 _FIRST = 10_000 + _OWN * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 14)
-_ports = cycle(range(_FIRST, _FIRST + _OWN))
+# Runs beside this one, without pytest-xdist, begin elsewhere.
+_START = os.getpid() % _OWN
+_ports = cycle([*range(_FIRST + _START, _FIRST + _OWN), *range(_FIRST, _FIRST + _START)])
 
 
 def free_port() -> int:

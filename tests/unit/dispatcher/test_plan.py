@@ -10,7 +10,7 @@ from dispatcher.plan import Choice, NoChoice, choose
 UID = {syntax.label: syntax.uid for syntax in TABLE}
 
 
-def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb"):
+def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb", sendable=True):
     destination = Destination(
         name="ws",
         title="WS1",
@@ -26,6 +26,7 @@ def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb")
         destination.shown_syntaxes,
         frozenset(UID[label] for label in accepts),
         {UID[label]: reason for label, reason in (ruled_out or {}).items()},
+        sendable=sendable,
     )
 
 
@@ -145,3 +146,25 @@ def test_the_colour_of_the_destination_is_part_of_the_rendition():
 
 def test_uncompressed_means_little_endian_first():
     assert resolve(["uncompressed"]) == (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
+
+
+@pytest.mark.parametrize(
+    ("received", "shows", "accepts", "sent"),
+    [
+        ("Deflated", ["all"], ["Deflated", "ExplicitLE"], "Deflated"),
+        ("JPEG", ["all"], ["JPEG", "ExplicitLE"], "JPEG"),  # the same codestreams: no loss to allow
+        ("JPEG", ["uncompressed"], ["JPEG", "ExplicitLE"], "ExplicitLE"),
+    ],
+)
+def test_bytes_that_are_not_fit_to_be_sent_become_a_rendition(received, shows, accepts, sent):
+    choice = plan(received, shows, accepts, sendable=False)
+    assert isinstance(choice, Choice)
+    assert choice.transfer_syntax_uid == UID[sent]
+    assert choice.spec is not None
+    assert choice.spec.transfer_syntax_uid == UID[sent]
+
+
+def test_bytes_that_are_not_fit_to_be_sent_and_cannot_be_read_are_stuck():
+    choice = plan("MPEG2MPML", ["all"], ["MPEG2MPML", "ExplicitLE"], sendable=False)
+    assert isinstance(choice, NoChoice)
+    assert "not fit to be sent" in choice.reason

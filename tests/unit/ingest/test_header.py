@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def test_the_header_is_what_pydicom_reads(path: Path) -> None:
             )
         )
     )  # fmt: skip
-    assert read_header(path, meta.offset, meta.transfer_syntax_uid) == expected
+    found = read_header(path, meta.offset, meta.transfer_syntax_uid)
+    assert replace(found, notes=(), sendable=True) == expected
+    assert found.sendable is (path.name != "SC_rgb_jpeg.dcm")  # JPEG in Implicit VR
 
 
 def a_data_set() -> Dataset:
@@ -168,3 +171,55 @@ def test_uids(uid: str) -> None:
 @pytest.mark.parametrize("text", ["", "..", "1.2/3", "1.2.", ".1", "1" * 65, "1.2\n", "1.2.a", "../../etc"])
 def test_what_is_no_uid(text: str) -> None:
     assert not is_uid(text)
+
+
+STRAYS = b"\2\0\3\0UI\6\x009.9.9\0\2\0\x10\0UI\x16\x001.2.840.10008.1.2.4.90"
+STRAYS_NOTED = "elements of group 0000 or 0002 stand in its data set and are not sent (PS3.10 7.1)"
+BODIES = {
+    EXPLICIT_LE: "CT_small.dcm",
+    IMPLICIT_LE: "MR_small_implicit.dcm",
+    EXPLICIT_BE: "MR_small_bigendian.dcm",
+}
+J2K = "1.2.840.10008.1.2.4.90"
+
+
+def body_of(syntax: str) -> bytes:
+    path = shipped(BODIES[syntax])
+    return path.read_bytes()[dataset_offset(path) :]
+
+
+Read = Callable[[bytes, str], Header]
+
+
+@pytest.mark.parametrize("stated", [*BODIES, J2K])
+@pytest.mark.parametrize("real", BODIES)
+def test_the_encoding_is_the_one_that_the_data_set_has(read: Read, stated: str, real: str) -> None:
+    found = read(body_of(real), stated)
+    assert is_uid(found.sop_instance_uid)
+    if real == stated or (real, stated) == (EXPLICIT_LE, J2K):
+        assert (found.transfer_syntax_uid, found.notes, found.sendable) == ("", (), True)
+    else:
+        assert found.transfer_syntax_uid == ("" if stated == J2K else real)
+        assert found.sendable is (stated != J2K)  # nothing is compressed and like that
+        assert "its data set is in" in found.notes[0]
+
+
+@pytest.mark.parametrize("syntax", BODIES)
+def test_strays_at_the_head_are_noted_and_stay_behind(read: Read, syntax: str) -> None:
+    found = read(STRAYS + body_of(syntax), syntax)
+    assert (found.notes, found.sendable) == ((STRAYS_NOTED,), True)
+    assert replace(found, notes=()) == read(body_of(syntax), syntax)
+
+
+def test_strays_that_no_offset_skips_make_a_data_set_unfit_to_be_sent(read: Read) -> None:
+    body = body_of(EXPLICIT_LE)
+    middle = body.index(b"\x10\0\x10\0PN")
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = compressor.compress(STRAYS + body) + compressor.flush()
+    for content, syntax in (
+        (body[:middle] + STRAYS + body[middle:], EXPLICIT_LE),
+        (deflated, DEFLATED_LE),
+        (b"\2\0\1\0OB\0\0\0\0\0\0" * 300 + body, EXPLICIT_LE),  # more than are looked at
+    ):
+        found = read(content, syntax)
+        assert (found.notes, found.sendable) == ((STRAYS_NOTED,), False)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pydicom._uid_dict import UID_dictionary
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -120,8 +121,19 @@ def test_each_context_of_one_sop_class_gets_its_own_first_syntax(ingest: Ingest)
     assert chosen == [IMPLICIT_LE, J2K, EXPLICIT_BE]
 
 
-def test_every_storage_sop_class_that_pynetdicom_knows_is_accepted(ingest: Ingest) -> None:
-    classes = sorted(set(_STORAGE_CLASSES.values()))
+NO_STORAGE = {  # for all their names
+    "1.2.840.10008.1.3.10": "Media Storage Directory Storage",
+    "1.2.840.10008.1.20.1": "Storage Commitment Push Model SOP Class",
+    "1.2.840.10008.1.20.2": "Storage Commitment Pull Model SOP Class",
+}
+
+
+def test_every_storage_sop_class_of_the_standard_is_accepted(ingest: Ingest) -> None:
+    named = {
+        uid for uid, entry in UID_dictionary.items() if "Storage" in entry[0] and entry[1] == "SOP Class"
+    }
+    assert {"1.2.840.10008.5.1.4.1.1.6", "1.2.840.10008.5.1.4.38.1"} < named
+    classes = sorted((named | set(_STORAGE_CLASSES.values())) - NO_STORAGE.keys())
     for start in range(0, len(classes), 128):
         some = classes[start : start + 128]
         found = accepted(ingest.port, *((uid, [EXPLICIT_LE]) for uid in some))
@@ -145,6 +157,26 @@ def test_what_is_no_storage_gets_no_context_whatever_the_ae_takes(ingest: Ingest
 def test_an_unknown_sop_class_gets_a_context_only_where_unknown_ones_are_taken(ingest: Ingest) -> None:
     assert accepted(ingest.port, (PRIVATE, [EXPLICIT_LE])) == []
     assert accepted(ingest.port, (PRIVATE, [EXPLICIT_LE]), called="OPEN") == [(PRIVATE, EXPLICIT_LE)]
+
+
+def test_what_is_refused_is_named_in_the_log(ingest: Ingest, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    contexts = [(uid, [EXPLICIT_LE]) for uid in (*NO_STORAGE, PRIVATE, CT)]
+    assert accepted(ingest.port, *contexts, (CT, [J2K]), called="NATIVE") == [(CT, EXPLICIT_LE)]
+    (line,) = (record.getMessage() for record in caplog.records if "ContextsRefused" in record.getMessage())
+    for uid, name in NO_STORAGE.items():
+        assert f"{name} ({uid})" in line
+    assert PRIVATE in line
+    assert "ae.unknown_sop_classes" in line
+    assert f"(ae.accept): CT Image Storage ({CT})" in line
+
+
+def test_a_request_that_is_refused_throughout_makes_no_endless_line(
+    ingest: Ingest, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted(ingest.port, *((f"{PRIVATE}.{number}", [EXPLICIT_LE]) for number in range(100)))
+    (line,) = (record.getMessage() for record in caplog.records if "ContextsRefused" in record.getMessage())
+    assert line.endswith(" and 92 more (ae.unknown_sop_classes takes unknown ones)")
 
 
 def test_peers_that_say_nothing_or_stop_in_the_middle_do_not_hold_up_others(ingest: Ingest) -> None:

@@ -145,6 +145,42 @@ def test_an_object_sent_again_after_a_delivery_is_a_new_instance(ingest: Ingest)
     assert len(ingest.instances()) == 2
 
 
+@pytest.mark.parametrize(
+    ("sent", "wanted"),
+    [
+        ("AA", "A"),
+        ("ABA", "ABA"),
+        ("ABAA", "ABA"),
+        ("ABABB", "ABAB"),
+        ("ABCBA", "ABCBA"),
+        ("AABBAABB", "ABAB"),
+    ],
+)
+def test_what_came_last_under_a_uid_is_delivered_last(tmp_path: Path, sent: str, wanted: str) -> None:
+    """A destination keeps the last one that it gets (`dispatcher.duplicates`); two ingests share a spool."""
+    with an_ingest(tmp_path) as ingest, an_ingest(tmp_path) as other:
+        for number, name in enumerate(sent):
+            door = (ingest, other)[number % 2]
+            content, uid = ct_bytes()
+            with associated(door.port, (CT, [EXPLICIT_LE])) as association:
+                assert store_bytes(association, content[:-1] + name.encode(), uid).Status == 0x0000
+        pending = sorted(ingest.instances(), key=lambda instance: instance.received_at)
+        assert [chr(ingest.encoded(instance)[-1]) for instance in pending] == list(wanted)
+
+
+def test_another_object_for_another_destination_is_not_between(tmp_path: Path) -> None:
+    destinations = [
+        {"name": name, "title": "WS", "host": "127.0.0.1", "port": 104} for name in ("ws1", "ws2")
+    ]
+    routes = [{"calling": "ONE", "to": ["ws1"]}, {"calling": "TWO", "to": ["ws2"]}]
+    content, uid = ct_bytes()
+    with an_ingest(tmp_path, destination=destinations, route=routes) as ingest:
+        for calling, last in (("ONE", b"A"), ("TWO", b"B"), ("ONE", b"A")):
+            with associated(ingest.port, (CT, [EXPLICIT_LE]), calling=calling) as association:
+                assert store_bytes(association, content[:-1] + last, uid).Status == 0x0000
+        assert len(ingest.instances()) == 2
+
+
 @pytest.mark.parametrize("keep", [0.999, 0.5, 0.01])
 def test_a_truncated_data_set_is_quarantined_and_the_sender_knows(ingest: Ingest, keep: float) -> None:
     content, uid = ct_bytes()
