@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from dicomferry.crashpoints import reach
 from dicomferry.spool.spool import Spool
+from dicomferry.text import shown
 from dispatcher.commands import Note
 from dispatcher.history import History, Row
 
@@ -37,7 +38,8 @@ class Retirement:
     def note(self, note: Note) -> None:
         """Have a line written to the history."""
         at = note.at or time.time()
-        self._rows.append((at, note.instance, note.sop_instance_uid, note.what, note.destination, note.words))
+        uid, words = note.sop_instance_uid, shown(note.words)
+        self._rows.append((at, note.instance, uid, note.what, note.destination, words))
 
     def retire(self, instance: str) -> None:
         """Have an instance removed that every destination has."""

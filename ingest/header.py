@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.text import shown_value
 
 # Transfer syntaxes that deflate the whole data set (PS3.5 A.5, A.7, A.11).
 _DEFLATED = frozenset((DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
@@ -43,7 +44,7 @@ class Malformed(Exception):  # noqa: N818  a finding about a data set, which rec
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The elements that ingest needs; an absent one is empty."""
+    """The elements that ingest needs, fit to be shown; an absent one is empty."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -152,7 +153,7 @@ class _Walk:
         """Keep the value here if its element is wanted."""
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
-            self._found[tag] = value.decode("ascii", "replace").strip("\0 ")
+            self._found[tag] = shown_value(value.decode("ascii", "replace").strip("\0 "))
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""

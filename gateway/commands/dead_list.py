@@ -6,7 +6,7 @@ from typing import Any
 
 from forwarder.outcome import of_status
 from gateway.commands.selection import EndedDelivery
-from gateway.commands.words import ago, counted
+from gateway.commands.words import ago, counted, say
 
 
 def print_dead_list(deliveries: list[EndedDelivery], *, as_json: bool) -> None:
@@ -18,9 +18,10 @@ def print_dead_list(deliveries: list[EndedDelivery], *, as_json: bool) -> None:
     for delivery in deliveries:
         groups.setdefault((delivery.destination, delivery.reason), []).append(delivery)
     for (destination, reason), group in groups.items():
-        sys.stdout.write(f"{destination}: {reason} ({len(group)})\n")
-        sys.stdout.writelines(f"  {_line(delivery)}\n" for delivery in group)
-    sys.stdout.write(f"dead deliveries: {len(deliveries)}\n")
+        say(f"{destination}: {reason} ({len(group)})")
+        for delivery in group:
+            say(f"  {_line(delivery)}")
+    say(f"dead deliveries: {len(deliveries)}")
 
 
 def _line(delivery: EndedDelivery) -> str:

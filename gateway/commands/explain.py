@@ -14,7 +14,7 @@ from dicomferry.spool.instance import Instance, State
 from dicomferry.spool.spool import Spool
 from dispatcher.history import Row, lines_of
 from gateway.commands.selection import Filter, states
-from gateway.commands.words import local_time
+from gateway.commands.words import local_time, plain
 
 
 def print_explanation(settings: Settings, sop_instance_uid: str, console: Console) -> bool:
@@ -27,34 +27,37 @@ def print_explanation(settings: Settings, sop_instance_uid: str, console: Consol
     if history:
         console.print(_history_table(history))
     elif not on_spool:
-        console.print(f"{sop_instance_uid}: neither on the spool nor in the history: never received here")
+        words = "neither on the spool nor in the history: never received here"
+        console.print(plain(f"{sop_instance_uid}: {words}"))
     return bool(history or on_spool)
 
 
 def _print_state(spool: Spool, state: State, console: Console) -> None:
     instance = state.instance
-    console.print(_describe_instance(instance))
+    console.print(plain(*_describe_instance(instance)))
     for record in spool.rendition_records(instance.id):
-        console.print(_describe_rendition(record))
+        console.print(plain(_describe_rendition(record)))
     for name in dict.fromkeys((*state.destinations, *sorted(state.delivered))):
         if marker := spool.marker(instance.id, "delivered", name):
             syntax = label(str(marker.get("transfer_syntax_uid", "")))
-            console.print(
-                f"  {name}: delivered as {syntax} at {local_time(marker.get('at'))}: {marker.get('why', '')}"
-            )
+            words = f"delivered as {syntax} at {local_time(marker.get('at'))}: {marker.get('why', '')}"
         elif marker := spool.marker(instance.id, "dead", name):
-            console.print(f"  {name}: dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}")
+            words = f"dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}"
         else:
             attempts = state.attempts.get(name, 0)
-            console.print(f"  {name}: pending" + (f", refused {attempts} times" if attempts else ""))
+            words = "pending" + (f", refused {attempts} times" if attempts else "")
+        console.print(plain(f"  {name}: {words}"))
 
 
-def _describe_instance(instance: Instance) -> str:
+def _describe_instance(instance: Instance) -> tuple[str, ...]:
     return (
-        f"instance {instance.id} on the spool: received {local_time(instance.received_at)} as "
-        f"{label(instance.transfer_syntax_uid)} from {instance.calling_ae_title} ({instance.peer}) to "
-        f"{instance.called_ae_title}, {instance.modality or 'no modality'}, {instance.size} bytes\n"
-        f"  study {instance.study_instance_uid}\n  series {instance.series_instance_uid}"
+        (
+            f"instance {instance.id} on the spool: received {local_time(instance.received_at)} as "
+            f"{label(instance.transfer_syntax_uid)} from {instance.calling_ae_title} ({instance.peer}) to "
+            f"{instance.called_ae_title}, {instance.modality or 'no modality'}, {instance.size} bytes"
+        ),
+        f"  study {instance.study_instance_uid}",
+        f"  series {instance.series_instance_uid}",
     )
 
 
@@ -70,5 +73,5 @@ def _describe_rendition(record: dict[str, Any]) -> str:
 def _history_table(history: list[Row]) -> Table:
     table = Table("when", "what", "destination", "why")
     for at, _, _, what, destination, words in history:
-        table.add_row(local_time(at), what, destination, words)
+        table.add_row(*map(plain, (local_time(at), what, destination, words)))
     return table

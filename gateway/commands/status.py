@@ -17,6 +17,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
 from dispatcher.status import NOT_CONFIGURED
 from gateway.commands.selection import states
+from gateway.commands.words import plain
 
 _FRESH = 5.0  # seconds; an older snapshot means that no dispatcher runs
 
@@ -37,23 +38,23 @@ def print_status(settings: Settings, console: Console, *, as_json: bool) -> None
         return
     if not runs:
         console.print(
-            "[yellow]No dispatcher runs on this spool[/]: nothing moves; counts are read from the spool."
+            "No dispatcher runs on this spool: nothing moves; counts are read from the spool.", style="yellow"
         )
     elif not snapshot["redis"]:
-        console.print("[yellow]Redis does not answer the dispatcher[/]: nothing moves until it does.")
+        console.print("Redis does not answer the dispatcher: nothing moves until it does.", style="yellow")
     table = Table()
     for heading in (
         "destination", "AE title", "address", "circuit", "pending", "sending", "delivered", "dead",
     ):  # fmt: skip
         table.add_column(heading, overflow="fold")
     for lane in snapshot["lanes"]:
-        table.add_row(
+        table.add_row(*map(plain, (
             lane["destination"], lane["title"], lane["address"], lane["circuit"], str(lane["pending"]),
             str(lane.get("sending", 0)), str(lane["delivered"]), str(lane["dead"]),
-        )  # fmt: skip
+        )))  # fmt: skip
     console.print(table)
     for line in _warnings(snapshot):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(plain(line), soft_wrap=True, highlight=False)
     console.print(
         f"{snapshot['instances']} instances on their way, {snapshot['parked']} parked with a dead delivery, "
         f"{snapshot['quarantined']} quarantined, {snapshot['batches']} batches in Celery, "

@@ -1,7 +1,22 @@
-"""Numbers, ages and times in words, for what the commands print."""
+"""Numbers, ages and times in words, and how the commands print what a peer may have written."""
 
 import time
 from datetime import UTC, datetime
+
+import typer
+from rich.text import Text
+
+from dicomferry.text import shown
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    typer.echo(shown(text))
+
+
+def plain(*lines: str) -> Text:
+    """For rich: `lines` without markup, emoji and control characters."""
+    return Text("\n".join(map(shown, lines)))
 
 
 def counted(number: int, what: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -97,7 +98,7 @@ def run(workers: int | None = None, keep: Path | None = None) -> int:
         with _work_folder(keep) as (folder, warden), listening(folder / "received") as workstation:
             rows = _deliver_samples(console, folder, warden, workstation, workers)
     except FerryError as error:
-        console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        console.print(f"[bold red]The demo failed:[/] {escape(str(error))}", highlight=False)
         return 1
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -106,7 +107,7 @@ def run(workers: int | None = None, keep: Path | None = None) -> int:
     faults = [row for row in rows if row.fault]
     for row in faults:
         console.print(
-            f"[bold red]Missed:[/] {row.sample.name} ({row.sample.uid}): {row.fault}", highlight=False
+            f"[bold red]Missed:[/] {row.sample.name} ({row.sample.uid}): {escape(row.fault)}", highlight=False
         )
     if not faults:
         console.print(
@@ -281,10 +282,10 @@ def _table(rows: Sequence[_Row]) -> Table:
         table.add_row(
             f"{row.sample.name}\n[dim]…{row.sample.uid[-12:]}[/]",
             label(row.sample.syntax),
-            row.why or "-",
+            escape(row.why or "-"),
             label(row.arrival.syntax) if row.arrival else "-",
             f"{row.seconds:.2f} s" if row.arrival else "-",
-            f"[red]{row.fault}[/]" if row.fault else f"[green]{equal}[/]",
+            f"[red]{escape(row.fault)}[/]" if row.fault else f"[green]{equal}[/]",
         )
     return table
 
