@@ -113,6 +113,9 @@ class Ingest(_Strict):
     port: Port = 11112
     shared_port: bool = False  # whether several ingests on this machine listen there
     min_free_mb: Annotated[int, Field(ge=0)] = 512  # of the spool's disk; below it nothing is accepted
+    max_object_mb: Annotated[int, Field(ge=0)] = 0  # of an object as it arrives; 0: any size
+    quarantine_max_mb: Annotated[int, Field(ge=0)] = 10_240  # beyond: what cannot be parsed is refused
+    quarantine_max_count: Annotated[int, Field(ge=0)] = 10_000
     max_associations: Annotated[int, Field(ge=1)] = 100
     artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
     network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait

@@ -30,6 +30,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
+from dicomferry.spool.tally import Tally
 from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
@@ -105,6 +106,7 @@ class Dispatcher:
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
         self._retirement = Retirement(spool, settings.keep_history)
+        self._quarantine = Tally(spool.quarantine)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
         self._manager = QueueManager(
@@ -254,6 +256,7 @@ class Dispatcher:
         status = snapshot(
             self._manager,
             self._spool,
+            self._quarantine,
             at=at,
             ahead=at - _now(),
             read_at=self._read_at,

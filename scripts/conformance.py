@@ -23,9 +23,13 @@ _ANSWERS = {
     reception.SUCCESS: "the object is on disk and synced, or was there already",
     reception.UNRECOGNISED_OPERATION: "the SOP class of the presentation context has no such operation",
     reception.NOT_AUTHORISED: "no route takes what this association sends",
-    reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
+    reception.OUT_OF_RESOURCES: (
+        "the spool is full or cannot be written, or the data set cannot be parsed and the quarantine is full "
+        "(`quarantine_max_mb`, `quarantine_max_count`); nothing is kept: send again later"
+    ),
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
     reception.CANNOT_UNDERSTAND: "the data set cannot be parsed; it is kept in quarantine with the reason",
+    reception.TOO_LARGE: "the object is larger than `max_object_mb`; nothing is kept",
     reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 

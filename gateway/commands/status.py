@@ -12,13 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dicomferry.settings import Settings
+from dicomferry.settings import Ingest, Settings
 from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
+from dicomferry.spool.tally import Tally
 from dispatcher.status import NOT_CONFIGURED
 from gateway.commands.selection import states
-from gateway.commands.words import plain
+from gateway.commands.words import counted, plain
 
+_NEARLY = 0.9  # of a bound: told before it is met
 _FRESH = 5.0  # seconds; an older snapshot means that no dispatcher runs
 
 
@@ -53,7 +55,7 @@ def print_status(settings: Settings, console: Console, *, as_json: bool) -> None
             str(lane.get("sending", 0)), str(lane["delivered"]), str(lane["dead"]),
         )))  # fmt: skip
     console.print(table)
-    for line in _warnings(snapshot):
+    for line in (*_warnings(snapshot), *_quarantine_warnings(settings.ingest, snapshot)):
         console.print(plain(line), soft_wrap=True, highlight=False)
     console.print(
         f"{snapshot['instances']} instances on their way, {snapshot['parked']} parked with a dead delivery, "
@@ -61,6 +63,31 @@ def print_status(settings: Settings, console: Console, *, as_json: bool) -> None
         f"{snapshot['orders']} orders not carried out yet",
         soft_wrap=True,
     )
+    console.print(
+        f"on the spool: {_held(snapshot, 'dead_objects', 'dead_bytes')} with a dead delivery, "
+        f"{_held(snapshot, 'kept_objects', 'kept_bytes')} kept after delivery, "
+        f"{_held(snapshot, 'quarantined', 'quarantined_bytes')} in the quarantine",
+        soft_wrap=True,
+    )
+
+
+def _held(snapshot: dict[str, Any], number: str, size: str) -> str:
+    """A number of objects and their bytes; a dispatcher of before 0.2.0 does not tell them all."""
+    return f"{counted(snapshot.get(number, 0), 'object')} ({snapshot.get(size, 0) / 1e6:.1f} MB)"
+
+
+def _quarantine_warnings(ingest: Ingest, snapshot: dict[str, Any]) -> Iterator[str]:
+    """That the quarantine is full, or will be soon."""
+    number, size = snapshot["quarantined"], snapshot.get("quarantined_bytes", 0) / 1e6
+    for key, held, most in (
+        ("quarantine_max_count", number, ingest.quarantine_max_count),
+        ("quarantine_max_mb", size, ingest.quarantine_max_mb),
+    ):
+        if number and held >= _NEARLY * most:
+            yield (
+                f"the quarantine holds {held:.0f} of {most} ([ingest] {key}): what cannot be read is refused "
+                "(0xA700) once it is full; `dicomferry quarantine retry` and `discard` make room"
+            )
 
 
 def _warnings(snapshot: dict[str, Any]) -> Iterator[str]:
@@ -101,11 +128,19 @@ def _count_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
                 "dead": dead[name],
             }
         )
+    quarantined, quarantined_bytes = Tally(spool.quarantine).count()
+    with_dead = [state.instance.size for state in found if state.dead]
+    kept = [state.instance.size for state in found if not (state.dead or state.pending)]
     return {
         "lanes": lanes,
         "instances": sum(1 for state in found if state.pending),
         "parked": sum(1 for state in found if state.dead and not state.pending),
-        "quarantined": sum(1 for _ in spool.quarantine.iterdir()) if spool.quarantine.exists() else 0,
+        "dead_objects": len(with_dead),
+        "dead_bytes": sum(with_dead),
+        "kept_objects": len(kept),
+        "kept_bytes": sum(kept),
+        "quarantined": quarantined,
+        "quarantined_bytes": quarantined_bytes,
         "batches": 0,
         "orders": len(orders.outstanding(spool.orders)),
     }

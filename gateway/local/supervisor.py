@@ -173,7 +173,7 @@ def _copy_output(name: str, descriptor: int) -> None:
 
 def _shown(line: bytes) -> str:
     # Libraries in C write there too, and may quote what they were given.
-    return shown(line.decode(errors="replace").rstrip().expandtabs(), _LONGEST_LINE)
+    return shown(line.decode(errors="replace").rstrip().expandtabs(), 2 * _LONGEST_LINE)
 
 
 def _write_lines(name: str, lines: list[bytes]) -> None:

@@ -10,9 +10,10 @@ from dicomferry.messages.events import EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
 from ingest.admission import Admitted, Rejected, admit
-from ingest.arrival import Arrival, FreeSpace
+from ingest.arrival import Arrival
 from ingest.dimse.negotiation import AssociationRequest
 from ingest.reception import CANNOT_UNDERSTAND, INTERNAL_FAULT, Answer, Request, receive, refusal
+from ingest.room import FreeSpace, QuarantineRoom
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Scp:
         self._receiver = receiver
         self._spool = spool
         self._free_space = FreeSpace(spool, settings.ingest.min_free_mb)
+        self._quarantine_room = QuarantineRoom(spool, settings.ingest)
         self._events = events
         self._associations: set[Hashable] = set()
         self._lock = threading.Lock()
@@ -58,7 +60,8 @@ class Scp:
         """Open a file for a data set; None where we refuse the object and drop its data set."""
         if refusal(admitted, request) is not None:
             return None
-        arrival = Arrival(self._spool, self._receiver, self._free_space)
+        most = self.settings.ingest.max_object_mb
+        arrival = Arrival(self._spool, self._receiver, self._free_space, most)
         arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         return arrival
 
@@ -80,4 +83,4 @@ class Scp:
     def _answer(self, admitted: Admitted, request: Request, arrival: Arrival | None) -> Answer:
         if arrival is None:
             return refusal(admitted, request) or Answer(CANNOT_UNDERSTAND, "no data set")
-        return receive(self._spool, admitted, request, arrival)
+        return receive(self._spool, self._quarantine_room, admitted, request, arrival)
