@@ -117,6 +117,9 @@ class Ingest(_Strict):
     quarantine_max_mb: Annotated[int, Field(ge=0)] = 10_240  # beyond: what cannot be parsed is refused
     quarantine_max_count: Annotated[int, Field(ge=0)] = 10_000
     max_associations: Annotated[int, Field(ge=1)] = 100
+    max_associations_per_host: Annotated[int, Field(ge=1)] = (
+        25  # from one address, so that others have places
+    )
     artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
     network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait
 

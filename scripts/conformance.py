@@ -208,7 +208,14 @@ def _admission() -> Iterable[str]:
             ),
             ("1 permanent", "1 user", "7", "the called AE title is none of ours"),
             ("1 permanent", "2 provider (ACSE)", "2", "the protocol version is not 1"),
-            ("2 transient", "3 provider (presentation)", "2", "`max_associations` stand already"),
+            (
+                "2 transient",
+                "3 provider (presentation)",
+                "2",
+                "`max_associations` stand already, or `max_associations_per_host` from this address, or only "
+                "places are left that are kept for named `callers`; and none has been silent for 5 s, which "
+                "would be ended instead",
+            ),
             (
                 "2 transient",
                 "3 provider (presentation)",

@@ -2,20 +2,31 @@
 
 import logging
 import threading
-from collections.abc import Hashable
+from typing import Protocol
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.identifiers import is_uid
 from dicomferry.messages.events import EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
-from ingest.admission import Admitted, Rejected, admit
+from ingest.admission import Admitted, Rejected, Standing, admit
 from ingest.arrival import Arrival
 from ingest.dimse.negotiation import AssociationRequest
 from ingest.reception import CANNOT_UNDERSTAND, INTERNAL_FAULT, Answer, Request, receive, refusal
 from ingest.room import FreeSpace, QuarantineRoom
 
 log = logging.getLogger(__name__)
+
+
+class Place(Protocol):
+    """What holds a place among the associations."""
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a message in progress."""
+
+    def give_way(self) -> None:
+        """End it, from any thread, since another takes its place."""
 
 
 class Scp:
@@ -28,30 +39,37 @@ class Scp:
         self._free_space = FreeSpace(spool, settings.ingest.min_free_mb)
         self._quarantine_room = QuarantineRoom(spool, settings.ingest)
         self._events = events
-        self._associations: set[Hashable] = set()
+        self._associations: dict[Place, Admitted] = {}
         self._lock = threading.Lock()
 
-    def admit(self, association: Hashable, request: AssociationRequest, address: str) -> Admitted | Rejected:
-        """Decide about an association request; an admitted association counts until `remove`."""
+    def admit(self, association: Place, request: AssociationRequest, address: str) -> Admitted | Rejected:
+        """Decide about an association request; an admitted association counts until `remove`.
+
+        Others that have long been silent may be ended for it.
+        """
         with self._lock:
+            places = list(self._associations.items())
             decision = admit(
                 self.settings,
                 request.calling_ae_title,
                 request.called_ae_title,
                 address,
-                associations=len(self._associations) + 1,
+                standing=[Standing(held.host, held.named, place.silent) for place, held in places],
                 shortage=self._free_space.shortage(),
             )
             if isinstance(decision, Admitted):
-                self._associations.add(association)
+                for place in (places[index][0] for index in decision.instead_of):
+                    place.give_way()
+                    del self._associations[place]
+                self._associations[association] = decision
         return decision
 
-    def remove(self, association: Hashable) -> None:
+    def remove(self, association: Place) -> None:
         """Stop counting the association, if it was admitted."""
         with self._lock:
-            self._associations.discard(association)
+            self._associations.pop(association, None)
 
-    def associations(self) -> frozenset[Hashable]:
+    def associations(self) -> frozenset[Place]:
         """The admitted associations that have not ended."""
         with self._lock:
             return frozenset(self._associations)
