@@ -212,9 +212,11 @@ def _admission() -> Iterable[str]:
                 "2 transient",
                 "3 provider (presentation)",
                 "2",
-                "`max_associations` stand already, or `max_associations_per_host` from this address, or only "
-                "places are left that are kept for named `callers`; and none has been silent for 5 s, which "
-                "would be ended instead",
+                (
+                    "`max_associations` stand already, or `max_associations_per_host` from this address, or only "
+                    "places are left that are kept for named `callers`; and none has been silent for 5 s, which "
+                    "would be ended instead"
+                ),
             ),
             (
                 "2 transient",
