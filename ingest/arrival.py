@@ -22,14 +22,20 @@ _BUFFER = 1 << 16  # bytes; a longer fragment is written at once
 class Arrival:
     """A data set that arrives, in its own folder of ``incoming``, whose name begins with the receiver's."""
 
-    def __init__(self, spool: Spool, receiver: str, free_space: FreeSpace, max_object_mb: int = 0) -> None:
-        """`free_space` is shared by all arrivals; `max_object_mb` 0: an object may have any size."""
+    def __init__(
+        self, spool: Spool, receiver: str, free_space: FreeSpace, deliveries: int, max_object_mb: int = 0
+    ) -> None:
+        """`free_space` is shared by all arrivals; `deliveries` is to how many destinations it will go.
+
+        With `max_object_mb` 0 an object may have any size.
+        """
         self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
         self.failure: str | None = None  # why the spool does not hold it
         self.started_at = time.monotonic()
         self._free_space = free_space
+        self._deliveries = deliveries
         self._most = max_object_mb * 1_000_000
         self._digest = Digest()
         self._file: BinaryIO | None = None
@@ -51,7 +57,7 @@ class Arrival:
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Write the preamble and File Meta Information (PS3.10 7.1)."""
-        self.failure = self._free_space.shortage()
+        self.failure = self._free_space.shortage(deliveries=self._deliveries)
         if self.failure is not None:
             return
         try:

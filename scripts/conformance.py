@@ -213,16 +213,16 @@ def _admission() -> Iterable[str]:
                 "3 provider (presentation)",
                 "2",
                 (
-                    "`max_associations` stand already, or `max_associations_per_host` from this address, or only "
-                    "places are left that are kept for named `callers`; and none has been silent for 5 s, which "
-                    "would be ended instead"
+                    "`max_associations` stand already, or `max_associations_per_host` from this address, or "
+                    "only places are left that are kept for named `callers`; and none was silent for 5 s, "
+                    "which would be ended instead"
                 ),
             ),
             (
                 "2 transient",
                 "3 provider (presentation)",
                 "2",
-                "the spool has less free space than `min_free_mb`; a mere C-ECHO is not let in either",
+                "the spool has less than `min_free_mb` or `min_free_inodes`; a C-ECHO is not let in either",
             ),
         ),
     )

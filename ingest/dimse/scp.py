@@ -36,7 +36,7 @@ class Scp:
         self.settings = settings
         self._receiver = receiver
         self._spool = spool
-        self._free_space = FreeSpace(spool, settings.ingest.min_free_mb)
+        self._free_space = FreeSpace(spool, settings.ingest)
         self._quarantine_room = QuarantineRoom(spool, settings.ingest)
         self._events = events
         self._associations: dict[Place, Admitted] = {}
@@ -78,8 +78,8 @@ class Scp:
         """Open a file for a data set; None where we refuse the object and drop its data set."""
         if refusal(admitted, request) is not None:
             return None
-        most = self.settings.ingest.max_object_mb
-        arrival = Arrival(self._spool, self._receiver, self._free_space, most)
+        most, deliveries = self.settings.ingest.max_object_mb, len(admitted.destinations)
+        arrival = Arrival(self._spool, self._receiver, self._free_space, deliveries, most)
         arrival.open(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         return arrival
 

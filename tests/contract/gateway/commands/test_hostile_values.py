@@ -2,7 +2,6 @@
 
 import json
 import logging
-import struct
 import unicodedata
 from contextlib import contextmanager
 from io import StringIO
@@ -21,7 +20,7 @@ from gateway.commands.selection import Filter, dead
 from gateway.commands.status import print_status
 from ingest.dimse.acceptor import serving
 from tests.support.images.files import shipped
-from tests.support.peers.raw import AC, CT, RQ, Raw, association_request, pdu
+from tests.support.peers.raw import AC, CT, RQ, Raw, association_request, pdu, tiny_image
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
@@ -32,34 +31,6 @@ from workers.tasks import run_batch
 HOSTILE = ["A[/b]", "X\nFAKE log line", "\x1b[31mred", "\u202egnp", "\x9b2J\x7f\x08", ":boom: [red]"]
 UID, JPEG_LS = b"1.2.3", "1.2.840.10008.1.2.4.80"
 EVERYTHING = Filter()
-
-
-def image(said):
-    """A native image of 2 x 2, whose Modality and Photometric Interpretation say so."""
-    text = said.encode()
-    us = [
-        (0x00280010, 2),
-        (0x00280011, 2),
-        (0x00280100, 8),
-        (0x00280101, 8),
-        (0x00280102, 7),
-        (0x00280103, 0),
-    ]
-    elements = [
-        (0x00080016, b"UI", CT.encode()),
-        (0x00080018, b"UI", UID),
-        (0x00080060, b"CS", text),
-        (0x0020000D, b"UI", b"1.2.4"),
-        (0x0020000E, b"UI", b"1.2.5"),
-        (0x00280002, b"US", struct.pack("<H", 1)),
-        (0x00280004, b"CS", text),
-        *((tag, b"US", struct.pack("<H", value)) for tag, value in us),
-    ]
-    content = b""
-    for tag, vr, value in elements:
-        padded = value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
-        content += struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(padded)) + padded
-    return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 4) + bytes(4)
 
 
 @contextmanager
@@ -103,9 +74,11 @@ def test_what_a_peer_says_is_harmless_wherever_it_is_read(bench, said, caplog, c
     publish = bench.redis.lpop
     bench.redis.lpop = lambda queue: published.append(publish(queue)) or published[-1]
     with serving(bench.settings), calling(bench.settings.ingest.port, said) as peer:
-        assert peer.store(UID, image(said)) == 0x0000
-        assert peer.store(UID, image(said)[:-2]) == 0xC000  # to the quarantine
-        assert peer.store(said.encode(), image(said)) != 0x0000
+        assert peer.store(UID, tiny_image(UID, said.encode(), said.encode())) == 0x0000
+        assert (
+            peer.store(UID, tiny_image(UID, said.encode(), said.encode())[:-2]) == 0xC000
+        )  # to the quarantine
+        assert peer.store(said.encode(), tiny_image(UID, said.encode(), said.encode())) != 0x0000
     (instance,) = instances_of(bench.spool)
     bench.start()
     probe = bench.fetch(ProbeBatch)
