@@ -114,7 +114,15 @@ class Ingest(_Strict):
     port: Port = 11112
     shared_port: bool = False  # whether several ingests on this machine listen there
     min_free_mb: Annotated[int, Field(ge=0)] = 512  # of the spool's disk; below it nothing is accepted
+    # Of its inodes (files), the same; absent: 1000, or a quarter of all where that is less.
+    min_free_inodes: Annotated[int, Field(ge=0)] | None = None
+    max_object_mb: Annotated[int, Field(ge=0)] = 0  # of an object as it arrives; 0: any size
+    quarantine_max_mb: Annotated[int, Field(ge=0)] = 10_240  # beyond: what cannot be parsed is refused
+    quarantine_max_count: Annotated[int, Field(ge=0)] = 10_000
     max_associations: Annotated[int, Field(ge=1)] = 100
+    max_associations_per_host: Annotated[int, Field(ge=1)] = (
+        25  # from one address, so that others have places
+    )
     artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
     network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait
 

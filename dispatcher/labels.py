@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dicomferry.dicom.syntaxes import label
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import RenditionSpec
+from dicomferry.text import shown
 from dispatcher.lanes import Delivery
 
 
@@ -33,7 +34,7 @@ def _summary(destination: Destination, deliveries: Sequence[Delivery]) -> str:
     studies = dict.fromkeys(d.entry.study_instance_uid for d in deliveries)
     modalities = dict.fromkeys(d.entry.modality or "?" for d in deliveries)
     study = f"study {short(next(iter(studies)))}" if len(studies) == 1 else f"{len(studies)} studies"
-    return f"{destination.title} {study} {_joined(modalities)} n={len(deliveries)}"
+    return shown(f"{destination.title} {study} {_joined(modalities)} n={len(deliveries)}")
 
 
 def _received(deliveries: Sequence[Delivery]) -> str:

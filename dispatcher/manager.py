@@ -58,6 +58,7 @@ class QueueManager:
         self.entries = state.entries
         self.dead_elsewhere = state.dead_elsewhere
         self.kept = state.kept
+        self.with_dead, self.with_kept = state.with_dead, state.with_kept
         self.outstanding = state.outstanding
         self._expiry: Timers[Delivery] = Timers()  # deliveries, at the end of their destination's max_age
         self._probing = Probing(state)
@@ -131,7 +132,7 @@ class QueueManager:
         found, state = event.state, self._state
         entry = self.entries.get(found.instance.id) or state.add_entry(found)
         entry.asked_at = found.asked_at
-        state.count_dead(entry.id, found.dead)
+        state.count_dead(entry.id, found.dead, entry.size)
         for name, delivery in list(entry.deliveries.items()):
             if name in found.delivered and name in self.lanes:  # the event was lost, the marker is there
                 self.lanes[name].delivered += 1
@@ -176,7 +177,7 @@ class QueueManager:
     def _on_not_found(self, event: NotFound, now: float) -> None:
         del now
         self._state.count_dead(event.instance, frozenset())
-        self.kept.pop(event.instance, None)
+        self._state.forget_kept(event.instance)
         entry = self.entries.get(event.instance)
         if entry is not None:
             for delivery in list(entry.deliveries.values()):

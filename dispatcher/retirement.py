@@ -12,11 +12,13 @@ from collections.abc import Iterable
 
 from dicomferry.crashpoints import reach
 from dicomferry.spool.spool import Spool
+from dicomferry.text import shown
 from dispatcher.commands import Note
 from dispatcher.history import History, Row
 
 log = logging.getLogger(__name__)
 
+MAX_UNWRITTEN = 20_000  # lines of history that wait for room on the disk
 MAX_UNREMOVED = 2000  # instances: beyond them removal has no time limit, so that a slow disk does not fill
 
 
@@ -47,7 +49,7 @@ class Retirement:
                 note.sop_instance_uid,
                 note.what,
                 note.destination,
-                note.words,
+                shown(note.words),
                 note.study,
                 note.series,
             )
@@ -62,10 +64,15 @@ class Retirement:
         return instance in self._unrecorded or instance in self._unremoved
 
     def write(self) -> None:
-        """Write the lines that wait."""
+        """Write the lines that wait; where the disk is full they go on waiting, the last of them."""
         rows, self._rows = self._rows, []
         if rows:
-            self._history.write(rows)
+            try:
+                self._history.write(rows)
+            except sqlite3.Error as error:
+                self._rows = rows[-MAX_UNWRITTEN:]
+                log.warning("HistoryNotWritten n=%d: %s", len(rows), error)
+                return
             reach("history.written")
 
     def record(self, now: float) -> None:

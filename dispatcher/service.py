@@ -30,6 +30,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
+from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
 from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.leases import LeaseWatch
@@ -106,6 +107,7 @@ class Dispatcher:
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
         self._retirement = Retirement(spool, settings.keep_history)
+        self._quarantine = Tally(spool.quarantine)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
         self._manager = QueueManager(
@@ -261,6 +263,7 @@ class Dispatcher:
         status = snapshot(
             self._manager,
             self._spool,
+            self._quarantine,
             at=at,
             ahead=at - _now(),
             read_at=self._read_at,
@@ -380,6 +383,9 @@ class Dispatcher:
             reach("burial.marked")
         except FileNotFoundError:
             return  # the instance is gone: there is nothing to mark
+        except OSError as error:  # a full disk: it is pending on the spool, and is decided again at a start
+            log.warning("NotMarkedDead instance=%s: %s", command.instance, error.strerror or error)
+            return
         log.warning(
             "Dead instance=%s uid=%s destination=%s: %s",
             command.instance,

@@ -23,6 +23,27 @@ from dispatcher.renditions import Renditions
 from dispatcher.timers import Timers
 
 
+class Held:
+    """Instances that stay though nothing of them is pending, and their bytes in all."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._sizes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def add(self, instance: str, size: int) -> None:
+        """Add an instance, once."""
+        self.remove(instance)
+        self._sizes[instance] = size
+        self.bytes += size
+
+    def remove(self, instance: str) -> None:
+        """Remove an instance, if it is there."""
+        self.bytes -= self._sizes.pop(instance, 0)
+
+
 class QueueState:
     """All lanes, the instances in them, what is outstanding, and the commands not taken yet."""
 
@@ -49,6 +70,7 @@ class QueueState:
         self.dead_elsewhere = Counter[str]()  # by destination that the settings do not have
         self.orphans: set[Delivery] = set()  # pending for such a destination
         self.kept: dict[str, float] = {}  # delivered instances, and until when they stay
+        self.with_dead, self.with_kept = Held(), Held()  # the instances in `dead` and in `kept`
         self.outstanding = Outstanding()
         self.renditions = Renditions()
         self.duplicates = Duplicates()
@@ -151,14 +173,16 @@ class QueueState:
         entry, name = delivery.entry, delivery.destination
         self.add_command(MarkDead(entry.id, entry.sop_instance_uid, name, reason, status, attempts))
         self.note(entry, "dead", name, reason)
-        self.count_dead(entry.id, self.dead.get(entry.id, frozenset()) | {name})
+        self.count_dead(entry.id, self.dead.get(entry.id, frozenset()) | {name}, entry.size)
         self.remove_delivery(delivery)
 
-    def count_dead(self, instance: str, dead: frozenset[str]) -> None:
-        """Set the destinations for which an instance is dead."""
+    def count_dead(self, instance: str, dead: frozenset[str], size: int = 0) -> None:
+        """Set the destinations for which an instance of `size` bytes is dead."""
         before = self.dead.pop(instance, frozenset[str]())
+        self.with_dead.remove(instance)
         if dead:
             self.dead[instance] = dead
+            self.with_dead.add(instance, size)
         for name in before ^ dead:
             change = 1 if name in dead else -1
             if lane := self.lanes.get(name):
@@ -195,7 +219,7 @@ class QueueState:
             state.asked_at,
             sendable=instance.sendable,
         )
-        self.kept.pop(entry.id, None)
+        self.forget_kept(entry.id)
         words = (
             f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
             f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
@@ -238,6 +262,7 @@ class QueueState:
         until = entry.delivered_at + self._keep_delivered
         if self._keep_delivered and until > now:
             self.kept[entry.id] = until
+            self.with_kept.add(entry.id, entry.size)
             self._retention.at(until, entry.id)
             self.add_command(Keep(entry.id))
         else:
@@ -247,8 +272,13 @@ class QueueState:
         """Retire the kept instances whose time is over."""
         for instance in self._retention.due(now):
             if self.kept.get(instance, now + 1) <= now:
-                del self.kept[instance]
+                self.forget_kept(instance)
                 self.add_command(Retire(instance))
+
+    def forget_kept(self, instance: str) -> None:
+        """It is no longer kept, whatever follows."""
+        self.kept.pop(instance, None)
+        self.with_kept.remove(instance)
 
     # Commands
 

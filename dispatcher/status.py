@@ -4,6 +4,7 @@ from typing import Any
 
 from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
+from dicomferry.spool.tally import Tally
 from dispatcher.circuit import Circuit
 from dispatcher.lanes import Lane, Place
 from dispatcher.manager import QueueManager
@@ -12,7 +13,14 @@ NOT_CONFIGURED = "(not in the configuration)"
 
 
 def snapshot(
-    manager: QueueManager, spool: Spool, *, at: float, read_at: float, redis: bool, ahead: float = 0.0
+    manager: QueueManager,
+    spool: Spool,
+    quarantine: Tally,
+    *,
+    at: float,
+    read_at: float,
+    redis: bool,
+    ahead: float = 0.0,
 ) -> dict[str, Any]:
     """The state of every lane; times in seconds since the epoch.
 
@@ -20,6 +28,7 @@ def snapshot(
     far the system clock was set forward since the start; circuits don't count it.
     """
     orphans, dead = manager.orphans(), manager.dead_elsewhere
+    quarantined, quarantined_bytes = quarantine.count()
     return {
         "at": at,
         "read_at": read_at,
@@ -28,7 +37,12 @@ def snapshot(
         + [_no_lane(name, orphans[name], dead[name]) for name in sorted(+(orphans + dead))],
         "instances": len(manager.entries),
         "parked": len(manager.parked),
-        "quarantined": sum(1 for _ in spool.quarantine.iterdir()),
+        "dead_objects": len(manager.with_dead),
+        "dead_bytes": manager.with_dead.bytes,
+        "kept_objects": len(manager.with_kept),
+        "kept_bytes": manager.with_kept.bytes,
+        "quarantined": quarantined,
+        "quarantined_bytes": quarantined_bytes,
         "batches": len(manager.outstanding),
         "orders": len(orders.outstanding(spool.orders)),
     }

@@ -14,6 +14,7 @@ import typer
 
 from dicomferry import __version__
 from dicomferry.errors import FerryError, Misconfigured
+from dicomferry.text import shown_lines
 from gateway.commands import operate
 from gateway.commands.operate import DEFAULT_FILE, Config
 
@@ -57,7 +58,7 @@ def main() -> None:
     try:
         app()
     except FerryError as error:
-        typer.echo(f"dicomferry: {error}", err=True)
+        typer.echo(f"dicomferry: {shown_lines(str(error))}", err=True)
         sys.exit(2 if isinstance(error, Misconfigured) else 1)
 
 

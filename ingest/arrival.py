@@ -4,7 +4,6 @@ The peer gets no answer before its last byte. So writing never raises: on a fail
 for the answer and drops the rest of the object.
 """
 
-import os
 import shutil
 import time
 import uuid
@@ -15,44 +14,29 @@ from dicomferry.dicom.part10 import file_header
 from dicomferry.spool import durable
 from dicomferry.spool.digests import Digest
 from dicomferry.spool.spool import Spool
+from ingest.room import FreeSpace, reason_of
 
 _BUFFER = 1 << 16  # bytes; a longer fragment is written at once
-
-
-class FreeSpace:
-    """The spool's free space: `statvfs` once a second, less what we write in between."""
-
-    def __init__(self, spool: Spool, min_free_mb: int) -> None:
-        self._folder = spool.incoming
-        self._minimum = min_free_mb * 1_000_000
-        self._measured_at = float("-inf")
-        self._free = 0
-
-    def shortage(self, size: int = 0) -> str | None:
-        """Count `size` bytes as written; why the spool takes no more, or None."""
-        now = time.monotonic()
-        self._free -= size
-        if now - self._measured_at >= 1.0 or self._free < self._minimum:
-            try:
-                found = os.statvfs(self._folder)
-            except OSError as error:
-                return _reason(error)
-            self._free, self._measured_at = found.f_bavail * found.f_frsize, now
-        if self._free < self._minimum:
-            return f"spool has {self._free // 1_000_000} MB left, wants {self._minimum // 1_000_000}"
-        return None
 
 
 class Arrival:
     """A data set that arrives, in its own folder of ``incoming``, whose name begins with the receiver's."""
 
-    def __init__(self, spool: Spool, receiver: str, free_space: FreeSpace) -> None:
+    def __init__(
+        self, spool: Spool, receiver: str, free_space: FreeSpace, deliveries: int, max_object_mb: int = 0
+    ) -> None:
+        """`free_space` is shared by all arrivals; `deliveries` is to how many destinations it will go.
+
+        With `max_object_mb` 0 an object may have any size.
+        """
         self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
         self.failure: str | None = None  # why the spool does not hold it
         self.started_at = time.monotonic()
         self._free_space = free_space
+        self._deliveries = deliveries
+        self._most = max_object_mb * 1_000_000
         self._digest = Digest()
         self._file: BinaryIO | None = None
 
@@ -62,13 +46,18 @@ class Arrival:
         return self.staging / "received.dcm"
 
     @property
+    def is_too_large(self) -> bool:
+        """Whether it has more bytes than an object may have; no more than these were written."""
+        return 0 < self._most < self.size
+
+    @property
     def digest(self) -> str:
         """Digest of the data set's bytes."""
         return str(self._digest)
 
     def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
         """Write the preamble and File Meta Information (PS3.10 7.1)."""
-        self.failure = self._free_space.shortage()
+        self.failure = self._free_space.shortage(deliveries=self._deliveries)
         if self.failure is not None:
             return
         try:
@@ -84,6 +73,9 @@ class Arrival:
         """Append bytes of the data set."""
         self.size += len(part)
         if self._file is None:
+            return
+        if self.is_too_large:
+            self.discard()
             return
         try:
             self.failure = self._free_space.shortage(len(part))
@@ -112,8 +104,4 @@ class Arrival:
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def _fail(self, error: OSError) -> None:
-        self.failure = _reason(error)
-
-
-def _reason(error: OSError) -> str:
-    return f"spool: {error.strerror or error}"
+        self.failure = reason_of(error)

@@ -23,6 +23,7 @@ from dicomferry.dicom.encoding import (
 )
 from dicomferry.dicom.identifiers import text_of, uid_fault
 from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, label
+from dicomferry.text import shown_value
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -45,7 +46,7 @@ class Malformed(Exception):  # noqa: N818  a finding about a data set, which rec
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The elements that ingest needs; an absent one is empty."""
+    """The elements that ingest needs, fit to be shown; an absent one is empty."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -205,7 +206,7 @@ class _Walk:
         self.strays = self.strays or tag >> 16 in STRAY_GROUPS
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
-            self._found[tag] = text_of(value)
+            self._found[tag] = shown_value(text_of(value))
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""

@@ -94,7 +94,7 @@ def discard(spool: Spool, kept: Quarantined) -> None:
 
 
 def _read_again(spool: Spool, settings: Settings, kept: Quarantined, path: Path) -> Instance:
-    admitted = admit(settings, kept.calling_ae_title, kept.called_ae_title, kept.peer, associations=0)
+    admitted = admit(settings, kept.calling_ae_title, kept.called_ae_title, kept.peer)
     if isinstance(admitted, Rejected):
         raise StillRefused(admitted.why)
     request = Request(kept.sop_class_uid, kept.sop_instance_uid, kept.sop_class_uid, kept.transfer_syntax_uid)

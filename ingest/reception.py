@@ -20,6 +20,7 @@ from dicomferry.spool.spool import Spool
 from ingest.admission import Admitted
 from ingest.arrival import Arrival
 from ingest.header import Header, Malformed, read_header
+from ingest.room import QuarantineRoom, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900  # data set does not match SOP class
 CANNOT_UNDERSTAND = 0xC000
 INTERNAL_FAULT = 0xC001
+# Not A7xx: a sender repeats what is answered so, and the object would come whole each time, for nothing.
+TOO_LARGE = 0xC002
 UNRECOGNISED_OPERATION = 0x0211
 
 
@@ -51,15 +54,19 @@ class Answer:
     instance: str | None = None
 
 
-def receive(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
+def receive(
+    spool: Spool, quarantine: QuarantineRoom, admitted: Admitted, request: Request, arrival: Arrival
+) -> Answer:
     """Commit, quarantine or refuse the object; nothing of it stays in ``incoming``."""
     try:
         arrival.close()
         return (
-            refusal(admitted, request) or _write_failure(arrival) or _store(spool, admitted, request, arrival)
+            refusal(admitted, request)
+            or _write_failure(arrival)
+            or _store(spool, quarantine, admitted, request, arrival)
         )
     except OSError as error:
-        return Answer(OUT_OF_RESOURCES, f"spool: {error.strerror or error}")
+        return Answer(OUT_OF_RESOURCES, reason_of(error))
     finally:
         arrival.discard()
 
@@ -78,16 +85,23 @@ def refusal(admitted: Admitted, request: Request) -> Answer | None:
 
 
 def _write_failure(arrival: Arrival) -> Answer | None:
+    if arrival.is_too_large:
+        return Answer(TOO_LARGE, "the object is larger than ingest.max_object_mb allows")
     if arrival.failure is not None:
         return Answer(OUT_OF_RESOURCES, arrival.failure)
     return None
 
 
-def _store(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival) -> Answer:
+def _store(
+    spool: Spool, quarantine: QuarantineRoom, admitted: Admitted, request: Request, arrival: Arrival
+) -> Answer:
     try:
         header = read(arrival.path, arrival.offset, request)
     except Malformed as error:
-        return _quarantine(spool, admitted, request, arrival, str(error))
+        with quarantine.held_for(arrival.path.stat().st_size) as exceeded:
+            if exceeded is None:
+                return _quarantine(spool, admitted, request, arrival, str(error))
+        return _full(exceeded, request, str(error))
     answer = mismatch(request, header)
     if answer is not None:
         return answer
@@ -187,6 +201,22 @@ def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
         1000 * (time.monotonic() - arrival.started_at),
     )
     return Answer(SUCCESS, instance=instance.id)
+
+
+def _full(exceeded: str, request: Request, reason: str) -> Answer:
+    """Refuse what we cannot parse and have no room to keep.
+
+    Out of resources (PS3.4 B.2.3) tells the sender what is true: we do not have it, and may take it later,
+    when an operator has made room. 0xC000 says that we kept it.
+    """
+    log.warning(
+        "QuarantineFull %s: not kept: %s; ingest.%s is reached: `dicomferry quarantine` lists, retries and "
+        "discards, or raise the key",
+        request.sop_instance_uid,
+        reason,
+        exceeded,
+    )
+    return Answer(OUT_OF_RESOURCES, f"not kept: ingest.{exceeded} is reached")
 
 
 def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arrival, reason: str) -> Answer:

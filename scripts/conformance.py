@@ -22,12 +22,16 @@ _ANSWERS = {
     reception.SUCCESS: "the object is on disk and synced, or was there already",
     reception.UNRECOGNISED_OPERATION: "the SOP class of the presentation context has no such operation",
     reception.NOT_AUTHORISED: "no route takes what this association sends",
-    reception.OUT_OF_RESOURCES: "the spool is full or cannot be written; send again later",
+    reception.OUT_OF_RESOURCES: (
+        "the spool is full or cannot be written, or the data set cannot be parsed and the quarantine is full "
+        "(`quarantine_max_mb`, `quarantine_max_count`); nothing is kept: send again later"
+    ),
     reception.DOES_NOT_MATCH: "UIDs of command set, data set and presentation context contradict each other",
     reception.CANNOT_UNDERSTAND: (
         "the data set cannot be parsed, or its Affected SOP Instance UID is no UID; it is kept in quarantine "
         "with the reason. Of a request without a data set nothing is kept"
     ),
+    reception.TOO_LARGE: "the object is larger than `max_object_mb`; nothing is kept",
     reception.INTERNAL_FAULT: "a fault of ours; the log says which",
 }
 
@@ -207,12 +211,21 @@ def _admission() -> Iterable[str]:
             ),
             ("1 permanent", "1 user", "7", "the called AE title is none of ours"),
             ("1 permanent", "2 provider (ACSE)", "2", "the protocol version is not 1"),
-            ("2 transient", "3 provider (presentation)", "2", "`max_associations` stand already"),
             (
                 "2 transient",
                 "3 provider (presentation)",
                 "2",
-                "the spool has less free space than `min_free_mb`; a mere C-ECHO is not let in either",
+                (
+                    "`max_associations` stand already, or `max_associations_per_host` from this address, or "
+                    "only places are left that are kept for named `callers`; and none was silent for 5 s, "
+                    "which would be ended instead"
+                ),
+            ),
+            (
+                "2 transient",
+                "3 provider (presentation)",
+                "2",
+                "the spool has less than `min_free_mb` or `min_free_inodes`; a C-ECHO is not let in either",
             ),
         ),
     )

@@ -41,6 +41,9 @@ from workers import limits, transcode
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
+INODES_LEFT = (
+    128  # no rendition is begun with fewer: what is rendered already could not be marked as delivered
+)
 QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
 # How a child process ended, in words; the signals as billiard spells them.
 _ENDS = {
@@ -110,6 +113,7 @@ def _run_instance(
         if size is None:
             log.info("Gone instance=%s", instance)
             return None
+        _require_inodes(spool)
         if batch.alone and spool.add_attempt(instance, TRANSCODING) > MAX_ATTEMPTS:
             reason = "it killed its worker three times" + _last_end(spool, batch, instance)
             log.error("Failed instance=%s key=%s: %s", instance, key, reason)
@@ -123,6 +127,12 @@ def _run_instance(
         log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
         return None
     return outcome
+
+
+def _require_inodes(spool: Spool) -> None:
+    """Raise OSError where a rendition would take inodes that the markers of others need."""
+    if not durable.has_room(spool.renditions, inodes=INODES_LEFT):
+        raise OSError(errno.ENOSPC, "the spool is short of inodes")
 
 
 def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event | None:

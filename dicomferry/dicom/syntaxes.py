@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dicomferry.errors import Misconfigured
+from dicomferry.text import shown_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,15 +278,15 @@ def resolve(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def label(uid: str) -> str:
-    """The short name for people; for a UID that is not in the table, the UID."""
+    """The short name for people; for a UID that is not in the table, the UID, which may be anything."""
     syntax = BY_UID.get(uid)
-    return syntax.label if syntax else uid
+    return syntax.label if syntax else shown_value(uid)
 
 
 def keyword(uid: str) -> str:
-    """The keyword of PS3.6; for a UID that is not in the table, the UID."""
+    """The keyword of PS3.6; for a UID that is not in the table, the UID, which may be anything."""
     syntax = BY_UID.get(uid)
-    return syntax.keyword if syntax else uid
+    return syntax.keyword if syntax else shown_value(uid)
 
 
 def _hint(name: str) -> str:

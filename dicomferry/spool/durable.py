@@ -13,6 +13,7 @@ from array import array
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from dicomferry.crashpoints import reach
 
@@ -118,13 +119,30 @@ def _has_journal(descriptor: int) -> bool:
     return Path(f"/proc/fs/jbd2/{name}-8").exists()
 
 
-def has_room(folder: Path, size: int) -> bool:
+def has_room(folder: Path, size: int = 0, inodes: int = _MIN_FREE_INODES) -> bool:
     """Whether the file system of `folder` has room for a few small files, `size` bytes in all."""
+    free = free_room(folder)
+    return free.bytes >= size and (free.inodes is None or free.inodes >= inodes)
+
+
+class FreeRoom(NamedTuple):
+    """What a file system has left for us."""
+
+    bytes: int
+    inodes: int | None  # files and folders; None where they are not counted, as by btrfs
+    all_inodes: int  # used ones too
+
+
+def free_room(folder: Path) -> FreeRoom:
+    """What the file system of `folder` has left.
+
+    Raises:
+        OSError: it does not tell.
+    """
     found = os.statvfs(folder)
-    # Some file systems do not count inodes and report 0 in all.
-    return found.f_bavail * found.f_frsize >= size and (
-        found.f_favail >= _MIN_FREE_INODES or not found.f_files
-    )
+    # A file system that does not count inodes reports 0 in all.
+    inodes = found.f_favail if found.f_files else None
+    return FreeRoom(found.f_bavail * found.f_frsize, inodes, found.f_files)
 
 
 def temporary_path(path: Path) -> Path:

@@ -7,7 +7,7 @@ import typer
 
 from forwarder.outcome import of_status
 from gateway.commands.selection import EndedDelivery
-from gateway.commands.words import ago, counted, width, wrapped
+from gateway.commands.words import ago, counted, say, width, wrapped
 
 
 def print_dead_list(deliveries: list[EndedDelivery], *, as_json: bool) -> None:
@@ -23,9 +23,9 @@ def print_dead_list(deliveries: list[EndedDelivery], *, as_json: bool) -> None:
     for (destination, reason), studies in groups.items():
         typer.echo(wrapped(f"{destination}: {reason} ({sum(map(len, studies.values()))})", columns, "  "))
         for study, group in studies.items():
-            typer.echo(f"  study {study or 'none'}")
+            say(f"  study {study or 'none'}")
             for delivery in group:
-                typer.echo(f"    {delivery.instance.sop_instance_uid}")
+                say(f"    {delivery.instance.sop_instance_uid}")
                 typer.echo(wrapped(f"      {_details(delivery)}", columns, "      "))
     typer.echo(f"dead deliveries: {len(deliveries)}")
 

@@ -130,9 +130,10 @@ def resend(  # noqa: PLR0917
 def echo(destination: str, config: Config = DEFAULT_FILE) -> None:
     """Ask a destination whether it answers: C-ECHO, with its settings."""
     settings = _load(config)
+    from dicomferry.text import shown  # noqa: PLC0415
     from gateway.commands import peers  # noqa: PLC0415
 
-    typer.echo(peers.echo(settings, destination))
+    typer.echo(shown(peers.echo(settings, destination)))
 
 
 @app.command()

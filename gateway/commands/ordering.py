@@ -17,7 +17,7 @@ from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
 from gateway.commands.selection import EndedDelivery, Filter, dead, delivered, states
 from gateway.commands.status import dispatcher_runs
-from gateway.commands.words import ago, counted
+from gateway.commands.words import ago, counted, say
 
 _TIMEOUT = 10.0  # seconds without progress after which we no longer wait for a running dispatcher
 _POLL = 0.05
@@ -48,19 +48,19 @@ def give(spool: Spool, *given: Order) -> None:
     except OSError as error:
         raise FerryError(f"cannot write the order to {spool.orders}: {error.strerror}") from error
     if not dispatcher_runs(spool):
-        typer.echo("Ordered. No dispatcher runs on this spool: it is done as soon as one does.")
+        say("Ordered. No dispatcher runs on this spool: it is done as soon as one does.")
         return
     left, deadline = len(paths), time.monotonic() + _TIMEOUT
     while remaining := sum(path.exists() for path in paths):
         if remaining < left:
             left, deadline = remaining, time.monotonic() + _TIMEOUT
         if time.monotonic() > deadline:
-            typer.echo("Ordered, and not carried out yet: `dicomferry status` counts what is left of it.")
+            say("Ordered, and not carried out yet: `dicomferry status` counts what is left of it.")
             return
         time.sleep(_POLL)
     if any(orders.refused_path(path).exists() for path in paths):
         raise FerryError("the dispatcher does not understand this order: is it of another version?")
-    typer.echo("Done: the dispatcher has carried it out.")
+    say("Done: the dispatcher has carried it out.")
 
 
 def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
@@ -69,7 +69,7 @@ def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
     found = dead(spool, wanted, time.time())
     for name, number in Counter(done.destination for done in found).items():
         if settings.destination_named(name) is None:
-            typer.echo(
+            say(
                 f"The configuration has no destination {name}: {counted(number, 'delivery')} left dead; put "
                 "it back, or choose between `dicomferry reroute` and `dicomferry dead discard`."
             )
@@ -95,7 +95,7 @@ def resend(settings: Settings, wanted: Filter, *, yes: bool) -> None:
     spool = Spool(settings.spool)
     found = [d for d in delivered(spool, wanted, time.time()) if settings.destination_named(d.destination)]
     if not settings.keep_delivered:
-        typer.echo("keep_delivered is not configured: what every destination has is not kept.")
+        say("keep_delivered is not configured: what every destination has is not kept.")
     if _print_selection(found, wanted, "delivery", "to be sent once more"):
         confirm("Send them once more?", yes=yes)
         give(spool, Order(Act.RESEND, _items(found)))
@@ -126,11 +126,11 @@ def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
             if unconfigured:
                 discarded.append(Item(instance.id, instance.sop_instance_uid, unconfigured))
     for association, number in unrouted.most_common():
-        typer.echo(f"No route takes what came {association} now: {counted(number, 'instance')} left alone")
+        say(f"No route takes what came {association} now: {counted(number, 'instance')} left alone")
     if not items:
-        typer.echo("Nothing to reroute: what is pending goes where the routes say.")
+        say("Nothing to reroute: what is pending goes where the routes say.")
         return
-    typer.echo(f"{counted(len(items), 'instance')} to be rerouted{_unfiltered_warning(wanted)}:")
+    say(f"{counted(len(items), 'instance')} to be rerouted{_unfiltered_warning(wanted)}:")
     _print_counts(moves)
     confirm("Reroute them?", yes=yes)
     give(spool, Order(Act.REROUTE, tuple(items)), Order(Act.DISCARD, tuple(discarded)))
@@ -139,12 +139,12 @@ def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
 def _print_selection(found: Sequence[EndedDelivery], wanted: Filter, what: str, consequence: str) -> bool:
     """Print what an order concerns, counted by destination and reason; False where it is nothing."""
     if not found:
-        typer.echo(f"No {what} {'is there' if wanted.is_empty else 'matches'}.")
+        say(f"No {what} {'is there' if wanted.is_empty else 'matches'}.")
         return False
-    typer.echo(f"{counted(len(found), what)} {consequence}{_unfiltered_warning(wanted)}:")
+    say(f"{counted(len(found), what)} {consequence}{_unfiltered_warning(wanted)}:")
     _print_counts(Counter(f"{d.destination}: {d.reason}" if d.reason else d.destination for d in found))
     oldest = min(d.at for d in found)
-    typer.echo(f"  the oldest since {ago(oldest)}")
+    say(f"  the oldest since {ago(oldest)}")
     return True
 
 
@@ -154,7 +154,7 @@ def _unfiltered_warning(wanted: Filter) -> str:
 
 def _print_counts(counts: Counter[str]) -> None:
     for words, number in counts.most_common():
-        typer.echo(f"{number:8}  {words}")
+        say(f"{number:8}  {words}")
 
 
 def _items(found: Iterable[EndedDelivery]) -> tuple[Item, ...]:

@@ -16,6 +16,7 @@ from forwarder import outcome
 from forwarder.dimse.connection import PeerFailure
 from forwarder.dimse.proposal import ECHO, Context, calling_title, for_probe
 from forwarder.dimse.scu import Association
+from gateway.commands.words import plain
 
 COMMON = (
     "CTImageStorage", "EnhancedCTImageStorage", "MRImageStorage", "EnhancedMRImageStorage",
@@ -58,11 +59,12 @@ def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Co
                 accepted = frozenset(uid for of, uid in association.accepted if of == sop_class)
                 names_by_accepted.setdefault(accepted, []).append(UID(sop_class).name)
     shown = "whatever it accepts" if destination.negotiates else ", ".join(destination.transfer_syntaxes)
-    console.print(f"{_describe(destination)}: configured to show {shown}", highlight=False, soft_wrap=True)
+    console.print(plain(f"{_describe(destination)}: configured to show {shown}"), soft_wrap=True)
     table = Table("SOP class", "accepts", "is sent", show_lines=True)
     for accepted, names in names_by_accepted.items():
         labels = ", ".join(label(uid) for uid in GROUPS["all"] if uid in accepted)
-        table.add_row("\n".join(names), labels or "nothing", "\n".join(_sent_syntaxes(destination, accepted)))
+        sent = _sent_syntaxes(destination, accepted)
+        table.add_row(plain(*names), plain(labels or "nothing"), plain(*sent))
     console.print(table)
 
 

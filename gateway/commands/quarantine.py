@@ -16,7 +16,7 @@ from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
 from gateway.commands.ordering import confirm, give
 from gateway.commands.selection import Filter
-from gateway.commands.words import ago, counted
+from gateway.commands.words import ago, counted, say
 from ingest.quarantine import Quarantined, StillRefused, quarantined, readmit
 from ingest.quarantine import discard as remove
 
@@ -40,12 +40,13 @@ def show(found: list[Quarantined], *, as_json: bool) -> None:
         typer.echo(json.dumps([{key: getattr(kept, key) for key in keys} for kept in found], indent=2))
         return
     for kept in found:
-        typer.echo(
+        say(
             f"{kept.id[:8]}  {kept.sop_instance_uid}  {label(kept.transfer_syntax_uid)}  {kept.size} bytes  "
-            f"from {kept.calling_ae_title} ({kept.peer}) to {kept.called_ae_title}  {ago(kept.received_at)} "
-            f"ago\n  {kept.reason}"
+            f"from {kept.calling_ae_title} ({kept.peer}) to {kept.called_ae_title}  "
+            f"{ago(kept.received_at)} ago"
         )
-    typer.echo(f"quarantined: {len(found)}")
+        say(f"  {kept.reason}")
+    say(f"quarantined: {len(found)}")
 
 
 def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
@@ -65,9 +66,9 @@ def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
             instance = readmit(spool, settings, kept)
         except (StillRefused, OSError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            typer.echo(f"{kept.id[:8]} stays: {reason}")
+            say(f"{kept.id[:8]} stays: {reason}")
             continue
-        typer.echo(f"{kept.id[:8]} is understood now: to {', '.join(instance.destinations)}")
+        say(f"{kept.id[:8]} is understood now: to {', '.join(instance.destinations)}")
         notes.append(Item(instance.id, instance.sop_instance_uid))
         items.append(Item(instance.id, instance.sop_instance_uid, instance.destinations))
     if items:
@@ -86,16 +87,16 @@ def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
         words = f"discarded from the quarantine, where it was for: {kept.reason}"
         orders.give(spool.orders, Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words))
         remove(spool, kept)
-    typer.echo(f"Removed: {counted(len(found), 'quarantined object')}.")
+    say(f"Removed: {counted(len(found), 'quarantined object')}.")
 
 
 def _print_selection(found: list[Quarantined], consequence: str) -> bool:
     if not found:
-        typer.echo("No quarantined object matches.")
+        say("No quarantined object matches.")
         return False
-    typer.echo(f"{counted(len(found), 'quarantined object')} {consequence}:")
+    say(f"{counted(len(found), 'quarantined object')} {consequence}:")
     for words, number in Counter(kept.reason for kept in found).most_common():
-        typer.echo(f"{number:8}  {words}")
+        say(f"{number:8}  {words}")
     return True
 
 

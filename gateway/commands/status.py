@@ -11,13 +11,15 @@ from typing import Any
 
 import typer
 
-from dicomferry.settings import Settings
+from dicomferry.settings import Ingest, Settings
 from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
+from dicomferry.spool.tally import Tally
 from dispatcher.status import NOT_CONFIGURED
 from gateway.commands.selection import states
-from gateway.commands.words import ago, aligned, counted, lasting, since, width, wrapped
+from gateway.commands.words import ago, aligned, counted, lasting, say, since, width, wrapped
 
+_NEARLY = 0.9  # of a bound: told before it is met
 _FRESH = 5.0  # seconds; an older snapshot means that no dispatcher runs
 _PATIENCE = 300.0  # seconds that a destination may be away before a person should know
 _HEADINGS = ("destination", "waiting", "delivered", "dead", "state")
@@ -40,9 +42,9 @@ def print_status(settings: Settings, *, as_json: bool) -> None:
     for line in aligned(rows, columns):
         typer.echo(line)
     typer.echo()
-    for line in (*_way_in(snapshot), _summary(snapshot)):
+    for line in (*_way_in(snapshot), *_summary(snapshot)):
         typer.echo(wrapped(line, columns, "  "))
-    if concerns := list(_concerns(runs, snapshot)):
+    if concerns := list(_concerns(settings, runs, snapshot)):
         typer.echo("\nNeeds a person:")
         for line in concerns:
             typer.echo(wrapped(f"  {line}", columns, "    "))
@@ -50,9 +52,9 @@ def print_status(settings: Settings, *, as_json: bool) -> None:
 
 def check_status(settings: Settings) -> bool:
     """Print what needs a person, a line each; whether nothing does."""
-    concerns = list(_concerns(*_look(settings)))
+    concerns = list(_concerns(settings, *_look(settings)))
     for line in concerns:
-        typer.echo(line)
+        say(line)
     return not concerns
 
 
@@ -92,15 +94,39 @@ def _way_in(snapshot: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _summary(snapshot: dict[str, Any]) -> str:
-    return (
-        f"{counted(snapshot['instances'], 'instance')} waiting or on the way, "
-        f"{counted(sum(lane['dead'] for lane in snapshot['lanes']), 'dead delivery')}, "
-        f"{snapshot['quarantined']} in quarantine, {counted(snapshot['batches'], 'batch')} in Celery"
+def _summary(snapshot: dict[str, Any]) -> Iterator[str]:
+    dead = counted(sum(lane["dead"] for lane in snapshot["lanes"]), "dead delivery")
+    yield (
+        f"{counted(snapshot['instances'], 'instance')} waiting or on the way, {dead}, "
+        f"{counted(snapshot['batches'], 'batch')} in Celery"
+    )
+    yield (
+        f"on the spool: {_held(snapshot, 'dead_objects', 'dead_bytes')} with a dead delivery, "
+        f"{_held(snapshot, 'kept_objects', 'kept_bytes')} kept after delivery, "
+        f"{_held(snapshot, 'quarantined', 'quarantined_bytes')} in quarantine"
     )
 
 
-def _concerns(runs: bool, snapshot: dict[str, Any]) -> Iterator[str]:
+def _held(snapshot: dict[str, Any], number: str, size: str) -> str:
+    """A number of objects and their bytes; a dispatcher of before 0.2.0 does not tell them all."""
+    return f"{counted(snapshot.get(number, 0), 'object')} ({snapshot.get(size, 0) / 1e6:.1f} MB)"
+
+
+def _quarantine_warnings(ingest: Ingest, snapshot: dict[str, Any]) -> Iterator[str]:
+    """That the quarantine is full, or will be soon."""
+    number, size = snapshot["quarantined"], snapshot.get("quarantined_bytes", 0) / 1e6
+    for key, held, most in (
+        ("quarantine_max_count", number, ingest.quarantine_max_count),
+        ("quarantine_max_mb", size, ingest.quarantine_max_mb),
+    ):
+        if number and held >= _NEARLY * most:
+            yield (
+                f"the quarantine holds {held:.0f} of {most} ([ingest] {key}): what cannot be read is refused "
+                "(0xA700) once it is full; `dicomferry quarantine retry` and `discard` make room"
+            )
+
+
+def _concerns(settings: Settings, runs: bool, snapshot: dict[str, Any]) -> Iterator[str]:
     """What needs a person, one line each."""
     if not runs:
         yield (
@@ -123,6 +149,7 @@ def _concerns(runs: bool, snapshot: dict[str, Any]) -> Iterator[str]:
             f"{counted(dead, 'dead delivery')}: `dicomferry dead list` says why, `dead retry` and `dead "
             "discard` end it."
         )
+    yield from _quarantine_warnings(settings.ingest, snapshot)
     if snapshot["quarantined"]:
         yield f"{snapshot['quarantined']} in quarantine: `dicomferry quarantine list` says why."
     if snapshot["orders"]:
@@ -149,11 +176,19 @@ def _count_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
                 "dead": dead[name],
             }
         )
+    quarantined, quarantined_bytes = Tally(spool.quarantine).count()
+    with_dead = [state.instance.size for state in found if state.dead]
+    kept = [state.instance.size for state in found if not (state.dead or state.pending)]
     return {
         "lanes": lanes,
         "instances": sum(1 for state in found if state.pending),
         "parked": sum(1 for state in found if state.dead and not state.pending),
-        "quarantined": sum(1 for _ in spool.quarantine.iterdir()) if spool.quarantine.exists() else 0,
+        "dead_objects": len(with_dead),
+        "dead_bytes": sum(with_dead),
+        "kept_objects": len(kept),
+        "kept_bytes": sum(kept),
+        "quarantined": quarantined,
+        "quarantined_bytes": quarantined_bytes,
         "batches": 0,
         "orders": len(orders.outstanding(spool.orders)),
         "last_received_at": max((state.instance.received_at for state in found), default=None),

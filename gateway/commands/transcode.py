@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dicomferry.text import shown
+from gateway.commands.words import plain
 from workers import limits
 from workers.files.folder import Job, Kind, Order, Outcome
 from workers.files.parallel import run
@@ -29,10 +31,10 @@ def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
     failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)
     notes = Counter(o.words for o in outcomes if o.kind in {Kind.MADE, Kind.COPIED} and o.words)
     for note, count in notes.most_common():
-        console.print(Text(f"{_files(count)}: {note}"))
+        console.print(plain(f"{_files(count)}: {note}"))
     if failed:
         _print_failures(console, failed)
-    console.print(Text(_summary(outcomes, seconds)))
+    console.print(plain(_summary(outcomes, seconds)))
     return not failed
 
 
@@ -54,11 +56,11 @@ def _print_failures(console: Console, failed: Sequence[Outcome]) -> None:
     if not console.is_terminal:
         # For grep: one line each, however long.
         for outcome in failed:
-            console.print(Text(f"failed: {outcome.job.source}: {outcome.words}"))
+            console.print(Text(shown(f"failed: {outcome.job.source}: {outcome.words}")))
         return
     table = Table("file", "reason", title="failed", title_justify="left")
     for outcome in failed:
-        table.add_row(Text(str(outcome.job.source), overflow="fold"), Text(outcome.words))
+        table.add_row(Text(shown(str(outcome.job.source)), overflow="fold"), Text(shown(outcome.words)))
     console.print(table, soft_wrap=False)
 
 

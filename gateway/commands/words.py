@@ -1,4 +1,4 @@
-"""Numbers, ages and times in words, for what the commands print."""
+"""Numbers, ages and times in words, and how the commands print what a peer may have written."""
 
 import shutil
 import sys
@@ -7,7 +7,22 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import typer
+from rich.text import Text
+
+from dicomferry.text import shown
+
 _NARROWEST = 30  # columns that a sentence needs
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    typer.echo(shown(text))
+
+
+def plain(*lines: str) -> Text:
+    """For rich: `lines` without markup, emoji and control characters."""
+    return Text("\n".join(map(shown, lines)))
 
 
 def counted(number: int, what: str) -> str:
@@ -50,7 +65,8 @@ def width() -> int | None:
 
 
 def wrapped(text: str, columns: int | None, indent: str = "") -> str:
-    """The text in lines of at most so many columns, each but the first behind `indent`; UIDs stay whole."""
+    """The text, fit to be shown, in lines of so many columns, the later ones behind `indent`; UIDs stay whole."""
+    text = shown(text)
     if columns is None:
         return text
     return textwrap.fill(
@@ -63,6 +79,7 @@ def aligned(rows: Sequence[Sequence[str]], columns: int | None) -> list[str]:
 
     The last cell is wrapped into what is left of so many columns; where that is little, it goes below.
     """
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*(row[:-1] for row in rows), strict=True)]
     lines: list[str] = []
     for row in rows:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dicomferry.text import shown
 from gateway.local.warden import WAIT_FOR_GO, Warden
 
 log = logging.getLogger(__name__)
@@ -170,8 +171,13 @@ def _copy_output(name: str, descriptor: int) -> None:
         _write_lines(name, [rest] if rest else [])
 
 
+def _shown(line: bytes) -> str:
+    # Libraries in C write there too, and may quote what they were given.
+    return shown(line.decode(errors="replace").rstrip().expandtabs(), 2 * _LONGEST_LINE)
+
+
 def _write_lines(name: str, lines: list[bytes]) -> None:
     with suppress(OSError), _output_lock:  # without a reader of our standard error the parts go on
-        prefixed = [f"{name:<10} | {line.decode(errors='replace').rstrip()}\n" for line in lines]
+        prefixed = [f"{name:<10} | {_shown(line)}\n" for line in lines]
         sys.stderr.write("".join(prefixed))
         sys.stderr.flush()

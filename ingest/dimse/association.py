@@ -6,6 +6,7 @@ the wire into an `Arrival`; when the connection ends, an unfinished one is disca
 
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ from ingest.admission import Admitted, Rejected, plain_address
 from ingest.arrival import Arrival
 from ingest.dimse import commands, negotiation
 from ingest.dimse.commands import Command
-from ingest.dimse.connection import MAXIMUM_PDU, Closed, Connection, Reason, TimedOut, Violation
+from ingest.dimse.connection import (
+    MAXIMUM_PDU,
+    WE_STOP,
+    Closed,
+    Connection,
+    Reason,
+    TimedOut,
+    Violation,
+)
 from ingest.dimse.contexts import ACCEPTED, Answered, answer, refusals
 from ingest.dimse.scp import Scp
 from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
@@ -39,6 +48,7 @@ class Association:
         self._contexts: dict[int, Answered] = {}
         self._fragment_size = 0  # bytes of a message in one P-DATA-TF that we send
         self._message: _Message | None = None
+        self._silent_since = float("inf")  # monotonic; inf while a message is in progress
         self._peer_must_close = False  # our last PDU has left
 
     def serve(self) -> None:
@@ -66,7 +76,16 @@ class Association:
 
     def stop(self) -> None:
         """Make `serve` abort and return, from any thread."""
-        self._connection.stop_reading()
+        self._connection.stop_reading(WE_STOP)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since its last message was answered; 0 while one is in progress."""
+        return max(0.0, time.monotonic() - self._silent_since)
+
+    def give_way(self) -> None:
+        """Make `serve` abort and return, from any thread, since another takes its place."""
+        self._connection.stop_reading("was ended: it was silent longest, and another waits for a place")
 
     def disconnect(self) -> None:
         """End the connection without an abort, from any thread."""
@@ -108,6 +127,7 @@ class Association:
         self._fragment_size = fragment_size(request.maximum_length, MAXIMUM_PDU)
         self._connection.send(negotiation.acceptance(request, answers))
         self._connection.start_network_timeout(self._scp.settings.ingest.network_timeout)
+        self._silent_since = time.monotonic()
         log.info("Accepted %s at %s to %s", request.calling_ae_title, self.address, request.called_ae_title)
         if refused := refusals(answers):
             log.warning("ContextsRefused %s at %s: %s", request.calling_ae_title, self.address, refused)
@@ -133,6 +153,7 @@ class Association:
         context = self._contexts.get(context_id)
         if context is None:
             raise Violation(Reason.INVALID_PARAMETER, f"presentation context {context_id} is not accepted")
+        self._silent_since = float("inf")
         message = self._message = self._message or _Message(context)
         if message.context is not context or bool(control & COMMAND) is not (message.command is None):
             raise Violation(Reason.UNEXPECTED_PARAMETER, "a fragment that does not continue the message")
@@ -165,6 +186,7 @@ class Association:
         elif command.field != commands.C_CANCEL:
             self._respond(message.context, commands.response(command, UNRECOGNISED_OPERATION))
         self._message = None
+        self._silent_since = time.monotonic()
         self._connection.reset_timer()
 
     def _respond(self, context: Answered, content: bytes) -> None:

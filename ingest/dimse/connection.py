@@ -17,6 +17,7 @@ MAXIMUM_PDU = 1 << 18  # bytes of a P-DATA-TF that we announce; DCMTK never send
 _LONGEST_PDU = 1 << 20  # bytes that we accept: some peers ignore the maximum, and A-ASSOCIATE-RQ has none
 _FIRST_BUFFER = 1 << 14  # bytes: all that a silent connection costs
 _READ_AHEAD = 1 << 16  # bytes to ask for in one call when PDUs are shorter
+WE_STOP = "was ended, since ingest stops"
 _MINIMUM_RATE = 1024  # bytes a second; a slower message runs out of time, however long it is
 
 
@@ -58,7 +59,7 @@ class Connection:
         self._poll.register(sock, select.POLLIN)
         self._buffer = bytearray(_FIRST_BUFFER)
         self._start = self._end = 0  # in the buffer: what has arrived and is not read yet
-        self._stopped = False
+        self._stopped = ""  # why another thread has ended it
         # ARTIM is one timer for the whole request (PS3.8 9.1.5): bytes add no time.
         self._timeout = self._time_left = artim_timeout
         self._credit_per_byte = 0.0  # seconds that a byte adds
@@ -127,14 +128,14 @@ class Connection:
         """Close the connection."""
         self._socket.close()
 
-    def stop_reading(self) -> None:
-        """Make reading raise Closed, from any thread."""
-        self._stopped = True
+    def stop_reading(self, why: str) -> None:
+        """Make reading raise Closed for that reason, from any thread."""
+        self._stopped = why
         self._shut_down(socket.SHUT_RD)
 
     def disconnect(self) -> None:
         """Make reading and sending raise Closed, from any thread."""
-        self._stopped = True
+        self._stopped = WE_STOP
         self._shut_down(socket.SHUT_RDWR)
 
     def _shut_down(self, how: int) -> None:
@@ -171,7 +172,7 @@ class Connection:
                 break
             self._time_left = min(self._time_left + received * self._credit_per_byte, self._timeout)
             return received
-        raise Closed("was ended, since ingest stops" if self._stopped else "is gone")
+        raise Closed(self._stopped or "is gone")
 
     def _wait(self, event: int, time_left: float) -> float:
         """Wait until the socket is ready, at most `time_left` seconds; the seconds that remain."""

@@ -21,6 +21,7 @@ from pynetdicom.pdu_items import (
 from dicomferry.dicom.identifiers import APPLICATION_CONTEXT, is_uid, text_of
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.dicom.wire import PDU_HEADER, Pdu, pdu, user_information
+from dicomferry.text import shown_value
 from ingest.admission import Rejected
 from ingest.dimse.connection import MAXIMUM_PDU, Reason, Violation
 from ingest.dimse.contexts import Answered, Proposed
@@ -183,9 +184,8 @@ def _our_user_information() -> UserInformationItem:
 
 
 def _title(value: bytes) -> str:
-    """An AE title without its padding and unprintable characters, which could forge a log line."""
-    text = text_of(value)
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """An AE title without its padding, fit to be shown."""
+    return shown_value(text_of(value))
 
 
 def _damaged(words: str) -> Violation:

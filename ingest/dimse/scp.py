@@ -3,19 +3,31 @@
 import logging
 import threading
 import time
-from collections.abc import Hashable
+from typing import Protocol
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.identifiers import is_uid
 from dicomferry.messages.events import CallerRejected, EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
-from ingest.admission import Admitted, Rejected, admit
-from ingest.arrival import Arrival, FreeSpace
+from ingest.admission import Admitted, Rejected, Standing, admit
+from ingest.arrival import Arrival
 from ingest.dimse.negotiation import AssociationRequest
 from ingest.reception import CANNOT_UNDERSTAND, INTERNAL_FAULT, Answer, Request, receive, refusal
+from ingest.room import FreeSpace, QuarantineRoom
 
 log = logging.getLogger(__name__)
+
+
+class Place(Protocol):
+    """What holds a place among the associations."""
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a message in progress."""
+
+    def give_way(self) -> None:
+        """End it, from any thread, since another takes its place."""
 
 
 class Scp:
@@ -25,25 +37,33 @@ class Scp:
         self.settings = settings
         self._receiver = receiver
         self._spool = spool
-        self._free_space = FreeSpace(spool, settings.ingest.min_free_mb)
+        self._free_space = FreeSpace(spool, settings.ingest)
+        self._quarantine_room = QuarantineRoom(spool, settings.ingest)
         self._events = events
-        self._associations: set[Hashable] = set()
+        self._associations: dict[Place, Admitted] = {}
         self._lock = threading.Lock()
         self._tell_at = 0.0  # monotonic: when a rejection may be told again
 
-    def admit(self, association: Hashable, request: AssociationRequest, address: str) -> Admitted | Rejected:
-        """Decide about an association request; an admitted association counts until `remove`."""
+    def admit(self, association: Place, request: AssociationRequest, address: str) -> Admitted | Rejected:
+        """Decide about an association request; an admitted association counts until `remove`.
+
+        Others that have long been silent may be ended for it.
+        """
         with self._lock:
+            places = list(self._associations.items())
             decision = admit(
                 self.settings,
                 request.calling_ae_title,
                 request.called_ae_title,
                 address,
-                associations=len(self._associations) + 1,
+                standing=[Standing(held.host, held.named, place.silent) for place, held in places],
                 shortage=self._free_space.shortage(),
             )
             if isinstance(decision, Admitted):
-                self._associations.add(association)
+                for place in (places[index][0] for index in decision.instead_of):
+                    place.give_way()
+                    del self._associations[place]
+                self._associations[association] = decision
         if isinstance(decision, Rejected):
             self._tell_of(decision, request, address)
         return decision
@@ -56,12 +76,12 @@ class Scp:
             calling, called = request.calling_ae_title, request.called_ae_title
             self._events.send(CallerRejected(calling, called, address, rejected.why))
 
-    def remove(self, association: Hashable) -> None:
+    def remove(self, association: Place) -> None:
         """Stop counting the association, if it was admitted."""
         with self._lock:
-            self._associations.discard(association)
+            self._associations.pop(association, None)
 
-    def associations(self) -> frozenset[Hashable]:
+    def associations(self) -> frozenset[Place]:
         """The admitted associations that have not ended."""
         with self._lock:
             return frozenset(self._associations)
@@ -70,7 +90,8 @@ class Scp:
         """Open a file for a data set; None where we refuse the object and drop its data set."""
         if refusal(admitted, request) is not None:
             return None
-        arrival = Arrival(self._spool, self._receiver, self._free_space)
+        most, deliveries = self.settings.ingest.max_object_mb, len(admitted.destinations)
+        arrival = Arrival(self._spool, self._receiver, self._free_space, deliveries, most)
         uid = request.sop_instance_uid if is_uid(request.sop_instance_uid) else ""
         arrival.open(request.sop_class_uid, uid, request.transfer_syntax_uid)
         return arrival
@@ -93,4 +114,4 @@ class Scp:
     def _answer(self, admitted: Admitted, request: Request, arrival: Arrival | None) -> Answer:
         if arrival is None:
             return refusal(admitted, request) or Answer(CANNOT_UNDERSTAND, "no data set")
-        return receive(self._spool, admitted, request, arrival)
+        return receive(self._spool, self._quarantine_room, admitted, request, arrival)

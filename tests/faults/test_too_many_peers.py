@@ -46,7 +46,7 @@ def status_of(part: IngestProcess, key: str) -> int:
 def part(tmp_path: Path) -> Iterator[IngestProcess]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    running = IngestProcess(tmp_path / "part")
+    running = IngestProcess(tmp_path / "part", ingest={"max_associations_per_host": 100})
     yield running
     running.stop()
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 
 from dicomferry.errors import Permanent
+from dicomferry.text import shown_value
 from workers.codecs.image import RGB, YBR, Image
 
 SAMPLES = 0x00280002
@@ -114,4 +115,5 @@ def number(values: Mapping[int, bytes], tag: int, default: int | None = None) ->
 
 
 def _text(values: Mapping[int, bytes], tag: int) -> str:
-    return values.get(tag, b"").decode("ascii", "replace").strip(" \x00")
+    """The value of a code or number string; fit to be shown, since notes and errors quote it."""
+    return shown_value(values.get(tag, b"").decode("ascii", "replace").strip(" \x00"))

@@ -18,6 +18,7 @@ from dicomferry.dicom.part10 import PREFIX_LENGTH, is_bare_data_set, read_meta
 from dicomferry.errors import FerryError, Misconfigured, Permanent, location_of
 from dicomferry.spool import durable
 from dicomferry.spool.instance import RenditionSpec
+from dicomferry.text import shown
 from workers import limits
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
@@ -164,7 +165,9 @@ def jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     try:
         return _jobs(inputs, out)
     except OSError as error:
-        raise Misconfigured(f"{error.filename}: {error.strerror}") from error
+        raise Misconfigured(shown(f"{error.filename}: {error.strerror}")) from error
+    except Misconfigured as error:
+        raise Misconfigured(shown(str(error))) from error  # it names files
 
 
 def _jobs(inputs: Sequence[Path], out: Path) -> list[Job]:

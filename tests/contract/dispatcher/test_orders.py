@@ -67,6 +67,18 @@ def test_a_dead_delivery_that_is_retried_has_all_its_attempts_again_and_is_deliv
     assert told(bench, instance)["retried"].startswith("is to be delivered again (")
 
 
+def test_the_status_tells_how_many_bytes_what_is_dead_and_what_is_quarantined_takes(bench):
+    instance = a_dead_one(bench.spool, "ws1")
+    (bench.spool.quarantine / "a").mkdir()
+    (bench.spool.quarantine / "a/received.dcm").write_bytes(bytes(77))
+    bench.start()
+    running(bench)
+    status = bench.spool.status()
+    assert (status["dead_objects"], status["dead_bytes"]) == (1, instance.size)
+    assert (status["quarantined"], status["quarantined_bytes"]) == (1, 77)
+    assert (status["kept_objects"], status["kept_bytes"]) == (0, 0)
+
+
 def test_a_discarded_delivery_is_recorded_with_its_reason_and_its_instance_is_retired(bench):
     instance = a_dead_one(bench.spool, "ws1")
     other = a_dead_one(bench.spool, "ws1", reason="damaged")

@@ -30,6 +30,8 @@ from dicomferry.messages.events import (
     parse,
 )
 from dicomferry.settings import Settings
+from dicomferry.spool import durable
+from dicomferry.spool.durable import FreeRoom
 from dicomferry.spool.instance import Instance, RenditionSpec
 from dicomferry.spool.spool import TRANSCODING, Spool, boot_id
 from tests.support.images.files import native_pixels, shipped
@@ -100,6 +102,21 @@ def test_each_instance_is_reported_between_the_start_and_the_end(spool: Spool, r
         assert native_pixels(made) == native_pixels(shipped("MR_small.dcm"))
         assert dcmread(made).SOPInstanceUID == instance.sop_instance_uid
     assert spool.leases.state(batch.id) == "gone"
+
+
+def test_the_last_inodes_are_left_to_those_who_mark_what_is_rendered_already(
+    spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = put(spool, shipped("MR_small_RLE.dcm"), "ws1")
+    said = FreeRoom(1 << 40, tasks.INODES_LEFT - 1, 10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "free_room", lambda _: said)
+        run_batch(spool, redis, a_batch(spool, instance))
+        assert [type(event) for event in events(redis)] == [Started, Finished]
+        said = said._replace(inodes=tasks.INODES_LEFT)
+        run_batch(spool, redis, a_batch(spool, instance))
+        assert [type(event) for event in events(redis)] == [Started, Rendered, Finished]
+    assert stands(spool, instance) is not None
 
 
 def told_in(redis: Redis) -> int:

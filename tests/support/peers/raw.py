@@ -107,6 +107,26 @@ def data_set(uid: bytes = b"1.2.3", study: bytes = b"1.2.4", pixels: int = 1000)
     return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OW", pixels) + bytes(pixels)
 
 
+def tiny_image(uid: bytes, modality: bytes = b"CT", photometric: bytes = b"MONOCHROME2") -> bytes:
+    """A whole image of 2 x 2 bytes, in Explicit VR Little Endian."""
+    numbers = [(0x10, 2), (0x11, 2), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)]
+    elements = [
+        (0x00080016, b"UI", CT.encode()),
+        (0x00080018, b"UI", uid),
+        (0x00080060, b"CS", modality),
+        (0x0020000D, b"UI", b"1.2.4"),
+        (0x0020000E, b"UI", b"1.2.5"),
+        (0x00280002, b"US", struct.pack("<H", 1)),
+        (0x00280004, b"CS", photometric),
+        *((0x00280000 | element, b"US", struct.pack("<H", value)) for element, value in numbers),
+    ]
+    content = b""
+    for tag, vr, value in elements:
+        padded = value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+        content += struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(padded)) + padded
+    return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 4) + bytes(4)
+
+
 class Raw:
     """A connection to an acceptor on loopback."""
 

@@ -10,10 +10,18 @@ from tests.support.running.services import missing
 
 
 @contextmanager
-def small_file_system(folder: Path, size: int) -> Iterator[Path]:
-    """A tmpfs of `size` bytes at `folder`, which is made; root alone may mount one."""
+def small_file_system(folder: Path, size: int, inodes: int = 0) -> Iterator[Path]:
+    """A tmpfs of so many bytes and inodes at `folder`, which is made; root alone may mount one."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    command = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={size}" + (f",nr_inodes={inodes}" if inodes else ""),
+        "tmpfs",
+        str(folder),
+    ]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
         missing("only root, outside a container, mounts file systems")
     try:

@@ -180,6 +180,20 @@ def test_a_delivered_instance_is_kept_as_long_as_is_configured():
     assert Retire("i1") in queue.schedule(HOUR + 100)
 
 
+def test_what_is_dead_and_what_is_kept_is_counted_with_its_bytes_as_it_comes_and_goes():
+    queue = manager(destination("ws1"), destination("ws2"), keep_delivered=HOUR)
+    both = ("ws1", "ws2")
+    feed(queue, found(1, both, dead=["ws1"], size=10), found(2, both, dead=both, size=5))
+    feed(queue, found(2, both, dead=both, size=5))  # told again
+    feed(queue, found(3, delivered=["ws1"], delivered_at=1.0, size=7), now=2.0)
+    held = queue.with_dead, queue.with_kept
+    assert [(len(some), some.bytes) for some in held] == [(2, 15), (1, 7)]
+    feed(queue, found(1, both, size=10), NotFound("i2"), now=3.0)
+    assert [(len(some), some.bytes) for some in held] == [(0, 0), (1, 7)]
+    feed(queue, now=2 * HOUR)
+    assert [(len(some), some.bytes) for some in held] == [(0, 0), (0, 0)]
+
+
 def test_what_was_kept_before_a_restart_is_kept_for_the_rest_of_its_time():
     queue = manager(keep_delivered=HOUR)
     assert Keep("i1") in feed(queue, found(1, delivered=["ws1"], delivered_at=50.0), now=100.0)

@@ -335,3 +335,16 @@ def test_an_image_over_the_memory_ceiling_fails_and_names_the_ceiling(
     assert failed.returncode == 1
     assert "the ceiling is 512; if it is sound, raise [worker] memory_mb" in failed.stdout
     assert not list(tmp_path.glob("*out.dcm*"))
+
+
+@pytest.mark.parametrize("name", ["X\nFAKE log line", "\x1b[31mred", "\u202egnp", "[red]", "\udcff"])
+def test_a_file_name_is_shown_in_one_line_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    hostile = folder / f"{name}.dcm"
+    hostile.write_bytes(bytes(128) + b"DICM" + b"junk")
+    for inputs in ([folder], [hostile], [hostile, hostile], [folder / f"{name}.none"]):
+        done = transcode(*inputs, tmp_path / "out", "--to", "uncompressed")
+        lines = (done.stdout + done.stderr).splitlines()
+        assert done.returncode != 0
+        assert all(line.isprintable() and not line.startswith("FAKE") for line in lines), lines

@@ -1,0 +1,95 @@
+"""Room on the spool's disk, in bytes and in inodes, with a file system that says what the test wants."""
+
+from pathlib import Path
+
+import pytest
+
+from dicomferry.settings import Ingest
+from dicomferry.spool import durable
+from dicomferry.spool.durable import FreeRoom
+from dicomferry.spool.spool import Spool
+from ingest.room import FreeSpace
+
+MB = 1_000_000
+PLENTY = 10_000 * MB
+
+
+def free_space(monkeypatch: pytest.MonkeyPatch, said: FreeRoom, **keys: int) -> FreeSpace:
+    monkeypatch.setattr(durable, "free_room", lambda _: said)
+    return FreeSpace(Spool(Path("/nonexistent")), Ingest(**keys))
+
+
+@pytest.mark.parametrize(
+    ("said", "keys", "key"),
+    [
+        (FreeRoom(PLENTY, 1000, 100_000), {}, None),
+        (FreeRoom(PLENTY, 999, 100_000), {}, "min_free_inodes"),
+        (FreeRoom(PLENTY, 500, 2000), {}, None),  # a quarter of all is less than 1000
+        (FreeRoom(PLENTY, 499, 2000), {}, "min_free_inodes"),
+        (FreeRoom(PLENTY, 499, 2000), {"min_free_inodes": 100}, None),
+        (FreeRoom(PLENTY, 4999, 6000), {"min_free_inodes": 5000}, "min_free_inodes"),
+        (FreeRoom(PLENTY, 0, 6000), {"min_free_inodes": 0}, None),
+        (FreeRoom(PLENTY, None, 0), {"min_free_inodes": 5000}, None),  # they are not counted, as by btrfs
+        (FreeRoom(511 * MB, None, 0), {}, "min_free_mb"),
+        (FreeRoom(511 * MB, 10, 6000), {}, "min_free_mb"),
+    ],
+)
+def test_the_spool_takes_no_more_below_either_mark_and_names_the_key(
+    monkeypatch: pytest.MonkeyPatch, said: FreeRoom, keys: dict[str, int], key: str | None
+) -> None:
+    shortage = free_space(monkeypatch, said, **keys).shortage()
+    if key is None:
+        assert shortage is None
+    else:
+        assert shortage is not None
+        assert f"(ingest.{key})" in shortage
+        assert len(shortage) <= 64  # Error Comment, VR LO
+
+
+def test_an_instance_takes_its_inodes_and_one_for_each_marker_between_two_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looks = []
+
+    def look(_: Path) -> FreeRoom:
+        looks.append(None)
+        return FreeRoom(PLENTY, 1020, 100_000)
+
+    monkeypatch.setattr(durable, "free_room", look)
+    space = FreeSpace(Spool(tmp_path), Ingest())
+    # The first look comes after it was counted, so that only its two markers are left: then 18, 13 and so on.
+    assert [space.shortage(deliveries=2) for _ in range(4)] == [None] * 4
+    assert len(looks) == 1
+    assert space.shortage(deliveries=2) is None  # too few by our count: the file system is asked
+    assert len(looks) == 2
+
+
+def test_an_inode_is_kept_for_the_marker_of_each_pending_delivery(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(durable, "free_room", lambda _: FreeRoom(PLENTY, 1500, 100_000))
+    spool = Spool(tmp_path)
+    space = FreeSpace(spool, Ingest())
+    spool.write_status({"at": 1.0, "lanes": [{"pending": 300}, {"pending": 200}]})
+    assert space.shortage() is None
+    spool.write_status({"at": 2.0, "lanes": [{"pending": 300}, {"pending": 201}]})
+    monkeypatch.setattr(space, "_measured_at", 0.0)
+    assert space.shortage() == "spool has 1500 inodes left, wants 1501 (ingest.min_free_inodes)"
+    spool.write_status({"at": 3.0, "lanes": [{"pending": 300}, {"pending": 0}]})
+    assert space.shortage() is None
+    monkeypatch.setattr(space, "_measured_at", 0.0)
+    assert space.shortage(deliveries=200) is None
+    assert space.shortage(deliveries=1) is not None  # while no dispatcher tells, what came is counted on
+
+
+def test_a_file_system_without_inodes_to_count_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = durable.free_room(tmp_path)
+    assert found.bytes > 0
+    real = durable.os.statvfs(tmp_path)
+    fields = list(real)
+    fields[5] = fields[6] = fields[7] = 0  # f_files, f_ffree, f_favail
+    monkeypatch.setattr(durable.os, "statvfs", lambda _: type(real)(fields))
+    assert durable.free_room(tmp_path).inodes is None
+    assert durable.has_room(tmp_path, 1)
