@@ -65,7 +65,7 @@ def width() -> int | None:
 
 
 def wrapped(text: str, columns: int | None, indent: str = "") -> str:
-    """The text, fit to be shown, in lines of so many columns, the later ones behind `indent`; UIDs stay whole."""
+    """The text, fit to be shown, in lines of so many columns, later ones behind `indent`; UIDs stay whole."""
     text = shown(text)
     if columns is None:
         return text

@@ -75,7 +75,7 @@ def test_the_quarantine_is_bounded_in_bytes_too_with_what_an_earlier_run_kept(tm
         assert peer.store(*damaged(4, 400_000)) == 0xA700
         assert peer.store(*damaged(5, 100_000)) == 0xC000
         assert "([ingest] quarantine_max_mb)" in told(ingest)
-        assert "3 objects (0.9 MB) in the quarantine" in told(ingest)
+        assert "3 objects (0.9 MB) in quarantine" in told(ingest)
 
 
 def test_senders_at_once_do_not_pass_the_bound_together(tmp_path: Path) -> None:
