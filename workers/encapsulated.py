@@ -29,7 +29,7 @@ def copied(rendition: Rendition, pixel_data: Element) -> Replacement:
     return Replacement(b"OB", UNDEFINED, content())
 
 
-def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
     """A JPEG in its JPEG XL form, or restored from it, bit for bit the same.
 
     Raises:
@@ -40,7 +40,10 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
     source_uid, target = rendition.received.meta.transfer_syntax_uid, rendition.target_syntax
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof()
-    for codestream in pixels.codestreams(rendition.received.source, pixel_data, image, rendition.ceilings):
+    received, ceilings = rendition.received, rendition.ceilings
+    for codestream in pixels.codestreams(
+        received.source, context.elements, image, source_uid, ceilings=ceilings, note=rendition.note
+    ):
         limits.begin_step(len(codestream))
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
@@ -52,7 +55,7 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
     return _replacement(fragments, fragments.extended)
 
 
-def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
     """The pixel data encoded for the target, with all elements that must change.
 
     Raises:
@@ -67,7 +70,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(pixel_data, image, rgb=False):
+    for decoded in rendition.frames(context.elements, image, rgb=False):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)

@@ -30,7 +30,7 @@ def replacement(rendition: Rendition, pixel_data: Element, context: PixelContext
         if context.values.keys() >= attributes.SIZE and not context.nested:
             pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
         return None
-    return _decoded(rendition, pixel_data, context)
+    return _decoded(rendition, context)
 
 
 def _becomes_rgb(rendition: Rendition, context: PixelContext) -> bool:
@@ -42,13 +42,13 @@ def _becomes_rgb(rendition: Rendition, context: PixelContext) -> bool:
     return convertible and image.photometric in (YBR, YBR_422)
 
 
-def _decoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def _decoded(rendition: Rendition, context: PixelContext) -> Replacement:
     image, target = attributes.describe(context.values), rendition.target_syntax
     length = image.native_length
     if length > _MAX_LENGTH:
         raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
     wanted = rendition.spec.colour
-    frames = rendition.frames(pixel_data, image, rgb=wanted == "rgb")
+    frames = rendition.frames(context.elements, image, rgb=wanted == "rgb")
     first = next(frames)
     colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
     if colour != image.photometric:

@@ -137,8 +137,8 @@ def _replace(rendition: Rendition, context: PixelContext) -> Replacement | None:
     if context.nested or target.native:
         return native.replacement(rendition, pixel_data, context)
     if rendition.recompresses:
-        return encapsulated.recompressed(rendition, pixel_data, context)
-    return encapsulated.encoded(rendition, pixel_data, context)
+        return encapsulated.recompressed(rendition, context)
+    return encapsulated.encoded(rendition, context)
 
 
 def _check_without_pixel_data(rendition: Rendition, context: PixelContext) -> None:
