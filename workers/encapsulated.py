@@ -62,10 +62,26 @@ def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
         Unsuitable: the target cannot hold this image.
         Permanent: a frame is damaged.
     """
-    image, target = attributes.describe(context.values), rendition.target_syntax
-    _check_capability(target, replace(image, photometric=_decoded_photometric(image)))
-    every_bit = target.capability is not None and target.capability.every_bit
-    separator = None if every_bit else CellSeparator(image, context.values, rendition.scratch_file)
+    image, capability = attributes.describe(context.values), rendition.target_syntax.capability
+    every_bit = capability is not None and capability.every_bit
+    # Values in other bits come down to where they belong.
+    in_place = replace(image, photometric=_decoded_photometric(image), high_bit=image.bits_stored - 1)
+    _check_capability(rendition.target_syntax, in_place)
+    if every_bit and image.high_bit == image.bits_stored - 1:
+        return _encoded(rendition, context, image, None)
+    try:
+        separator = CellSeparator(image, context.values, rendition.scratch_file)
+        return _encoded(rendition, context, image, separator)
+    except Unsuitable:
+        if not every_bit:
+            raise
+        return _encoded(rendition, context, image, None)  # cells as they are
+
+
+def _encoded(
+    rendition: Rendition, context: PixelContext, image: Image, separator: CellSeparator | None
+) -> Replacement:
+    target = rendition.target_syntax
     cells = separator.separated if separator else image
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
@@ -84,6 +100,8 @@ def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
         fragments.add(made.codestream)
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")
+    if cells.high_bit != image.high_bit:
+        rendition.note(f"values moved from High Bit {image.high_bit} to {cells.high_bit}")
     changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
         **attributes.changes_encapsulated(image, photometric, cells.high_bit),
         **fragments.extended,

@@ -89,25 +89,30 @@ class Rendition:
         self.cleanup.callback(file.close)
         return file
 
-    def frames(self, elements: Mapping[int, Element], image: Image, *, rgb: bool) -> Iterator[Decoded]:
+    def frames(
+        self, elements: Mapping[int, Element], image: Image, *, rgb: bool, uid: str | None = None
+    ) -> Iterator[Decoded]:
         """The frames of a data set's pixel data as native cells; each starts a new deadline.
 
-        `rgb` lets decoders convert YCbCr.
+        `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's.
         """
         limits.begin_step(image.frame_length)
-        for decoded in self._decoded(elements, image, rgb=rgb):
+        for decoded in self._decoded(elements, image, rgb, uid):
             limits.begin_step(image.frame_length)
             self.note(*decoded.notes)
             yield decoded
 
-    def _decoded(self, elements: Mapping[int, Element], image: Image, *, rgb: bool) -> Iterator[Decoded]:
+    def _decoded(
+        self, elements: Mapping[int, Element], image: Image, rgb: bool, uid: str | None
+    ) -> Iterator[Decoded]:
         received, ceilings = self.received, self.ceilings
-        if self.source_syntax.native:
+        pixel_data = elements[PIXEL_DATA]
+        if not pixel_data.undefined:
             planar, big = image.planar == 1, received.encoding.big
             return pixels.native(
-                received.source, elements[PIXEL_DATA], image, planar=planar, big=big, ceilings=ceilings
+                received.source, pixel_data, image, planar=planar, big=big, ceilings=ceilings
             )
-        uid = received.meta.transfer_syntax_uid
+        uid = uid or received.meta.transfer_syntax_uid
         return pixels.decoded(
             received.source, elements, image, uid, rgb=rgb, ceilings=ceilings, note=self.note
         )

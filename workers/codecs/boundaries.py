@@ -18,9 +18,10 @@ _SOC = b"\xff\x4f\xff\x51"  # and SIZ, which always follows
 _SOT, _EOC = b"\xff\x90", _EOI
 _JOINT = re.compile(rb"\xff\xd9\x00*\xff\x4f\xff\x51")
 _JP2 = b"\x00\x00\x00\x0cjP"
+_SOF_LS = 0xF7
 _JXL, _JXL_BOXES = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _JXL_HEADER = 7  # bytes that are equal in all frames of an image: their size and their kind of samples
-_LONGEST_HEADER = 1 << 20  # bytes of a second JPEG that are looked at
+LONGEST_HEADER = 1 << 20  # bytes of a codestream that are looked at for its header
 # After a scan header, a marker with a meaning: neither a stuffed byte nor RSTn.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 
@@ -51,6 +52,23 @@ def count(transfer_syntax_uid: str, content: bytes) -> int:
     return max(1, counter(content)) if counter else 1
 
 
+def syntax_shown(content: bytes, transfer_syntax_uid: str) -> str:
+    """A transfer syntax whose decoder reads `content`: the one given, unless the bytes show another."""
+    group = _group(transfer_syntax_uid)
+    for uid in _ONE_OF_EACH:
+        is_start = begins(uid)
+        if is_start is None or not is_start(content[:HEAD]):
+            continue
+        shown = uid
+        if _group(uid) == "jpeg":
+            is_ls = any(marker == _SOF_LS for marker, _, _ in segments(content))
+            if group == "jpeg" and is_ls == (BY_UID[transfer_syntax_uid].group == "jpeg-ls"):
+                return transfer_syntax_uid
+            shown = _JPEG_LS if is_ls else _JPEG_LOSSLESS
+        return transfer_syntax_uid if _group(shown) == group != "jpeg" else shown
+    return transfer_syntax_uid
+
+
 def _group(transfer_syntax_uid: str) -> str:
     syntax = BY_UID.get(transfer_syntax_uid)
     group = syntax.group if syntax else ""
@@ -71,7 +89,7 @@ def _count_in_turn(content: bytes, start: bytes, end_of: Callable[[bytes, int], 
 def _jpeg_end(content: bytes, at: int) -> int:
     """Behind EOI, or where another SOI stands in its place: no entropy-coded data contain either."""
     try:
-        after = at + segments(content[at : at + _LONGEST_HEADER] if at else content)[-1][2]
+        after = at + segments(content[at : at + LONGEST_HEADER] if at else content)[-1][2]
     except Permanent:  # the decoder will say what is wrong
         return len(content)
     while (marker := _MARKER.search(content, after)) is not None:
@@ -133,6 +151,8 @@ def _is_rle_header(head: bytes) -> bool:
     return offsets[0] >= HEAD and sorted(set(offsets[:number])) == offsets[:number]
 
 
+_JPEG_LOSSLESS, _JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
+_ONE_OF_EACH = (_JPEG_LOSSLESS, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.5")
 _SIGNATURES = {"jpeg": (_SOI,), "jpeg2000": (_SOC, _JP2), "jpeg-xl": (_JXL, _JXL_BOXES)}
 _COUNTERS: dict[str, Callable[[bytes], int]] = {
     "jpeg": lambda content: _count_in_turn(content, _SOI, _jpeg_end),

@@ -5,14 +5,16 @@ Native pixel data is read frame by frame from disk; encapsulated pixel data is s
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent, Unsuitable
+from workers import limits
 from workers.codecs import boundaries, decoders
 from workers.codecs.image import YBR, YBR_422, Decoded, Image
-from workers.dataset.elements import Element
+from workers.dataset.elements import EXPLICIT, Element, items
 from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 
@@ -50,12 +52,25 @@ def codestreams(
     for fragments in parts.frames:
         codestream = joined(fragments)
         if boundaries.count(uid, codestream) > 1:
-            total = sum(boundaries.count(uid, joined(each)) for each in parts.frames)
+            total = 0
+            for each in parts.frames:
+                total += boundaries.count(uid, joined(each))
+                limits.begin_step(image.frame_length)
             raise Permanent(contradiction(image.frames, total, uid))
         if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
             what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
             raise Permanent(ceilings.refusal(what, "largest_ratio"))
         yield codestream
+
+
+def syntax_shown(source: Source, pixel_data: Element, transfer_syntax_uid: str) -> str:
+    """The transfer syntax of encapsulated pixel data by its first bytes; else `transfer_syntax_uid`."""
+    fragments = islice(items(source.view, pixel_data, EXPLICIT), 1, None)
+    first = next((fragment for fragment in fragments if fragment.length), None)
+    if first is None:
+        return transfer_syntax_uid
+    content = source.read(first.value, min(first.stop, first.value + boundaries.LONGEST_HEADER))
+    return boundaries.syntax_shown(content, transfer_syntax_uid)
 
 
 def decoded(
