@@ -7,6 +7,7 @@ RLE: PS3.5 annex G. Deflated frames have no signature; their decoder sees what f
 import re
 import struct
 from collections.abc import Callable
+from typing import cast
 
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
@@ -89,7 +90,7 @@ def _count_in_turn(content: bytes, start: bytes, end_of: Callable[[bytes, int], 
 def _jpeg_end(content: bytes, at: int) -> int:
     """Behind EOI, or where another SOI stands in its place: no entropy-coded data contain either."""
     try:
-        after = at + segments(content[at : at + LONGEST_HEADER] if at else content)[-1][2]
+        after = at + segments(cast(bytes, memoryview(content)[at:]))[-1][2]
     except Permanent:  # the decoder will say what is wrong
         return len(content)
     while (marker := _MARKER.search(content, after)) is not None:

@@ -45,8 +45,8 @@ def split(
         Permanent: the fragments cannot be divided into `frames` frames without losing, inventing or mixing
             some.
     """
-    table, items_ = _items(source, elements[PIXEL_DATA], ceilings)
-    fragments = [fragment for fragment in items_ if fragment.length]
+    table, found = _items(source, elements[PIXEL_DATA], ceilings, uid)
+    fragments = [fragment for fragment in found if fragment.length]
     if len(fragments) < frames:
         raise Permanent(
             f"pixel data has {len(fragments)} fragments for {frames} frames: it is truncated or damaged"
@@ -54,17 +54,17 @@ def split(
     tables = _tables(source, elements, table, len(fragments))
     starts = _starts(source, fragments, frames, uid, list(tables.values()))
     bounds = [*starts, len(fragments)]
-    expected = array("Q", (fragments[start].start - table.end for start in starts))
+    expected = array("Q", (fragments[start].start - found[0].start for start in starts))
     for name, offsets in tables.items():
         if offsets != expected and array("Q", sorted(offsets)) == expected:
             raise Permanent(f"the {name} puts the frames in another order than they stand in (PS3.5 A.4)")
     wrong = [name for name, offsets in tables.items() if offsets != expected]
     if _EXTENDED in tables and _EXTENDED not in wrong and not _lengths_fit(source, elements, fragments):
         wrong.append(_EXTENDED)
-    return Split(
-        [fragments[begin:end] for begin, end in pairwise(bounds)],
-        tuple(f"the {name} contradicts the fragments: it was not used" for name in wrong),
-    )
+    notes = [f"the {name} contradicts the fragments: it was not used" for name in wrong]
+    if table is None:
+        notes.append("pixel data begins with a fragment in place of the Basic Offset Table (PS3.5 A.4)")
+    return Split([fragments[begin:end] for begin, end in pairwise(bounds)], tuple(notes))
 
 
 def contradiction(frames: int, codestreams: int, uid: str) -> str:
@@ -76,15 +76,29 @@ def contradiction(frames: int, codestreams: int, uid: str) -> str:
     )
 
 
-def _items(source: Bytes, pixel_data: Element, ceilings: Ceilings) -> tuple[Element, list[Element]]:
-    """The Basic Offset Table and the fragments, empty ones included."""
+def _items(
+    source: Bytes, pixel_data: Element, ceilings: Ceilings, uid: str
+) -> tuple[Element | None, list[Element]]:
+    """The Basic Offset Table, or None if a fragment stands in its place, and the fragments."""
     most = ceilings.most_fragments + 1  # and the Basic Offset Table
     found = list(islice(items(source, pixel_data, EXPLICIT), most + 1))
     if len(found) > most:
         raise Permanent(ceilings.refusal("pixel data has too many fragments", "most_fragments"))
     if not found:
         raise Permanent("encapsulated pixel data without a Basic Offset Table item (PS3.5 A.4)")
-    return found[0], found[1:]
+    table = found[0]
+    is_start = boundaries.begins(uid)
+    if is_start is None and table.length:
+        offsets = _integers(source, table, "I", most)
+        if not offsets or max(offsets) >= pixel_data.length:
+            raise Permanent("the first item of pixel data is no Basic Offset Table (PS3.5 A.4)")
+    if is_start is not None and is_start(_head(source, table)):
+        return None, found
+    return table, found[1:]
+
+
+def _head(source: Bytes, item: Element) -> bytes:
+    return source[item.value : min(item.stop, item.value + boundaries.HEAD)]
 
 
 def _starts(
@@ -98,14 +112,12 @@ def _starts(
         if len(fragments) == frames:
             return list(range(frames))
         return _starts_by_table(fragments, frames, tables)
-    starts = [
-        number
-        for number, fragment in enumerate(fragments)
-        if is_start(source[fragment.value : min(fragment.stop, fragment.value + boundaries.HEAD)])
-    ]
+    starts = [number for number, fragment in enumerate(fragments) if is_start(_head(source, fragment))]
     if len(starts) > frames:  # a fragment may begin by chance with bytes that look like a codestream's
         starts = [n for n in starts if not n or _ends_codestream(source, fragments[n - 1], uid)]
-    if len(starts) != frames or starts[0] != 0:
+    if starts and starts[0] != 0:
+        raise Permanent(f"pixel data does not begin with a codestream ({syntaxes.label(uid)})")
+    if len(starts) != frames:
         raise Permanent(contradiction(frames, len(starts), uid))
     return starts
 
@@ -126,9 +138,11 @@ def _starts_by_table(fragments: Fragments, frames: int, tables: Sequence[Offsets
     )
 
 
-def _tables(source: Bytes, elements: Mapping[int, Element], table: Element, most: int) -> dict[str, Offsets]:
+def _tables(
+    source: Bytes, elements: Mapping[int, Element], table: Element | None, most: int
+) -> dict[str, Offsets]:
     """The offsets in the Basic and the Extended Offset Table, by its name, if it has any."""
-    found = {_BASIC: _integers(source, table, "I", most)} if table.length else {}
+    found = {_BASIC: _integers(source, table, "I", most)} if table and table.length else {}
     extended = elements.get(EXTENDED_OFFSETS)
     if extended is not None and extended.length:
         found[_EXTENDED] = _integers(source, extended, "Q", most)

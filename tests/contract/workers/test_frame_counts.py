@@ -20,6 +20,7 @@ from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
 from tests.support.images.files import native_pixels
 from tests.support.images.synthetic import dataset, image, item, with_pixel_data
+from workers.codecs import boundaries
 from workers.transcode import transcode
 
 JPEG = "1.2.840.10008.1.2.4."
@@ -204,6 +205,40 @@ def test_an_extended_table_in_another_order_is_refused(uid: str, tmp_path: Path)
     )
     with pytest.raises(Permanent, match="Extended Offset Table puts the frames in another order"):
         made(with_pixel_data(tmp_path / "in.dcm", data, uid, value))
+
+
+@every_syntax
+@pytest.mark.parametrize("stated", [1, 2, 3])
+def test_a_fragment_in_place_of_the_table_is_no_table(uid: str, stated: int, tmp_path: Path) -> None:
+    value = b"".join(map(item, frames_of(uid)))
+    path = with_pixel_data(tmp_path / "in.dcm", dataset((40, 48), 8, NumberOfFrames=stated), uid, value)
+    if stated == 3 and uid in SHOWN:
+        pixels, notes = made(path)
+        assert pixels == truth(tmp_path, uid)
+        assert notes.endswith(
+            "pixel data begins with a fragment in place of the Basic Offset Table (PS3.5 A.4)"
+        )
+        return
+    with pytest.raises(Permanent, match="holds 3 codestreams" if uid in SHOWN else "no Basic Offset Table"):
+        made(path)
+
+
+@every_shown
+def test_frames_behind_a_fragment_that_begins_no_codestream_are_refused(uid: str, tmp_path: Path) -> None:
+    fragments = [b"any" * 40, *frames_of(uid)]
+    with pytest.raises(Permanent, match="does not begin with a codestream"):
+        made(source(tmp_path, uid, fragments, NumberOfFrames=3))
+
+
+@pytest.mark.parametrize("uid", sorted(ENCODERS))
+def test_damage_never_makes_the_count_fail(uid: str) -> None:
+    random = np.random.default_rng(13)
+    whole = b"".join(frames_of(uid))
+    for _ in range(200):
+        content = bytearray(whole[: random.integers(1, len(whole))])
+        for at in random.integers(0, len(content), 4):
+            content[at] = random.integers(256)
+        assert 1 <= boundaries.count(uid, bytes(content)) <= 4
 
 
 def with_comment(uid: str, codestream: bytes, comment: bytes) -> tuple[bytes, int]:
