@@ -55,6 +55,7 @@ def _document() -> Iterable[str]:
     yield from _contexts()
     yield from _syntaxes()
     yield from _images()
+    yield from _frames()
     yield from _proof()
     yield from _admission()
     yield from _answers()
@@ -151,6 +152,32 @@ def _images() -> Iterable[str]:
             "limits",
         ),
         rows,
+    )
+
+
+def _frames() -> Iterable[str]:
+    yield from _heading("Frames, icons and odd elements")
+    yield (
+        "**Frames.** Codestreams decide where the frames of encapsulated pixel data begin (PS3.5 A.4); a "
+        "frame may stand in several fragments. A Basic or Extended Offset Table that contradicts them is not "
+        "used, and that is noted. An instance is refused for transcoding if pixel data holds more or fewer "
+        "codestreams than Number of Frames says (absent: 1), or if a table puts the frames in another "
+        "order. It can still be delivered as received."
+    )
+    yield ""
+    yield (
+        "**High Bit.** If it is not Bits Stored - 1, a compressed rendition has the values in the low bits "
+        "(PS3.5 8.1.1), with a note; RLE and deflated frames keep cells as they are if other bits are set."
+    )
+    yield ""
+    yield (
+        "**Icons.** The pixel data of an Icon Image Sequence in fragments becomes native, in whichever "
+        "syntax its codestream is. If it cannot be decoded, the sequence is left out with a note."
+    )
+    yield ""
+    yield (
+        "**Empty elements.** If Pixel Data is empty, and so are the attributes of an image, the instance is "
+        "treated as one without pixels. A value of odd length is padded (PS3.5 6.2, 7.1.1)."
     )
 
 

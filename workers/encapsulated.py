@@ -29,7 +29,7 @@ def copied(rendition: Rendition, pixel_data: Element) -> Replacement:
     return Replacement(b"OB", UNDEFINED, content())
 
 
-def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
     """A JPEG in its JPEG XL form, or restored from it, bit for bit the same.
 
     Raises:
@@ -40,7 +40,10 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
     source_uid, target = rendition.received.meta.transfer_syntax_uid, rendition.target_syntax
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof()
-    for codestream in pixels.codestreams(rendition.received.source, pixel_data, image, rendition.ceilings):
+    received, ceilings = rendition.received, rendition.ceilings
+    for codestream in pixels.codestreams(
+        received.source, context.elements, image, source_uid, ceilings=ceilings, note=rendition.note
+    ):
         limits.begin_step(len(codestream))
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
@@ -52,22 +55,38 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
     return _replacement(fragments, fragments.extended)
 
 
-def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
     """The pixel data encoded for the target, with all elements that must change.
 
     Raises:
         Unsuitable: the target cannot hold this image.
         Permanent: a frame is damaged.
     """
-    image, target = attributes.describe(context.values), rendition.target_syntax
-    _check_capability(target, replace(image, photometric=_decoded_photometric(image)))
-    every_bit = target.capability is not None and target.capability.every_bit
-    separator = None if every_bit else CellSeparator(image, context.values, rendition.scratch_file)
+    image, capability = attributes.describe(context.values), rendition.target_syntax.capability
+    every_bit = capability is not None and capability.every_bit
+    # Values in other bits come down to where they belong.
+    in_place = replace(image, photometric=_decoded_photometric(image), high_bit=image.bits_stored - 1)
+    _check_capability(rendition.target_syntax, in_place)
+    if every_bit and image.high_bit == image.bits_stored - 1:
+        return _encoded(rendition, context, image, None)
+    try:
+        separator = CellSeparator(image, context.values, rendition.scratch_file)
+        return _encoded(rendition, context, image, separator)
+    except Unsuitable:
+        if not every_bit:
+            raise
+        return _encoded(rendition, context, image, None)  # cells as they are
+
+
+def _encoded(
+    rendition: Rendition, context: PixelContext, image: Image, separator: CellSeparator | None
+) -> Replacement:
+    target = rendition.target_syntax
     cells = separator.separated if separator else image
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(pixel_data, image, rgb=False):
+    for decoded in rendition.frames(context.elements, image, rgb=False):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)
@@ -81,6 +100,8 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
         fragments.add(made.codestream)
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")
+    if cells.high_bit != image.high_bit:
+        rendition.note(f"values moved from High Bit {image.high_bit} to {cells.high_bit}")
     changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
         **attributes.changes_encapsulated(image, photometric, cells.high_bit),
         **fragments.extended,

@@ -9,7 +9,7 @@ from dicomferry.dicom import syntaxes
 from dicomferry.errors import Unsuitable
 from workers.codecs.image import YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, pixels
-from workers.dataset.elements import Element
+from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.overlays import BitPacker
 from workers.dataset.replacement import PixelContext, Replacement
 from workers.rendition import Rendition
@@ -26,29 +26,43 @@ def replacement(rendition: Rendition, pixel_data: Element, context: PixelContext
         Permanent: it is damaged or contradicts its attributes.
     """
     if rendition.source_syntax.native and not _becomes_rgb(rendition, context):
-        # An icon may be anything; attributes that are absent contradict nothing.
-        if context.values.keys() >= attributes.SIZE and not context.nested:
+        # Attributes that are absent contradict nothing.
+        if context.values.keys() >= attributes.SIZE:
             pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
         return None
-    return _decoded(rendition, pixel_data, context)
+    return _decoded(rendition, context)
+
+
+def icon(rendition: Rendition, context: PixelContext) -> Replacement:
+    """The pixel data of an icon, in fragments, in native form. It may be in a syntax of its own.
+
+    Raises:
+        Permanent: it is damaged, or no decoder knows it.
+    """
+    received = rendition.received
+    stated = received.meta.transfer_syntax_uid
+    uid = pixels.syntax_shown(received.source, context.elements[PIXEL_DATA], stated)
+    if uid != stated:
+        rendition.note(f"an icon is {syntaxes.label(uid)}, the instance is not")
+    return _decoded(rendition, context, uid)
 
 
 def _becomes_rgb(rendition: Rendition, context: PixelContext) -> bool:
-    """Whether native samples are YCbCr and are to become RGB; icons keep their colours."""
-    if context.nested or rendition.spec.colour != "rgb" or not context.values.keys() >= attributes.SIZE:
+    """Whether native samples are YCbCr and are to become RGB."""
+    if rendition.spec.colour != "rgb" or not context.values.keys() >= attributes.SIZE:
         return False
     image = attributes.describe(context.values)
     convertible = image.samples == 3 and image.bits_allocated == image.bits_stored == 8 and not image.signed
     return convertible and image.photometric in (YBR, YBR_422)
 
 
-def _decoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
+def _decoded(rendition: Rendition, context: PixelContext, uid: str | None = None) -> Replacement:
     image, target = attributes.describe(context.values), rendition.target_syntax
     length = image.native_length
     if length > _MAX_LENGTH:
         raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
     wanted = rendition.spec.colour
-    frames = rendition.frames(pixel_data, image, rgb=wanted == "rgb")
+    frames = rendition.frames(context.elements, image, rgb=wanted == "rgb", uid=uid)
     first = next(frames)
     colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
     if colour != image.photometric:

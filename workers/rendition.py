@@ -1,6 +1,6 @@
 """One rendition in the making: its source, its target, and what its native and encapsulated forms share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from workers import limits
 from workers.codecs.encoders import Quality
 from workers.codecs.image import Decoded, Image
 from workers.dataset import lossy, pixels
-from workers.dataset.elements import Element
+from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.received import Received
 from workers.dataset.scratch import ScratchFile
 from workers.verify import Proof
@@ -89,20 +89,30 @@ class Rendition:
         self.cleanup.callback(file.close)
         return file
 
-    def frames(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
-        """The frames as native cells; `rgb` lets decoders convert YCbCr. Each frame starts a new deadline."""
+    def frames(
+        self, elements: Mapping[int, Element], image: Image, *, rgb: bool, uid: str | None = None
+    ) -> Iterator[Decoded]:
+        """The frames of a data set's pixel data as native cells; each starts a new deadline.
+
+        `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's.
+        """
         limits.begin_step(image.frame_length)
-        for decoded in self._decoded(pixel_data, image, rgb=rgb):
+        for decoded in self._decoded(elements, image, rgb, uid):
             limits.begin_step(image.frame_length)
             self.note(*decoded.notes)
             yield decoded
 
-    def _decoded(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
+    def _decoded(
+        self, elements: Mapping[int, Element], image: Image, rgb: bool, uid: str | None
+    ) -> Iterator[Decoded]:
         received, ceilings = self.received, self.ceilings
-        if self.source_syntax.native:
+        pixel_data = elements[PIXEL_DATA]
+        if not pixel_data.undefined:
             planar, big = image.planar == 1, received.encoding.big
             return pixels.native(
                 received.source, pixel_data, image, planar=planar, big=big, ceilings=ceilings
             )
-        uid = received.meta.transfer_syntax_uid
-        return pixels.decoded(received.source, pixel_data, image, uid, rgb=rgb, ceilings=ceilings)
+        uid = uid or received.meta.transfer_syntax_uid
+        return pixels.decoded(
+            received.source, elements, image, uid, rgb=rgb, ceilings=ceilings, note=self.note
+        )

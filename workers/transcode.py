@@ -19,7 +19,7 @@ from dicomferry.errors import NoPixelData, Permanent, Unsuitable
 from dicomferry.spool import durable, records
 from dicomferry.spool.instance import RenditionSpec
 from workers import encapsulated, native
-from workers.dataset import lossy
+from workers.dataset import attributes, lossy
 from workers.dataset.completeness import FLOATS, truncation
 from workers.dataset.elements import PIXEL_DATA
 from workers.dataset.received import deflate, encoding_of, open_received
@@ -99,14 +99,18 @@ def _report(rendition: Rendition) -> Report:
 def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
     """Write the whole file, with `room` for its record, and return the offset of its data set."""
     received, uid = rendition.received, rendition.target_syntax.uid
-    icons = not (rendition.source_syntax.native or rendition.same)
     instance = received.meta.sop_instance_uid
     if rendition.loses:
         instance = lossy.derived_uid(instance, uid, rendition.quality)
     begin = out.write(file_header(received.meta.sop_class_uid, instance, uid, room))
     replace = partial(_replace, rendition)
     reencoder = Reencoder(
-        received.source, encoding_of(uid), replace, icons=icons, ceilings=rendition.ceilings
+        received.source,
+        encoding_of(uid),
+        replace,
+        icons=not rendition.same,
+        ceilings=rendition.ceilings,
+        note=rendition.note,
     )
     if uid != syntaxes.DEFLATED_LE:
         reencoder.write(out, received.start, received.end, received.encoding)
@@ -121,24 +125,26 @@ def _replace(rendition: Rendition, context: PixelContext) -> Replacement | None:
     """What replaces the pixel data of a data set; None where it stays as it is."""
     pixel_data = context.elements.get(PIXEL_DATA)
     source, target = rendition.source_syntax, rendition.target_syntax
-    if pixel_data is None:
-        if not context.nested:
-            _check_without_pixel_data(rendition, context)
-        return None
+    if context.nested:
+        # An icon may be native in any syntax (PS3.5 A.4).
+        converted = pixel_data is not None and pixel_data.undefined and not rendition.same
+        return native.icon(rendition, context) if converted else None
+    # Without a value, or with an empty offset table alone.
+    if pixel_data is None or pixel_data.length <= (8 if pixel_data.undefined else 0):
+        _check_without_pixel_data(rendition, context)
+        emptied = pixel_data is not None and pixel_data.undefined and target.native
+        return Replacement(b"OW", 0, ()) if emptied else None
     if pixel_data.undefined == source.native:
-        if context.nested and not pixel_data.undefined:
-            return None  # an icon may be native in any syntax
         form, kind = ("", "native") if pixel_data.undefined else ("not ", "compressed")
         raise Permanent(f"pixel data is {form}in fragments though the syntax is a {kind} one (PS3.5 A.4)")
     if rendition.same:
-        delimited = pixel_data.end > pixel_data.stop
-        stays = source.native or context.nested or delimited
+        stays = source.native or pixel_data.end > pixel_data.stop  # with its delimiter
         return None if stays else encapsulated.copied(rendition, pixel_data)
-    if context.nested or target.native:
+    if target.native:
         return native.replacement(rendition, pixel_data, context)
     if rendition.recompresses:
-        return encapsulated.recompressed(rendition, pixel_data, context)
-    return encapsulated.encoded(rendition, pixel_data, context)
+        return encapsulated.recompressed(rendition, context)
+    return encapsulated.encoded(rendition, context)
 
 
 def _check_without_pixel_data(rendition: Rendition, context: PixelContext) -> None:
@@ -148,7 +154,10 @@ def _check_without_pixel_data(rendition: Rendition, context: PixelContext) -> No
         Permanent: the data set is truncated.
         Unsuitable: the target needs pixel data; `NoPixelData`: and there are none in any form.
     """
-    tags, target = context.elements.keys(), rendition.target_syntax
+    target = rendition.target_syntax
+    # An attribute of pixels that is empty or 0 describes none.
+    of_pixels = attributes.OF_PIXELS
+    tags = {tag for tag in context.elements if tag not in of_pixels or context.values[tag].strip(b"\x00 ")}
     if reason := truncation(tags, rendition.received.meta.sop_class_uid):
         raise Permanent(reason)
     if target.native or rendition.same:

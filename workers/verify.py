@@ -256,8 +256,8 @@ def check_file(file: IO[bytes], proof: Proof) -> None:
 def _fragments(source: Source, pixel_data: Element, proof: Proof) -> Iterator[tuple[int, int]]:
     """Length and CRC of each frame's codestream."""
     ours = Ceilings(most_fragments=len(proof.written))  # one fragment a frame
-    parts = split(source.view, pixel_data, len(proof.written), ours)
-    for (length, _), fragments in zip(proof.written, parts, strict=True):
+    parts = split(source.view, {PIXEL_DATA: pixel_data}, len(proof.written), ours)
+    for (length, _), fragments in zip(proof.written, parts.frames, strict=True):
         content = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
         if len(content) == length + length % 2:  # padded to even length (PS3.5 A.4)
             content = content[:length]

@@ -89,6 +89,16 @@ def test_a_damaged_image_is_parked_with_its_reason_and_the_others_pass(site, wor
     assert uid_of(damaged) not in workstation.by_uid()
 
 
+def test_an_image_with_more_frames_than_it_says_is_parked_with_both_numbers(site, workstation):
+    case = Path(__file__).parent.parent / "data" / "cases" / "frames" / "jls_nf1_bot1.dcm"
+    before = site.lane("ws1")["dead"]
+    assert send(site.port, [case]).returncode == 0
+    progress(lambda: site.lane("ws1")["dead"], before + 1)
+    told = " ".join(site.command("explain", uid_of(case)).stdout.split())
+    assert "Number of Frames is 1, pixel data holds 3 codestreams (JPEGLS)" in told
+    assert uid_of(case) not in workstation.by_uid()
+
+
 def test_the_site_still_works_after_all_that(site, workstation):
     files = fresh_copies("US1_J2KR.dcm", 2, site.folder / "after")
     assert send(site.port, files).returncode == 0

@@ -170,6 +170,8 @@ def _deflated_frame(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
         raise Permanent("a deflated frame is damaged") from error
     if len(native) != image.frame_length or not decompressor.eof:
         raise Permanent(f"a deflated frame does not hold {image.frame_length} bytes: it is cut or damaged")
+    if len(decompressor.unused_data) > 1 and decompressor.unused_data.strip(b"\x00"):
+        raise Permanent("a deflated frame is followed by another in the same fragment, which would be lost")
     if image.bits_allocated == 1:
         return Decoded(np.frombuffer(native, np.uint8), image.photometric)
     cells = np.frombuffer(native, f"<u{image.bits_allocated // 8}")

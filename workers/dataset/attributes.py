@@ -4,6 +4,7 @@ A rendition keeps every attribute that stays true: lossy history (PS3.3 C.7.6.1.
 their sign, the SOP Instance UID.
 """
 
+import re
 import struct
 from collections.abc import Mapping
 
@@ -42,7 +43,8 @@ def describe(values: Mapping[int, bytes]) -> Image:
     allocated = number(values, ALLOCATED)
     stored = number(values, STORED, allocated)
     frames = _text(values, FRAMES) or "1"
-    if not frames.isdigit() or not int(frames):
+    # PS3.5 6.2, IS: a sign may stand before it, spaces on both sides.
+    if not re.fullmatch(r"\+?[0-9]+", frames) or not int(frames):
         raise Permanent("(0028,0008) Number of Frames is no positive number")
     return Image(
         rows=number(values, ROWS),

@@ -3,17 +3,19 @@
 Native pixel data is read frame by frame from disk; encapsulated pixel data is split into frames and decoded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Permanent, Unsuitable
-from workers.codecs import decoders
+from workers import limits
+from workers.codecs import boundaries, decoders
 from workers.codecs.image import YBR, YBR_422, Decoded, Image
-from workers.dataset.elements import Element
-from workers.dataset.frames import split
+from workers.dataset.elements import EXPLICIT, Element, items
+from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 
 # Bytes of a frame up to which any ratio is believed: a blank image compresses well.
@@ -22,29 +24,64 @@ _HARMLESS = 64 << 20
 _SAMPLES_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
 
-def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Ceilings) -> Iterator[bytes]:
-    """The codestream of each frame of encapsulated pixel data that `image` describes.
+def codestreams(
+    source: Source,
+    elements: Mapping[int, Element],
+    image: Image,
+    transfer_syntax_uid: str,
+    *,
+    ceilings: Ceilings,
+    note: Callable[..., None],
+) -> Iterator[bytes]:
+    """The codestream of each frame of the encapsulated pixel data among `elements` that `image` describes.
+
+    `note` is told what the offset tables say wrongly.
 
     Raises:
-        Permanent: the fragments are damaged, or the image is over a ceiling.
+        Permanent: the fragments are damaged, hold another number of codestreams, or the image is over a
+            ceiling.
     """
     _check_ceilings(image, ceilings)
-    for fragments in split(source.view, pixel_data, image.frames, ceilings):
-        codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+    uid = transfer_syntax_uid
+    parts = split(source.view, elements, image.frames, ceilings, uid)
+    note(*parts.notes)
+
+    def joined(fragments: Fragments) -> bytes:
+        return b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
+
+    for fragments in parts.frames:
+        codestream = joined(fragments)
+        if boundaries.count(uid, codestream) > 1:
+            total = 0
+            for each in parts.frames:
+                total += boundaries.count(uid, joined(each))
+                limits.begin_step(image.frame_length)
+            raise Permanent(contradiction(image.frames, total, uid))
         if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
             what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
             raise Permanent(ceilings.refusal(what, "largest_ratio"))
         yield codestream
 
 
+def syntax_shown(source: Source, pixel_data: Element, transfer_syntax_uid: str) -> str:
+    """The transfer syntax of encapsulated pixel data by its first bytes; else `transfer_syntax_uid`."""
+    fragments = islice(items(source.view, pixel_data, EXPLICIT), 1, None)
+    first = next((fragment for fragment in fragments if fragment.length), None)
+    if first is None:
+        return transfer_syntax_uid
+    content = source.read(first.value, min(first.stop, first.value + boundaries.LONGEST_HEADER))
+    return boundaries.syntax_shown(content, transfer_syntax_uid)
+
+
 def decoded(
     source: Source,
-    pixel_data: Element,
+    elements: Mapping[int, Element],
     image: Image,
     transfer_syntax_uid: str,
     *,
     rgb: bool,
     ceilings: Ceilings,
+    note: Callable[..., None],
 ) -> Iterator[Decoded]:
     """Decode the frames of encapsulated pixel data. `rgb` lets decoders convert YCbCr.
 
@@ -53,7 +90,8 @@ def decoded(
             ceiling.
     """
     colour = None
-    for number, codestream in enumerate(codestreams(source, pixel_data, image, ceilings), 1):
+    found = codestreams(source, elements, image, transfer_syntax_uid, ceilings=ceilings, note=note)
+    for number, codestream in enumerate(found, 1):
         frame = decoders.decode(transfer_syntax_uid, codestream, image, rgb=rgb)
         colour = colour or frame.colour
         if frame.colour != colour:

@@ -6,6 +6,7 @@ change, are left out (PS3.5 7.2).
 """
 
 import struct
+from collections.abc import Callable
 from io import BytesIO
 from itertools import islice
 from typing import BinaryIO
@@ -34,10 +35,11 @@ from workers.dataset.elements import (
 from workers.dataset.replacement import PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.dataset.source import Source
-from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, vr_of
+from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, padding, vr_of
 
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
 _MAX_DEPTH = 100
+_ICONS = 0x00880200  # Icon Image Sequence
 _PIXEL_DATA_TAG = struct.pack("<HH", PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF)
 DESCRIBING = attributes.DESCRIBING | overlays.DESCRIBING | lossy.DESCRIBING
 _BINARY = frozenset((b"OB", b"OW", b"OL", b"OV", b"OF", b"OD"))
@@ -48,16 +50,25 @@ class Reencoder:
 
     `replace` is called for the outermost data set, and for every item with pixel data that is visited; where
     it returns None, nothing is replaced. With `icons` every sequence that contains pixel data is visited.
+    `note` is told what is left out.
     """
 
     def __init__(
-        self, source: Source, target: Encoding, replace: Replacer, *, icons: bool, ceilings: Ceilings
+        self,
+        source: Source,
+        target: Encoding,
+        replace: Replacer,
+        *,
+        icons: bool,
+        ceilings: Ceilings,
+        note: Callable[[str], None],
     ) -> None:
         self._source = source
         self._ceilings = ceilings
         self._target = target
         self._replace = replace
         self._icons = icons
+        self._note = note
 
     def write(self, out: BinaryIO, start: int, end: int, encoding: Encoding) -> None:
         """Write the data set from `start` to `end`.
@@ -94,7 +105,7 @@ class Reencoder:
         begin = stop = start  # elements that are equal in both encodings and are copied together
         for element in listed:
             insert = bool(added) and added[0] < element.tag
-            if encoding == target and not insert and not self._differs(element, replacement):
+            if encoding == target and not insert and not self._differs(element, replacement, encoding):
                 if element.start != stop:
                     self._copy(out, begin, stop)
                     begin = element.start
@@ -127,13 +138,26 @@ class Reencoder:
             raise Permanent(self._ceilings.refusal("a data set has too many elements", "most_elements"))
         return [e for e in found if e.tag & 0xFFFF and e.tag >> 16 not in STRAY_GROUPS]
 
-    def _differs(self, element: Element, replacement: Replacement | None) -> bool:
+    def _differs(self, element: Element, replacement: Replacement | None, encoding: Encoding) -> bool:
         """Whether the element changes although the encoding does not."""
         if replacement is not None and replacement.touches(element.tag):
             return True
         if replacement is not None and element.tag in replacement.item_replacers:
             return element.undefined or element.vr == SQ
-        return self._may_contain_icon(element)
+        return self._may_contain_icon(element) or self._is_odd(element, encoding)
+
+    def _is_odd(self, element: Element, encoding: Encoding, depth: int = 0) -> bool:
+        """Whether the element, or one inside it, has an odd length, which none may have (PS3.5 7.1.1)."""
+        if depth > _MAX_DEPTH:
+            raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
+        if not _is_sequence(element):
+            return not element.undefined and element.length % 2 == 1
+        inner = content_encoding(element.vr, encoding)
+        return any(
+            self._is_odd(nested, inner, depth + 1)
+            for item in items(self._source.view, element, inner)
+            for nested in elements(self._source.view, item.value, item.stop, inner)
+        )
 
     def _read_values(self, listed: list[Element], encoding: Encoding) -> dict[int, bytes]:
         found = {}
@@ -178,9 +202,17 @@ class Reencoder:
         vr = element.vr or vr_of(element.tag, element.length, signed)
         if vr == SQ or (element.undefined and vr not in _BINARY):
             vr = vr if vr == SQ else UN
-            self._write_sequence(
-                out, element, vr, encoding, target, signed=signed, depth=depth, replace=replace
-            )
+            begin = out.tell()
+            try:
+                self._write_sequence(
+                    out, element, vr, encoding, target, signed=signed, depth=depth, replace=replace
+                )
+            except Permanent as error:
+                if element.tag != _ICONS or not self._icons:
+                    raise
+                out.seek(begin)
+                out.truncate()
+                self._note(f"the icon in {name(_ICONS)} was left out: {error}")
             return
         if element.undefined:
             if encoding.big or target.big:
@@ -189,13 +221,20 @@ class Reencoder:
             self._copy(out, element.value, element.end)
             return
         long_form = vr not in SHORT_VRS and (element.vr is None or element.value - element.start == 12)
-        out.write(header(element.tag, vr, element.length, target, long_form=long_form))
+        odd = element.length % 2
+        out.write(header(element.tag, vr, element.length + odd, target, long_form=long_form))
         width = WORD_SIZES.get(vr, 1) if encoding.big != target.big else 1
-        self._copy(out, element.value, element.stop, width)
+        # Cells of one byte in words, and the last word is not full.
+        half = odd if vr == b"OW" and target.big and not encoding.big else 0
+        self._copy(out, element.value, element.stop - half, width)
+        if half:
+            out.write(b"\x00" + self._source.read(element.stop - 1, element.stop))
+        elif odd:
+            out.write(padding(vr))
 
     def _may_contain_icon(self, element: Element) -> bool:
         """Whether the element may contain the pixel data of an icon that is to be replaced."""
-        if not self._icons or not (element.undefined or element.vr == SQ):
+        if not self._icons or not _is_sequence(element):
             return False
         return self._source.view.find(_PIXEL_DATA_TAG, element.value, element.stop) >= 0
 
@@ -246,6 +285,11 @@ class Reencoder:
         if (stop - start) % width:
             raise Permanent(f"a value of {stop - start} bytes has no whole words of {width}: it is damaged")
         out.writelines(byte_swapped(chunk, width) for chunk in self._source.chunks(start, stop))
+
+
+def _is_sequence(element: Element) -> bool:
+    vr = element.vr or vr_of(element.tag, element.length, signed=False)
+    return vr == SQ or (element.undefined and vr not in _BINARY)
 
 
 def _added_tags(replacement: Replacement | None, listed: list[Element]) -> list[int]:

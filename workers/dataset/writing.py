@@ -11,6 +11,12 @@ from workers.dataset.elements import LONG_VRS, UNDEFINED, Encoding
 
 UN = b"UN"
 SQ = b"SQ"
+_TEXT = frozenset(
+    (
+        b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO",
+        b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT",
+    )
+)  # fmt: skip
 # Bytes of a word; values of other VRs have no byte order.
 WORD_SIZES = {
     **dict.fromkeys((b"US", b"SS", b"OW", b"AT"), 2),
@@ -29,6 +35,11 @@ def header(tag: int, vr: bytes | None, length: int, target: Encoding, *, long_fo
     if length > 0xFFFF:
         return struct.pack(order + "HH2sHI", group, number, UN, 0, length)
     return struct.pack(order + "HH2sH", group, number, vr, length)
+
+
+def padding(vr: bytes) -> bytes:
+    """The byte that makes a value of odd length even (PS3.5 6.2)."""
+    return b" " if vr in _TEXT else b"\x00"
 
 
 def byte_swapped(content: bytes, width: int) -> bytes:

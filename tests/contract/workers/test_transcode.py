@@ -171,7 +171,8 @@ def raw_values(dataset: Dataset, without: set[int], prefix: str = "") -> dict[st
         else:
             # pydicom converts a few elements while it reads, such as the character set.
             value = element.value if element.is_raw or not element.value else str(element.value)
-            found[f"{prefix}{tag}"] = value or b""
+            odd = isinstance(value, bytes) and len(value) % 2  # one shipped file has such a value
+            found[f"{prefix}{tag}"] = value + b"\0" if odd else value or b""
     return found
 
 

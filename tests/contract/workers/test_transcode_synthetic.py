@@ -269,7 +269,8 @@ def test_private_elements_and_sequences_survive(target: str, tmp_path: Path) -> 
             file_header(SECONDARY_CAPTURE, "1.2.3", uid) + content[dataset_offset(shipped(name)) :]
         )
         out = dcmread(rendition(source, target))
-        assert [str(e) for e in out.iterall()] == [
+        # One value has an odd length in its file, which becomes even.
+        assert [str(e).replace("SQ\\x00'", "SQ'") for e in out.iterall()] == [
             str(e) for e in dcmread(source).iterall()
         ] or target == EXPLICIT_LE
         back = rendition(rendition(source, EXPLICIT_LE).rename(tmp_path / f"{name}.mid"), IMPLICIT_LE)
