@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import islice
 
 from dicomferry.settings import Destination
 from dispatcher.circuit import Circuit, CircuitState
@@ -12,6 +13,7 @@ from dispatcher.plan import Choice
 UNPLANNED = Choice("", None, "")
 NEARLY_THROUGH = 48  # unsent objects of a batch: sending them takes as long as bringing the next batch
 LOOKAHEAD = 256  # undelivered renditions of one lane, made or being made: bounds their disk space
+TURNS = 4  # objects over which a peer may fail, one after the other, before its circuit opens
 
 
 class Place(Enum):
@@ -24,8 +26,18 @@ class Place(Enum):
     TAKEN = auto()  # out of its queue, for an instant: its other items in that queue do not count
     BEHIND = auto()  # waits until an older object with its SOP Instance UID is sent
     SENDING = auto()
+    HELD = auto()  # its peer failed over it: others go first
     DELAYED = auto()  # was refused or came back undone, and waits for its next attempt
     GONE = auto()  # delivered, dead or removed: queues skip it
+
+
+class Doubt(Enum):
+    """What is held against a delivery over which its peer failed."""
+
+    NONE = auto()
+    ABSOLVED = auto()  # others failed too
+    ACCUSED = auto()  # nothing else was tried since
+    PROVEN = auto()  # others were delivered since: each further failure is its own
 
 
 @dataclass(slots=True, eq=False)
@@ -58,10 +70,10 @@ class Delivery:
     ruled_out: dict[str, str] | None = None  # transfer syntaxes found unsuitable or refused, with the reason
     undone: int = 0  # batches that ended without a result for it: lost, or a full disk
     moved_on: bool = False  # the next best syntax was tried after a refusal
-    broke_off: int = 0  # times that the peer ended the association while it received this
+    doubt: Doubt = Doubt.NONE
     last: str = ""  # why its last attempt failed
     status: int | None = None  # of its last refusal
-    attempts: int = 0  # refusals that the spool has counted
+    attempts: int = 0  # failed ones that the spool has counted
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +95,9 @@ class Lane:
     sending: dict[str, str | None] = field(
         default_factory=dict
     )  # deliver batches, each with the batch that follows it
+    failed: str = ""  # the last deliver batch that its peer ended: what follows it fails too
+    suspects: dict[Delivery, None] = field(default_factory=dict)  # with a doubt, the last one to fail last
+    turns: int = TURNS  # that are left before the circuit opens over objects
     paused: bool = False  # a batch of an earlier dispatcher still sends
     probe: str | None = None  # the outstanding probe batch
     gathers_until: float = 0.0  # when ready deliveries wait no longer for more, seconds since the epoch; or 0
@@ -95,12 +110,19 @@ class Lane:
         return sum(count for place, count in self.counts.items() if place is not Place.GONE)
 
     @property
+    def untried(self) -> int:
+        """Deliveries that could go soon and over which the peer has not failed."""
+        places = (Place.UNLEARNED, Place.TO_RENDER, Place.RENDERING, Place.READY)
+        tried = sum(suspect.place in places for suspect in self.suspects)
+        return sum(self.counts[place] for place in places) - tried
+
+    @property
     def may_render(self) -> bool:
         """Whether the lane may request a rendition now."""
         ahead = self.counts[Place.RENDERING] + self.counts[Place.READY] + self.counts[Place.SENDING]
-        return (
-            self.counts[Place.TO_RENDER] > 0 and ahead < LOOKAHEAD and self.circuit.state is not Circuit.OPEN
-        )
+        # What is held has renditions too; but it may wait for another object to be delivered.
+        has_room = ahead + self.counts[Place.HELD] < LOOKAHEAD or not ahead
+        return self.counts[Place.TO_RENDER] > 0 and has_room and self.circuit.state is not Circuit.OPEN
 
     def openings(self, left: Callable[[str], int]) -> list[str | None]:
         """The deliver batches that may go now: None for a free association, else the batch to follow.
@@ -154,6 +176,14 @@ class Lane:
             self.move(delivery, Place.READY)
             self.ready.pop()
             self.ready.appendleft(delivery)
+
+    def bring_forward(self) -> None:
+        """Let a ready delivery of another study than the suspects' be the next: it tells more."""
+        studies = {suspect.entry.study_instance_uid for suspect in self.suspects}
+        for delivery in islice(self.ready, LOOKAHEAD):
+            if delivery.place is Place.READY and delivery.entry.study_instance_uid not in studies:
+                self.give_back([delivery])
+                return
 
     def take(self, place: Place, most: int, most_bytes: int) -> Iterator[Delivery]:
         """Take deliveries from the head of a queue, at least one if there is one, up to the limits."""

@@ -139,7 +139,9 @@ class QueueManager:
             if name not in found.pending:
                 state.remove_delivery(delivery)
         new = [intern(name) for name in found.pending if name not in entry.deliveries]
-        entry.deliveries |= {name: Delivery(entry, name) for name in new}
+        entry.deliveries |= {
+            name: Delivery(entry, name, attempts=found.attempts.get(name, 0)) for name in new
+        }
         for delivery in list(entry.deliveries.values()):
             if delivery.destination not in self.lanes:
                 self._add_orphan(delivery)

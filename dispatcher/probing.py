@@ -8,7 +8,7 @@ from dicomferry.messages.batches import ProbeBatch
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
 from dispatcher.labels import probe_label
-from dispatcher.lanes import Lane, Place
+from dispatcher.lanes import TURNS, Lane, Place
 from dispatcher.state import QueueState
 
 
@@ -48,6 +48,7 @@ class Probing:
                     self._state.retire_if_done(delivery.entry, now)
         if answered:
             lane.probe = None
+            lane.turns = TURNS
             lane.circuit = circuits.on_trial(lane.circuit)
         self._state.wake(event.destination)
 

@@ -12,6 +12,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +31,19 @@ from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
-from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
+from dispatcher.commands import (
+    Command,
+    CountAttempt,
+    Found,
+    Keep,
+    Lost,
+    MarkDead,
+    Note,
+    NotFound,
+    Publish,
+    Reread,
+    Retire,
+)
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
 from dispatcher.orders import carry_out
@@ -335,6 +348,9 @@ class Dispatcher:
                     self._publish(command)
                 case MarkDead():
                     self._mark_dead(command)
+                case CountAttempt():
+                    with suppress(OSError):  # the instance is gone, or the disk is full: we remember it
+                        self._spool.add_attempt(command.instance, command.destination)
                 case Reread():
                     for instance in command.instances:
                         self._reread(instance)

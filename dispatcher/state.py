@@ -15,11 +15,13 @@ from dicomferry.spool.instance import State
 from dispatcher import circuit as circuits
 from dispatcher.commands import Command, Keep, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
-from dispatcher.lanes import Delivery, Entry, Lane, Place
+from dispatcher.lanes import Delivery, Doubt, Entry, Lane, Place
 from dispatcher.outstanding import Outstanding
 from dispatcher.plan import Choice, NoChoice, choose
 from dispatcher.renditions import Renditions
 from dispatcher.timers import Timers
+
+LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 
 
 class QueueState:
@@ -68,9 +70,10 @@ class QueueState:
         woken, self._woken = self._woken, {}
         return [self.lanes[name] for name in woken]
 
-    def open_circuit(self, lane: Lane, now: float, reason: str) -> None:
+    def open_circuit(self, lane: Lane, now: float, reason: str, *, over_objects: bool = False) -> None:
         """Stop a lane after a failure, until its next probe."""
-        lane.circuit = circuits.opened(lane.circuit, now, reason, self.random.random())
+        chance = self.random.random()
+        lane.circuit = circuits.opened(lane.circuit, now, reason, chance, over_objects=over_objects)
         self.timers.at(lane.circuit.probe_at, lane.destination.name)
 
     # Deliveries
@@ -124,6 +127,13 @@ class QueueState:
         self.move(delivery, Place.DELAYED)
         self.timers.at(until, delivery)
 
+    def delay_after_attempt(self, delivery: Delivery, now: float) -> None:
+        """Plan a delivery whose attempt failed again, after a delay that doubles with each attempt."""
+        first = self.lanes[delivery.destination].destination.retry_after
+        wait = min(first * 2 ** min(delivery.attempts - 1, 16), LONGEST_RETRY)
+        delivery.batch = None
+        self.delay(delivery, now + wait * (1 + 0.2 * self.random.random()))
+
     def move(self, delivery: Delivery, place: Place) -> None:
         """Move a delivery in its lane, and wake the lane."""
         self.lanes[delivery.destination].move(delivery, place)
@@ -158,6 +168,8 @@ class QueueState:
         self.orphans.discard(delivery)
         if lane := self.lanes.get(name):
             lane.move(delivery, Place.GONE)
+            if delivery.doubt is not Doubt.NONE:
+                lane.suspects.pop(delivery, None)
         for other in self.duplicates.later(entry):
             waiting = other.deliveries.get(name)
             if waiting is not None and waiting.place is Place.BEHIND:

@@ -46,7 +46,7 @@ def _print_state(spool: Spool, state: State, console: Console) -> None:
             console.print(f"  {name}: dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}")
         else:
             attempts = state.attempts.get(name, 0)
-            console.print(f"  {name}: pending" + (f", refused {attempts} times" if attempts else ""))
+            console.print(f"  {name}: pending" + (f", {attempts} failed attempts" if attempts else ""))
 
 
 def _describe_instance(instance: Instance) -> str:
