@@ -19,7 +19,7 @@ TURNS = 4  # objects over which a peer may fail, one after the other, before its
 class Place(Enum):
     """Where a delivery stands in its lane."""
 
-    UNLEARNED = auto()  # what the peer accepts for its SOP class is not known yet
+    UNLEARNED = auto()  # what the peer accepts for its SOP class is not known yet, or is asked again
     TO_RENDER = auto()  # needs a rendition that was not requested yet
     RENDERING = auto()
     READY = auto()
@@ -38,6 +38,14 @@ class Doubt(Enum):
     ABSOLVED = auto()  # others failed too
     ACCUSED = auto()  # nothing else was tried since
     PROVEN = auto()  # others were delivered since: each further failure is its own
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """That a peer was asked what it accepts for a SOP class, and gave the same answer `times` in a row."""
+
+    times: int
+    again_at: float  # when it may be asked again, seconds since the epoch
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +95,7 @@ class Lane:
     shown: tuple[str, ...]
     accepted: dict[str, frozenset[str]]  # by SOP class: the syntaxes that the peer accepts
     limit: int  # deliver batches at once
+    asked: dict[str, Asked] = field(default_factory=dict)  # by SOP class; absent: it may be asked at once
     circuit: CircuitState = field(default_factory=CircuitState)
     unlearned: dict[str, list[Delivery]] = field(default_factory=dict)  # by SOP class
     to_render: deque[Delivery] = field(default_factory=deque)
@@ -109,10 +118,17 @@ class Lane:
         """Deliveries that are neither delivered nor dead."""
         return sum(count for place, count in self.counts.items() if place is not Place.GONE)
 
+    def may_ask(self, sop_class: str, now: float) -> bool:
+        """Whether the peer may be asked now what it accepts for this SOP class."""
+        asked = self.asked.get(sop_class)
+        return asked is None or asked.again_at <= now
+
     @property
     def untried(self) -> int:
         """Deliveries that could go soon and over which the peer has not failed."""
-        places = (Place.UNLEARNED, Place.TO_RENDER, Place.RENDERING, Place.READY)
+        places = [Place.TO_RENDER, Place.RENDERING, Place.READY]
+        if self.unlearned.keys() - self.accepted.keys():  # others wait until they may be asked again
+            places.append(Place.UNLEARNED)
         tried = sum(suspect.place in places for suspect in self.suspects)
         return sum(self.counts[place] for place in places) - tried
 

@@ -92,6 +92,10 @@ class QueueManager:
             lane.paused = name in destinations
             self._state.wake(name)
 
+    def ask_again(self, destination: str) -> None:
+        """Have a destination asked at once what it accepts, where something waits for its answer."""
+        self._state.ask_again(destination)
+
     def take_commands(self) -> list[Command]:
         """The commands that events so far have caused, without new batches."""
         return self._state.take_commands()

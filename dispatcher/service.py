@@ -308,7 +308,9 @@ class Dispatcher:
         self._retirement.write()  # before the order's file goes: nothing else tells of it
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
-        for instance in dict.fromkeys(item.instance for item in order.items):
+        for name in dict.fromkeys(name for item in order.items for name in item.destinations):
+            self._manager.ask_again(name)
+        for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
 

@@ -83,8 +83,11 @@ class QueueState:
         entry = self.entries.get(instance)
         return entry.deliveries.get(destination) if entry else None
 
-    def plan(self, delivery: Delivery) -> None:
-        """Choose the delivery's syntax and put it where it waits for its next step; dead where none fits."""
+    def plan(self, delivery: Delivery, *, told: bool = False) -> None:
+        """Choose the delivery's syntax and put it where it waits for its next step; dead where none fits.
+
+        Unless the peer has `told` just now what it accepts, it is asked again before that.
+        """
         lane = self.lanes[delivery.destination]
         entry = delivery.entry
         delivery.batch = None
@@ -94,7 +97,12 @@ class QueueState:
             return
         choice = self.choose(delivery)
         if isinstance(choice, NoChoice):
-            self.mark_dead(delivery, choice.reason)
+            if told or delivery.ruled_out or not self._depends_on_peer(delivery):
+                self.mark_dead(delivery, choice.reason)
+                return
+            if (asked := lane.asked.get(entry.sop_class_uid)) and entry.sop_class_uid not in lane.unlearned:
+                self.timers.at(asked.again_at, delivery.destination)
+            lane.move(delivery, Place.UNLEARNED)
             return
         if delivery.choice != choice:
             self.note(entry, "planned", delivery.destination, choice.why)
@@ -106,12 +114,22 @@ class QueueState:
 
     def choose(self, delivery: Delivery) -> Choice | NoChoice:
         """The syntax that the delivery would be sent in."""
-        lane = self.lanes[delivery.destination]
-        entry = delivery.entry
-        accepted = lane.accepted.get(entry.sop_class_uid, frozenset())
-        return choose(
-            entry.transfer_syntax_uid, lane.destination, lane.shown, accepted, delivery.ruled_out or {}
-        )
+        accepted = self.lanes[delivery.destination].accepted
+        return self._choose(delivery, accepted.get(delivery.entry.sop_class_uid, frozenset()))
+
+    def _depends_on_peer(self, delivery: Delivery) -> bool:
+        """Whether there were a syntax if the peer accepted all that it is configured to show."""
+        return isinstance(self._choose(delivery, frozenset(self.lanes[delivery.destination].shown)), Choice)
+
+    def _choose(self, delivery: Delivery, accepted: frozenset[str]) -> Choice | NoChoice:
+        lane, received = self.lanes[delivery.destination], delivery.entry.transfer_syntax_uid
+        return choose(received, lane.destination, lane.shown, accepted, delivery.ruled_out or {})
+
+    def ask_again(self, destination: str) -> None:
+        """Forget when the destination was asked what it accepts: it may have changed."""
+        if lane := self.lanes.get(destination):
+            lane.asked.clear()
+            self.wake(destination)
 
     def rule_out(self, delivery: Delivery, reason: str) -> None:
         """Never choose the delivery's present syntax again."""
