@@ -54,7 +54,7 @@ class Delivering:
         most = 1 if on_trial else min(share, DELIVER_MOST)
         if on_trial and lane.suspects:
             lane.bring_forward()
-        deliveries = list(lane.take(Place.READY, most, DELIVER_BYTES))
+        deliveries = lane.take_ready(most, DELIVER_BYTES)
         if not deliveries:
             return
         parcels = tuple(

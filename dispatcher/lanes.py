@@ -1,7 +1,7 @@
 """A destination's queue, and the place of each of its deliveries."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import islice
@@ -9,6 +9,7 @@ from itertools import islice
 from dicomferry.settings import Destination
 from dispatcher.circuit import Circuit, CircuitState
 from dispatcher.plan import Choice
+from dispatcher.turns import Turns
 
 UNPLANNED = Choice("", None, "")
 NEARLY_THROUGH = 48  # unsent objects of a batch: sending them takes as long as bringing the next batch
@@ -57,6 +58,7 @@ class Entry:
     sop_instance_uid: str
     study_instance_uid: str
     modality: str
+    caller: str  # calling AE title
     transfer_syntax_uid: str
     size: int
     received_at: float  # seconds since the epoch
@@ -98,7 +100,7 @@ class Lane:
     asked: dict[str, Asked] = field(default_factory=dict)  # by SOP class; absent: it may be asked at once
     circuit: CircuitState = field(default_factory=CircuitState)
     unlearned: dict[str, list[Delivery]] = field(default_factory=dict)  # by SOP class
-    to_render: deque[Delivery] = field(default_factory=deque)
+    to_render: Turns[Delivery] = field(default_factory=Turns)
     ready: deque[Delivery] = field(default_factory=deque)
     counts: dict[Place, int] = field(default_factory=lambda: dict.fromkeys(Place, 0))
     sending: dict[str, str | None] = field(
@@ -182,7 +184,7 @@ class Lane:
         if place is Place.UNLEARNED:
             self.unlearned.setdefault(delivery.entry.sop_class_uid, []).append(delivery)
         elif place is Place.TO_RENDER:
-            self.to_render.append(delivery)
+            self.to_render.add(delivery.entry.caller, delivery.entry.study_instance_uid, delivery)
         elif place is Place.READY:
             self.ready.append(delivery)
 
@@ -201,14 +203,30 @@ class Lane:
                 self.give_back([delivery])
                 return
 
-    def take(self, place: Place, most: int, most_bytes: int) -> Iterator[Delivery]:
-        """Take deliveries from the head of a queue, at least one if there is one, up to the limits."""
-        queue = self.ready if place is Place.READY else self.to_render
-        taken = size = 0
-        while queue and taken < most and (not taken or size + queue[0].entry.size <= most_bytes):
-            delivery = queue.popleft()
-            if delivery.place is place:
+    def take_ready(self, most: int, most_bytes: int) -> list[Delivery]:
+        """Take ready deliveries, the first ones, at least one if there is one, up to the limits."""
+        taken: list[Delivery] = []
+        left = most_bytes
+        while self.ready and len(taken) < most and (not taken or self.ready[0].entry.size <= left):
+            delivery = self.ready.popleft()
+            if delivery.place is Place.READY:
                 self.move(delivery, Place.TAKEN)
-                taken += 1
-                size += delivery.entry.size
-                yield delivery
+                left -= delivery.entry.size
+                taken.append(delivery)
+        return taken
+
+    def take_to_render(self, caller: str, most: int, most_bytes: int) -> list[Delivery]:
+        """Take deliveries of one caller that want a rendition; its studies take turns. Limits as above."""
+        taken: list[Delivery] = []
+        left, queue = most_bytes, self.to_render
+        while len(taken) < most and (first := queue.first(caller)):
+            if taken and first.entry.size > left:
+                break
+            delivery = queue.pop(caller)
+            if delivery.place is Place.TO_RENDER:
+                self.move(delivery, Place.TAKEN)
+                left -= delivery.entry.size
+                taken.append(delivery)
+        if taken:
+            queue.end_turn(caller, taken[-1].entry.study_instance_uid)
+        return taken

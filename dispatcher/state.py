@@ -204,6 +204,7 @@ class QueueState:
             instance.sop_instance_uid,
             intern(instance.study_instance_uid),
             intern(instance.modality),
+            intern(instance.calling_ae_title),
             intern(instance.transfer_syntax_uid),
             instance.size,
             instance.received_at,

@@ -20,6 +20,7 @@ from dicomferry.spool.instance import Instance, State
 from dispatcher.commands import Command, Found, MarkDead, NotFound, Publish, Reread, Retire
 from dispatcher.lanes import Place
 from dispatcher.manager import QueueManager
+from workers.tasks import TURN
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 J2K = "1.2.840.10008.1.2.4.90"
@@ -58,6 +59,7 @@ class Hospital:
     """`deliveries` instances of one delivery each, over `lanes` destinations; `off` of these never answer.
 
     `bad` has the instances over which the peers fail, and how; `full_until`: until then they take none.
+    `arrives`, `caller` and `rendering` (virtual seconds) are by number of the instance.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class Hospital:
         bad: Mapping[int, str] | None = None,
         full_until: float = 0.0,
         arrives: Callable[[int], float] = lambda _: 0.0,
+        caller: Callable[[int], str] = lambda _: "PACS",
+        rendering: Callable[[int], float] = lambda _: RENDERING,
         **keys: Any,
     ) -> None:
         self._bad, self._full_until, self._arrives = bad or {}, full_until, arrives
+        self._caller, self._rendering = caller, rendering
         self.report = Report(deliveries, lanes, off)
         self._names = [f"ws{number}" for number in range(lanes)]
         self._off = set(self._names[:off])
@@ -215,9 +220,13 @@ class Hospital:
             batch = self._queue.popleft()
             self._transcoding.add(batch.id)
             self._at(0.0, events.Started(batch.id))
-            for count, instance in enumerate(batch.instances, 1):
-                self._at(RENDERING * count, events.Rendered(batch.id, instance, batch.spec.key))
-            self._at(RENDERING * len(batch.instances), events.Finished(batch.id))
+            took = 0.0
+            for instance in batch.instances:
+                if took > TURN:
+                    break
+                took += self._rendering(int(instance))
+                self._at(took, events.Rendered(batch.id, instance, batch.spec.key))
+            self._at(took, events.Finished(batch.id))
 
     def _at(self, delay: float, *what: Any) -> None:
         heapq.heappush(self._heap, (self._now + delay, next(self._numbers), list(what)))
@@ -227,8 +236,8 @@ class Hospital:
         instance = Instance(
             id=f"{number:048d}", sop_class_uid=CT, sop_instance_uid=f"{root}.{number:038d}",
             study_instance_uid=f"{root}.{number // 200:038d}", series_instance_uid="1.2.3",
-            modality="CT", transfer_syntax_uid=J2K, calling_ae_title="PACS", called_ae_title="FERRY",
-            peer="127.0.0.1", received_at=0.0, size=200_000, digest="", route="",
+            modality="CT", transfer_syntax_uid=J2K, calling_ae_title=self._caller(number),
+            called_ae_title="FERRY", peer="127.0.0.1", received_at=0.0, size=200_000, digest="", route="",
             destinations=(self._names[number % len(self._names)],),
         )  # fmt: skip
         return State(instance, frozenset(instance.destinations if self._done[number] else ()), frozenset())
