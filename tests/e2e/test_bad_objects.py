@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from tests.support.images.files import fresh_copies, uid_of
 from tests.support.peers.dcmtk import send
-from tests.support.peers.scps import pynetdicom_scp
+from tests.support.peers.scps import orthanc, pynetdicom_scp
 from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
 from tests.support.running.site import Site
@@ -71,3 +72,19 @@ def test_an_object_that_its_destination_cannot_take_holds_up_nothing_and_is_dead
     assert dead["reason"].startswith(words.get(fails, ""))
     assert "3 times; others are delivered" in dead["reason"]
     assert told.count("failed") >= 3
+
+
+def test_orthanc_gets_all_but_the_object_that_it_cannot_store(tmp_path: Path) -> None:
+    """It answers 0xA700 for an object without Study Instance UID."""
+    files = fresh_copies("CT_small.dcm", 11, tmp_path / "pacs")
+    bad = dcmread(files[0])
+    del bad.StudyInstanceUID
+    bad.save_as(files[0])
+    with orthanc(tmp_path / "orthanc", "WS1") as (port, _):
+        ws = destination("ws1", port, max_attempts=2, retry_after=1)
+        with Site(tmp_path / "site", ws) as site:
+            assert send(site.port, files).returncode == 0
+            wait_until(lambda: site.lane("ws1")["delivered"] == 10, "the others", seconds=30)
+            wait_until(lambda: site.lane("ws1")["dead"] == 1, "the bad one to be dead", seconds=30)
+            (dead,) = json.loads(site.command("dead", "list", "--json").stdout)
+    assert (dead["sop_instance_uid"], dead["status"]) == (uid_of(files[0]), 0xA700)
