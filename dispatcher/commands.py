@@ -28,6 +28,14 @@ class MarkDead:
 
 
 @dataclass(frozen=True, slots=True)
+class CountAttempt:
+    """Count a failed attempt of a delivery on the spool."""
+
+    instance: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """Every delivery is delivered: remove the instance."""
 
@@ -65,7 +73,7 @@ class Keep:
     instance: str
 
 
-Command = Publish | MarkDead | Retire | Keep | Reread | Note
+Command = Publish | MarkDead | CountAttempt | Retire | Keep | Reread | Note
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,16 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, Parcel
 from dispatcher.circuit import Circuit
 from dispatcher.labels import deliver_label
-from dispatcher.lanes import Lane, Place
+from dispatcher.lanes import TURNS, Delivery, Doubt, Lane, Place
 from dispatcher.outstanding import Job
 from dispatcher.plan import Choice
 from dispatcher.state import QueueState
+from dispatcher.suspects import Suspects
 
 DELIVER_MOST, DELIVER_BYTES = 256, 256 << 20  # of one batch: objects, bytes received
 DELIVER_LEAST = 16  # objects: fewer are not divided among the associations of a lane
 GATHER_MOST = 32  # ready objects wait for those being rendered until they are so many,
 GATHER_FOR = 0.25  # or for that long, in seconds: every batch costs its messages, however small it is
-LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 
 
 class Delivering:
@@ -25,9 +25,12 @@ class Delivering:
 
     def __init__(self, state: QueueState) -> None:
         self._state = state
+        self._suspects = Suspects(state)
 
     def send_ready(self, lane: Lane, now: float) -> None:
         """Make batches of the lane's ready deliveries while it has openings."""
+        if lane.suspects:
+            self._suspects.review(lane, now)
         openings = lane.openings(self._state.outstanding.left)
         while openings and lane.counts[Place.READY] and not self._is_gathering(lane, now):
             self._send(lane, openings)
@@ -46,8 +49,11 @@ class Delivering:
     def _send(self, lane: Lane, openings: list[str | None]) -> None:
         share = max(-(-lane.counts[Place.READY] // len(openings)), DELIVER_LEAST)
         after = openings.pop(0)
-        most = 1 if lane.circuit.state is Circuit.TRIAL else min(share, DELIVER_MOST)
-        deliveries = list(lane.take(Place.READY, most, DELIVER_BYTES))
+        on_trial = lane.circuit.state is Circuit.TRIAL
+        most = 1 if on_trial else min(share, DELIVER_MOST)
+        if on_trial and lane.suspects:
+            lane.bring_forward()
+        deliveries = lane.take_ready(most, DELIVER_BYTES)
         if not deliveries:
             return
         parcels = tuple(
@@ -72,14 +78,16 @@ class Delivering:
         delivery = state.find(event.destination, event.instance)
         if delivery is None or event.destination not in state.lanes:
             return
-        entry = delivery.entry
-        state.lanes[event.destination].delivered += 1
+        entry, lane = delivery.entry, state.lanes[event.destination]
+        lane.delivered += 1
         uid = event.key.rpartition("-")[0] if event.key else entry.transfer_syntax_uid
         words = f"{label(uid)}, status 0x{event.status:04X}: {delivery.choice.why}"
         state.note(entry, "delivered", event.destination, words)
         entry.delivered_at = now
         state.remove_delivery(delivery)
         state.retire_if_done(entry, now)
+        if lane.suspects or lane.turns != TURNS:
+            self._suspects.convict(lane, now)
 
     def on_refused(self, event: events.Refused, now: float) -> None:
         """Try the next best syntax once, then the same one after a delay; after `max_attempts` it is dead."""
@@ -90,6 +98,7 @@ class Delivering:
         if delivery is None or delivery.place is not Place.SENDING:
             return
         lane = state.lanes[event.destination]
+        self._suspects.acquit(lane, delivery)
         state.note(delivery.entry, "refused", event.destination, event.reason)
         delivery.last, delivery.status, delivery.attempts = event.reason, event.status, event.attempts
         if event.final and not delivery.moved_on:
@@ -104,9 +113,7 @@ class Delivering:
             state.mark_dead(delivery, event.reason, event.status, event.attempts)
             state.retire_if_done(delivery.entry, now)
             return
-        wait = min(lane.destination.retry_after * 2 ** min(event.attempts - 1, 16), LONGEST_RETRY)
-        delivery.batch = None
-        state.delay(delivery, now + wait * (1 + 0.2 * state.random.random()))
+        state.delay_after_attempt(delivery, now)
 
     def _close_circuit(self, destination: str) -> None:
         lane = self._state.lanes.get(destination)
@@ -115,47 +122,42 @@ class Delivering:
             self._state.wake(destination)
 
     def on_unreachable(self, event: events.Unreachable, now: float) -> None:
-        """Open the circuit, unless other associations of the lane work: then lower its limit alone."""
+        """Find out whose fault it is where an object was being sent; else it is the peer's.
+
+        Then its circuit opens, unless other associations of the lane work: their number becomes its limit.
+        """
         lane = self._state.lanes.get(event.destination)
         job = self._state.outstanding.get(event.batch)
         if lane is None or job is None:
             return  # its batch was taken back, and the circuit has changed since
         if lane.probe == event.batch:
             lane.probe = None
-        else:
-            self._put_back(lane, job, failed=event.instance)
-            job.instances.clear()
-            if event.broke_off and event.instance is not None:
-                self._count_break_off(lane, event.instance, event.reason, now)
-            before = job.batch.after if isinstance(job.batch, DeliverBatch) else None  # that one is over
-            others = len(lane.sending.keys() - {event.batch, before})
-            if others and lane.circuit.state is Circuit.CLOSED:
-                lane.limit = others
-                return
-            if lane.circuit.state is Circuit.OPEN:  # by the batch that this one follows
-                return
-        self._state.open_circuit(lane, now, event.reason)
-
-    def _count_break_off(self, lane: Lane, instance: str, reason: str, now: float) -> None:
-        """The peer ended the association during this object: after `max_attempts` of these it is dead.
-
-        Between two of its attempts the peer has answered at least one probe, and every other object of the
-        lane had its turn.
-        """
-        delivery = self._state.find(lane.destination.name, instance)
-        if delivery is None:
+            self._suspects.absolve(lane)
+            self._state.open_circuit(lane, now, event.reason)
             return
-        delivery.broke_off += 1
-        delivery.last = reason
-        if delivery.broke_off >= lane.destination.max_attempts:
-            words = f"{reason} while it was being sent, {delivery.broke_off} times; it answers otherwise"
-            self._state.mark_dead(delivery, words, None, delivery.broke_off)
-            self._state.retire_if_done(delivery.entry, now)
+        failed = self._put_back(lane, job, event.instance)
+        job.instances.clear()
+        self._state.wake(event.destination)
+        before = job.batch.after if isinstance(job.batch, DeliverBatch) else None
+        if failed is None and before is not None and before == lane.failed:
+            return  # it did not begin
+        lane.failed = event.batch
+        if failed is not None:
+            self._state.note(failed.entry, "failed", event.destination, event.reason)
+            failed.last, failed.status = event.reason, event.status
+        others = len(lane.sending.keys() - {event.batch, before})  # `before` is over
+        if failed is not None and (failed.doubt is Doubt.PROVEN or not others):
+            self._suspects.add(lane, failed, event, now)
+        elif others and lane.circuit.state is Circuit.CLOSED:
+            lane.limit = others
+        elif lane.circuit.state is not Circuit.OPEN:
+            self._suspects.absolve(lane)
+            self._state.open_circuit(lane, now, event.reason)
 
-    def _put_back(self, lane: Lane, job: Job, failed: str | None) -> None:
+    def _put_back(self, lane: Lane, job: Job, failed: str | None) -> Delivery | None:
         """Put unsent objects back at the head of the lane, and the one whose sending failed at its end.
 
-        Else an object that makes its peer abort every time would block all others.
+        Returns the latter.
         """
         batch, name = job.batch.id, lane.destination.name
         found = [self._state.find(name, instance) for instance in _unsent(job)]
@@ -163,9 +165,10 @@ class Delivering:
         for delivery in unsent:
             delivery.batch = None
         lane.give_back([delivery for delivery in unsent if delivery.entry.id != failed])
-        for delivery in unsent:
-            if delivery.entry.id == failed:
-                lane.move(delivery, Place.READY)
+        last = next((delivery for delivery in unsent if delivery.entry.id == failed), None)
+        if last is not None:
+            lane.move(last, Place.READY)
+        return last
 
     def end_batch(self, batch: DeliverBatch) -> None:
         """Free the association of a batch that has ended."""

@@ -93,6 +93,10 @@ class QueueManager:
             lane.paused = name in destinations
             self._state.wake(name)
 
+    def ask_again(self, destination: str) -> None:
+        """Have a destination asked at once what it accepts, where something waits for its answer."""
+        self._state.ask_again(destination)
+
     def take_commands(self) -> list[Command]:
         """The commands that events so far have caused, without new batches."""
         return self._state.take_commands()
@@ -140,7 +144,9 @@ class QueueManager:
             if name not in found.pending:
                 state.remove_delivery(delivery)
         new = [intern(name) for name in found.pending if name not in entry.deliveries]
-        entry.deliveries |= {name: Delivery(entry, name) for name in new}
+        entry.deliveries |= {
+            name: Delivery(entry, name, attempts=found.attempts.get(name, 0)) for name in new
+        }
         for delivery in list(entry.deliveries.values()):
             if delivery.destination not in self.lanes:
                 self._add_orphan(delivery)

@@ -16,6 +16,8 @@ def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
 
     An item that has changed meanwhile (delivered after all, or retired) is left alone.
     """
+    if order.act is Act.ASK:
+        return  # it concerns no instance
     for item in order.items:
         if order.act is Act.NOTE:
             yield _note(order, item, "operator", order.words)

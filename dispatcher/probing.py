@@ -8,8 +8,10 @@ from dicomferry.messages.batches import ProbeBatch
 from dispatcher import circuit as circuits
 from dispatcher.circuit import Circuit
 from dispatcher.labels import probe_label
-from dispatcher.lanes import Lane, Place
+from dispatcher.lanes import TURNS, Asked, Lane, Place
 from dispatcher.state import QueueState
+
+FIRST_ASK, LAST_ASK = 5.0, 300.0  # seconds before a peer is asked again, doubling while its answer stays
 
 
 class Probing:
@@ -23,10 +25,13 @@ class Probing:
         if lane.probe is not None or not lane.pending:
             return
         due = lane.circuit.state is Circuit.OPEN and lane.circuit.probe_at <= now
-        learning = lane.counts[Place.UNLEARNED] > 0 and lane.circuit.state is not Circuit.OPEN
-        if not (due or learning):
-            return
         classes = tuple(lane.unlearned)
+        if not due:
+            if lane.circuit.state is Circuit.OPEN or not lane.counts[Place.UNLEARNED]:
+                return
+            classes = tuple(sop_class for sop_class in classes if lane.may_ask(sop_class, now))
+            if not classes:
+                return
         batch = ProbeBatch(self._state.new_batch_id(), lane.destination.name, classes)
         lane.probe = batch.id
         self._state.publish(batch, probe_label(lane.destination, classes), ())
@@ -40,14 +45,22 @@ class Probing:
         answered = event.probe and lane.probe == event.batch
         if answered:  # a class missing from the answer is not accepted: else it would be probed for ever
             accepted = dict.fromkeys(self._probed_classes(event.batch), frozenset[str]()) | accepted
+        changed = {c for c, uids in accepted.items() if lane.accepted.get(c, uids) != uids}
+        if changed:  # it was set up anew: its other answers may have changed too
+            lane.asked.clear()
+        for sop_class in accepted if answered else ():
+            times = lane.asked[sop_class].times + 1 if sop_class in lane.asked else 1
+            wait = min(FIRST_ASK * 2 ** min(times - 1, 16), LAST_ASK)
+            lane.asked[sop_class] = Asked(times, now + wait)
         lane.accepted.update(accepted)
         for sop_class in accepted:
             for delivery in lane.unlearned.pop(sop_class, ()):
                 if delivery.place is Place.UNLEARNED:
-                    self._state.plan(delivery)
+                    self._state.plan(delivery, told=True)
                     self._state.retire_if_done(delivery.entry, now)
         if answered:
             lane.probe = None
+            lane.turns = TURNS
             lane.circuit = circuits.on_trial(lane.circuit)
         self._state.wake(event.destination)
 

@@ -18,36 +18,42 @@ TRANSCODE_LEAST = 1 << 20  # bytes received, some hundredths of a second: less i
 
 
 class Rendering:
-    """Lanes take turns: each turn makes batches of one lane's next deliveries."""
+    """Callers take turns, and their lanes, and in each lane their studies: each turn makes some batches."""
 
     def __init__(self, state: QueueState) -> None:
         self._state = state
-        self._turns: dict[str, None] = {}  # lanes that want renditions, the next one first
+        self._turns: dict[str, dict[str, None]] = {}  # by caller: its lanes, the next ones first
 
     def add(self, lane: Lane) -> None:
         """Give a lane its turns while it may render."""
         if lane.may_render:
-            self._turns[lane.destination.name] = None
+            for caller in lane.to_render.callers:
+                self._turns.setdefault(caller, {})[lane.destination.name] = None
 
     def request(self) -> None:
         """Make as many transcode batches as workers need to stay busy."""
         out = self._state.outstanding
         while self._turns and out.transcodes_unstarted < max(UNSTARTED, out.transcodes_running):
-            name = next(iter(self._turns))
-            del self._turns[name]
+            caller = next(iter(self._turns))
+            lanes = self._turns.pop(caller)
+            name = next(iter(lanes))
+            del lanes[name]
             lane = self._state.lanes[name]
-            if not lane.may_render:
-                continue
-            self._request_for(lane)
-            self._turns[name] = None  # to the end: lanes take turns
+            if lane.may_render:
+                self._request_for(lane, caller)
+                if caller in lane.to_render.callers:
+                    lanes[name] = None  # to the end, as its caller
+            if lanes:
+                self._turns[caller] = lanes
 
-    def _request_for(self, lane: Lane) -> None:
-        least = TRANSCODE_LEAST // max(lane.to_render[0].entry.size, 1)
+    def _request_for(self, lane: Lane, caller: str) -> None:
+        first = lane.to_render.first(caller)
+        least = TRANSCODE_LEAST // max(first.entry.size if first else 0, 1)
         parts = max(4, 2 * self._state.outstanding.transcodes_running)
         most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), least))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
-        for delivery in list(lane.take(Place.TO_RENDER, most, TRANSCODE_BYTES)):
+        for delivery in lane.take_to_render(caller, most, TRANSCODE_BYTES):
             entry, spec = delivery.entry, delivery.choice.spec
             # Without a spec it was planned again meanwhile, and goes as received.
             if spec is None or self._state.renditions.exists(entry.id, spec):
@@ -111,8 +117,14 @@ class Rendering:
             self._state.retire_if_done(delivery.entry, now)
 
     def end_batch(self, job: Job, batch: TranscodeBatch, *, died: bool) -> None:
-        """Nobody makes what the batch left; where it died, each instance left gets a batch of its own."""
-        for instance in job.instances:
-            self._state.renditions.end(instance, batch.spec.key)
+        """Nobody makes what the batch left; where it died, each instance left gets a batch of its own.
+
+        A worker that made some gave back the rest because it took long: that waits for its next turn.
+        """
+        given_back = not died and len(job.instances) < len(batch.instances)
+        for instance in [instance for instance in batch.instances if instance in job.instances]:
+            waiting = self._state.renditions.end(instance, batch.spec.key)
             if died and instance in self._state.entries:
                 self._state.entries[instance].alone = True
+            for delivery in waiting if given_back else ():
+                self._state.plan(delivery)

@@ -12,6 +12,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +33,19 @@ from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
+from dispatcher.commands import (
+    Command,
+    CountAttempt,
+    Found,
+    Keep,
+    Lost,
+    MarkDead,
+    Note,
+    NotFound,
+    Publish,
+    Reread,
+    Retire,
+)
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
 from dispatcher.orders import carry_out
@@ -305,7 +318,9 @@ class Dispatcher:
         self._retirement.write()  # before the order's file goes: nothing else tells of it
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
-        for instance in dict.fromkeys(item.instance for item in order.items):
+        for name in dict.fromkeys(name for item in order.items for name in item.destinations):
+            self._manager.ask_again(name)
+        for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
 
@@ -345,6 +360,9 @@ class Dispatcher:
                     self._publish(command)
                 case MarkDead():
                     self._mark_dead(command)
+                case CountAttempt():
+                    with suppress(OSError):  # the instance is gone, or the disk is full: we remember it
+                        self._spool.add_attempt(command.instance, command.destination)
                 case Reread():
                     for instance in command.instances:
                         self._reread(instance)

@@ -13,14 +13,15 @@ from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import State
 from dispatcher import circuit as circuits
-from dispatcher.circuit import Circuit
 from dispatcher.commands import Command, Keep, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
-from dispatcher.lanes import Delivery, Entry, Lane, Place
+from dispatcher.lanes import Delivery, Doubt, Entry, Lane, Place
 from dispatcher.outstanding import Outstanding
 from dispatcher.plan import Choice, NoChoice, choose
 from dispatcher.renditions import Renditions
 from dispatcher.timers import Timers
+
+LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
 
 
 class Held:
@@ -91,16 +92,17 @@ class QueueState:
         woken, self._woken = self._woken, {}
         return [self.lanes[name] for name in woken]
 
-    def open_circuit(self, lane: Lane, now: float, reason: str) -> None:
+    def open_circuit(self, lane: Lane, now: float, reason: str, *, over_objects: bool = False) -> None:
         """Stop a lane after a failure, until its next probe."""
-        if lane.circuit.state is Circuit.CLOSED:
+        if lane.circuit.since == 0.0:
             self.add_command(Note("", "", "not answering", lane.destination.name, reason))
-        lane.circuit = circuits.opened(lane.circuit, now, reason, self.random.random())
+        chance = self.random.random()
+        lane.circuit = circuits.opened(lane.circuit, now, reason, chance, over_objects=over_objects)
         self.timers.at(lane.circuit.probe_at, lane.destination.name)
 
     def close_circuit(self, lane: Lane) -> None:
         """Let a lane's work flow: its peer has accepted or refused an object."""
-        if lane.circuit.state is not Circuit.CLOSED:
+        if lane.circuit.since:
             self.add_command(Note("", "", "answering again", lane.destination.name, ""))
         lane.circuit = circuits.closed(lane.circuit)
 
@@ -111,8 +113,11 @@ class QueueState:
         entry = self.entries.get(instance)
         return entry.deliveries.get(destination) if entry else None
 
-    def plan(self, delivery: Delivery) -> None:
-        """Choose the delivery's syntax and put it where it waits for its next step; dead where none fits."""
+    def plan(self, delivery: Delivery, *, told: bool = False) -> None:
+        """Choose the delivery's syntax and put it where it waits for its next step; dead where none fits.
+
+        Unless the peer has `told` just now what it accepts, it is asked again before that.
+        """
         lane = self.lanes[delivery.destination]
         entry = delivery.entry
         delivery.batch = None
@@ -122,7 +127,12 @@ class QueueState:
             return
         choice = self.choose(delivery)
         if isinstance(choice, NoChoice):
-            self.mark_dead(delivery, choice.reason)
+            if told or delivery.ruled_out or not self._depends_on_peer(delivery):
+                self.mark_dead(delivery, choice.reason)
+                return
+            if (asked := lane.asked.get(entry.sop_class_uid)) and entry.sop_class_uid not in lane.unlearned:
+                self.timers.at(asked.again_at, delivery.destination)
+            lane.move(delivery, Place.UNLEARNED)
             return
         if delivery.choice != choice:
             self.note(entry, "planned", delivery.destination, choice.why)
@@ -134,9 +144,15 @@ class QueueState:
 
     def choose(self, delivery: Delivery) -> Choice | NoChoice:
         """The syntax that the delivery would be sent in."""
-        lane = self.lanes[delivery.destination]
-        entry = delivery.entry
-        accepted = lane.accepted.get(entry.sop_class_uid, frozenset())
+        accepted = self.lanes[delivery.destination].accepted
+        return self._choose(delivery, accepted.get(delivery.entry.sop_class_uid, frozenset()))
+
+    def _depends_on_peer(self, delivery: Delivery) -> bool:
+        """Whether there were a syntax if the peer accepted all that it is configured to show."""
+        return isinstance(self._choose(delivery, frozenset(self.lanes[delivery.destination].shown)), Choice)
+
+    def _choose(self, delivery: Delivery, accepted: frozenset[str]) -> Choice | NoChoice:
+        lane, entry = self.lanes[delivery.destination], delivery.entry
         return choose(
             entry.transfer_syntax_uid,
             lane.destination,
@@ -146,6 +162,12 @@ class QueueState:
             sop_class_uid=entry.sop_class_uid,
             sendable=entry.sendable,
         )
+
+    def ask_again(self, destination: str) -> None:
+        """Forget when the destination was asked what it accepts: it may have changed."""
+        if lane := self.lanes.get(destination):
+            lane.asked.clear()
+            self.wake(destination)
 
     def rule_out(self, delivery: Delivery, reason: str) -> None:
         """Never choose the delivery's present syntax again."""
@@ -160,6 +182,13 @@ class QueueState:
         """Plan the delivery again at that time."""
         self.move(delivery, Place.DELAYED)
         self.timers.at(until, delivery)
+
+    def delay_after_attempt(self, delivery: Delivery, now: float) -> None:
+        """Plan a delivery whose attempt failed again, after a delay that doubles with each attempt."""
+        first = self.lanes[delivery.destination].destination.retry_after
+        wait = min(first * 2 ** min(delivery.attempts - 1, 16), LONGEST_RETRY)
+        delivery.batch = None
+        self.delay(delivery, now + wait * (1 + 0.2 * self.random.random()))
 
     def move(self, delivery: Delivery, place: Place) -> None:
         """Move a delivery in its lane, and wake the lane."""
@@ -197,6 +226,8 @@ class QueueState:
         self.orphans.discard(delivery)
         if lane := self.lanes.get(name):
             lane.move(delivery, Place.GONE)
+            if delivery.doubt is not Doubt.NONE:
+                lane.suspects.pop(delivery, None)
         for other in self.duplicates.later(entry):
             waiting = other.deliveries.get(name)
             if waiting is not None and waiting.place is Place.BEHIND:
@@ -213,6 +244,7 @@ class QueueState:
             instance.sop_instance_uid,
             intern(instance.study_instance_uid),
             intern(instance.modality),
+            intern(instance.calling_ae_title),
             intern(instance.transfer_syntax_uid),
             instance.size,
             instance.received_at,

@@ -56,7 +56,7 @@ def _lane(lane: Lane, ahead: float) -> dict[str, Any]:
         "address": f"{lane.destination.host}:{lane.destination.port}",
         "circuit": circuit.state.value,
         "reason": circuit.reason,
-        "since": circuit.since + ahead if circuit.state is not Circuit.CLOSED else None,
+        "since": circuit.since + ahead if circuit.since else None,
         "probe_at": circuit.probe_at + ahead if circuit.state is Circuit.OPEN else None,
         "pending": lane.pending,
         "rendering": lane.counts[Place.RENDERING],

@@ -48,6 +48,14 @@ class Shipment:
         return self.meta.sop_class_uid, self.meta.transfer_syntax_uid
 
 
+class NotTaken(PeerFailure):
+    """The destination answered that it cannot take an object; the association stands."""
+
+    def __init__(self, reason: str, status: int | None) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class Delivery:
     """Sends batches, from any number of threads, until `stopping` is set."""
 
@@ -135,6 +143,8 @@ class Delivery:
                 damage = Outcome(Disposition.REFUSED, f"not sent: {error}")
                 self._reports.refused(batch, parcel, None, damage, uid=instance.sop_instance_uid)
                 continue
+            except OSError as error:
+                raise _unreadable(instance, error) from error
             yield Shipment(parcel, instance, path, meta)
 
     def _send_group(
@@ -161,6 +171,9 @@ class Delivery:
                     raise
                 # Kept since an earlier batch, and closed just now: no sign that the peer is away.
                 continue
+            except NotTaken:
+                self._associations.give_back(pooled, keep=keep)
+                raise
             except BaseException:
                 self._associations.abort(pooled)
                 raise
@@ -196,7 +209,7 @@ class Delivery:
             try:
                 status, result = _send(association, shipment)
                 if result.disposition is Disposition.UNABLE:
-                    return result.words
+                    raise NotTaken(result.words, status)
                 if result.disposition is Disposition.DELIVERED and status is not None:
                     syntax = shipment.meta.transfer_syntax_uid
                     uid = shipment.instance.sop_instance_uid
@@ -216,8 +229,20 @@ def _send(association: Association, shipment: Shipment) -> tuple[int | None, Out
     if shipment.context not in association.accepted:
         sop_class, syntax = shipment.context
         return None, outcome.no_context(UID(sop_class).name, label(syntax))
-    status = association.store(shipment.path, shipment.meta)
+    try:
+        status = association.store(shipment.path, shipment.meta)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(shipment.instance, error) from error
     return status, outcome.of_status(status)
+
+
+def _unreadable(instance: Instance, error: OSError) -> PeerFailure:
+    """A failure of ours over this object, which goes the way of one of the peer's."""
+    failure = PeerFailure(f"internal error: {type(error).__name__}: {error.strerror or 'its file'}")
+    failure.instance = instance.id
+    return failure
 
 
 def _by_association(

@@ -92,7 +92,8 @@ class Forwarder:
                 self._unreachable(batch, reason)
         except PeerFailure as failure:
             if not self._stopping.is_set():
-                self._unreachable(batch, str(failure), failure.instance, isinstance(failure, PeerClosed))
+                closed = isinstance(failure, PeerClosed)
+                self._unreachable(batch, str(failure), failure.instance, closed, failure.status)
         except Exception as error:  # noqa: BLE001  the edge: an exception must not escape with its batch
             where = type(error).__name__
             if isinstance(error, OSError) and error.strerror:
@@ -106,9 +107,10 @@ class Forwarder:
         reason: str,
         instance: str | None = None,
         broke_off: bool = False,
+        status: int | None = None,
     ) -> None:
         self._delivery.note_failure(batch.id, reason)
-        self._reports.unreachable(batch, reason, instance, broke_off)
+        self._reports.unreachable(batch, reason, instance, broke_off, status)
 
     def _probe(self, batch: ProbeBatch, destination: Destination) -> str | None:
         """Propose every shown syntax and C-ECHO; why the destination takes nothing now, or None."""

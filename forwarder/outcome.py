@@ -12,7 +12,7 @@ class Disposition(Enum):
     """What becomes of the delivery."""
 
     DELIVERED = "delivered"  # the destination has the object
-    UNABLE = "unable"  # not the object's fault: the destination takes none now
+    UNABLE = "unable"  # the destination takes none now, or not this one: how others fare tells which
     REFUSED = "refused"  # never accepted in this form
     DOUBTFUL = "doubtful"  # may succeed later; attempts are counted
 
@@ -69,9 +69,9 @@ _BY_RANGE = (
 def of_status(status: int) -> Outcome:
     """The outcome of a C-STORE by its response's status (16 bits).
 
-    A duplicate SOP instance (0111) is delivered: the destination has it. Not authorised (0124) is not the
-    object's fault: every object gets it until somebody changes the destination's rights. So it holds the
-    lane; as a refusal it would bury each waiting object in turn.
+    A duplicate SOP instance (0111) is delivered: the destination has it. Not authorised (0124) is mostly
+    not the object's fault: every object gets it until somebody changes the destination's rights. As a
+    refusal it would bury each waiting object in turn.
     """
     found = _BY_STATUS.get(status)
     if found is None:

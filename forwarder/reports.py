@@ -102,10 +102,14 @@ class Reports:
         reason: str,
         instance: str | None = None,
         broke_off: bool = False,
+        status: int | None = None,
     ) -> None:
-        """The batch has ended early for `reason`; `instance` and `broke_off` as in the event."""
-        self._sender.send(events.Unreachable(batch.id, batch.destination, reason, instance, broke_off))
-        log.warning("Unreachable destination=%s batch=%s: %s", batch.destination, batch.id, reason)
+        """The batch has ended early for `reason`; all others as in the event."""
+        self._sender.send(
+            events.Unreachable(batch.id, batch.destination, reason, instance, broke_off, status)
+        )
+        over = f" instance={instance}" if instance else ""
+        log.warning("Unreachable destination=%s batch=%s%s: %s", batch.destination, batch.id, over, reason)
 
     def learn(
         self, destination: Destination, proposal: Proposal, accepted: Collection[Context]

@@ -285,7 +285,7 @@ def _oddities() -> Iterable[str]:
 def _outcomes() -> Iterable[str]:
     yield from _heading("What a destination's answers mean, as SCU")
     yield (
-        "*delivered*: done. *unable*: nothing wrong with the object, the lane's circuit opens and no "
+        "*delivered*: done. *unable*: others get a turn; if one is delivered, the attempt counts, else no "
         "attempt is counted. *refused*: never in this form; the next best syntax is tried once. "
         "*doubtful*: tried again, attempts are counted."
     )

@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ MAX_ATTEMPTS = 3
 INODES_LEFT = (
     128  # no rendition is begun with fewer: what is rendered already could not be marked as delivered
 )
+TURN = 5.0  # seconds: what a batch has not begun by then goes back, so that others have their turn
 QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
 # How a child process ended, in words; the signals as billiard spells them.
 _ENDS = {
@@ -70,7 +72,8 @@ def register(app: Celery, settings: Settings) -> None:
 def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
     """Make the renditions of a batch and report each at once or a moment later.
 
-    Do nothing if the batch's lease is gone or held.
+    What is not begun after `TURN` seconds stays undone: the dispatcher asks for it again. Do nothing if the
+    batch's lease is gone or held.
     """
     with spool.leases.acquire(batch.id) as held:
         if not held:
@@ -79,7 +82,11 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
         bundle = EventBuffer(redis)
-        for instance in batch.instances:
+        until = time.monotonic() + TURN
+        for number, instance in enumerate(batch.instances):
+            if number and time.monotonic() > until:
+                log.info("TurnOver batch=%s left=%d", batch.id, len(batch.instances) - number)
+                break
             size = _received_size(spool, instance)
             if size is not None and size > QUICK:
                 bundle.send()  # finished renditions need not wait for this one

@@ -127,10 +127,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """Forwarder: the destination does not answer, rejects us, or is out of resources; not an object's fault.
+    """Forwarder: the destination does not answer, rejects us, or is out of resources.
 
-    `instance` is the object that was being sent, if any. It may be the cause after all, more so where the
-    peer `broke_off`, by an abort or by closing the connection.
+    `instance` is the object over which that happened, if any: it may be the cause. `status` is the answer,
+    if there was one; `broke_off`: the peer aborted or closed the connection.
     """
 
     batch: str
@@ -138,6 +138,7 @@ class Unreachable:
     reason: str
     instance: str | None = None
     broke_off: bool = False
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Act(StrEnum):
     DISCARD = "discard"  # dead deliveries are given up for good
     RESEND = "resend"  # delivered instances are delivered once more
     REROUTE = "reroute"  # pending deliveries go to the named destinations instead
+    ASK = "ask"  # destinations are asked again what they accept
     NOTE = "note"  # only write to the history what was done already
 
 
@@ -37,7 +38,10 @@ def _user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance, and the destinations that the order concerns; `sop_instance_uid` is for the history."""
+    """One instance, and the destinations that the order concerns; `sop_instance_uid` is for the history.
+
+    An order that concerns destinations alone has an item without instance.
+    """
 
     instance: str
     sop_instance_uid: str

@@ -21,6 +21,7 @@ class PeerFailure(Transient):
     """The destination cannot be reached, does not answer, rejects us or is lost; ``str()`` says how."""
 
     instance: str | None = None  # the object that was being sent
+    status: int | None = None  # the answer to it, if there was one
 
 
 class PeerClosed(PeerFailure):

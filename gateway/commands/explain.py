@@ -121,7 +121,7 @@ def _describe(spool: Spool, state: State, lanes: dict[str, dict[str, Any]]) -> I
 
 
 def _why_pending(attempts: int, lane: dict[str, Any] | None) -> str:
-    words = f", refused {counted(attempts, 'time')}" if attempts else ""
+    words = f", {counted(attempts, 'failed attempt')}" if attempts else ""
     if lane is None:
         return words + "; no dispatcher runs"
     if lane["circuit"] != "closed":

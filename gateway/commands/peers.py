@@ -1,7 +1,7 @@
 """`dicomferry echo` and `probe`: ask a destination directly, with its settings; no part need run."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pydicom import uid as uids
 from pydicom.uid import UID
@@ -11,11 +11,15 @@ from rich.table import Table
 from dicomferry.dicom.syntaxes import GROUPS, label
 from dicomferry.errors import Misconfigured
 from dicomferry.settings import Destination, Settings
+from dicomferry.spool import orders
+from dicomferry.spool.orders import Act, Item, Order
+from dicomferry.spool.spool import Spool
 from dispatcher.plan import Choice, choose
 from forwarder import outcome
 from forwarder.dimse.connection import PeerFailure
 from forwarder.dimse.proposal import ECHO, Context, calling_title, for_probe
 from forwarder.dimse.scu import Association
+from gateway.commands.status import dispatcher_runs
 from gateway.commands.words import plain
 
 COMMON = (
@@ -66,6 +70,15 @@ def probe(settings: Settings, name: str, sop_classes: Iterable[str], console: Co
         sent = _sent_syntaxes(destination, accepted)
         table.add_row(plain(*names), plain(labels or "nothing"), plain(*sent))
     console.print(table)
+    _tell_dispatcher(settings, destination)
+
+
+def _tell_dispatcher(settings: Settings, destination: Destination) -> None:
+    """Have a running dispatcher ask too: what it knows may be older."""
+    spool = Spool(settings.spool)
+    if dispatcher_runs(spool):
+        with suppress(OSError):  # this user may not write there; then it asks in some minutes
+            orders.give(spool.orders, Order(Act.ASK, (Item("", "", (destination.name,)),)))
 
 
 def _sent_syntaxes(destination: Destination, accepted: frozenset[str]) -> list[str]:

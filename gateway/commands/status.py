@@ -64,6 +64,8 @@ def lane_state(lane: dict[str, Any]) -> str:
     if circuit == "closed":
         return "answering"
     began = f" since {since(lane['since'])}" if lane.get("since") else ""
+    if circuit == "trial" and not began:
+        return f"answering; it failed over an object, and one at a time is tried: {reason}"
     if circuit == "trial":
         return f"answers again, one object is tried; did not answer{began}: {reason}"
     if circuit == "open":

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import RLELossless
 
 from tests.support.images import synthetic
+from tests.support.images.files import syntax_of
 from tests.support.peers.dcmtk import Workstation
 from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
@@ -38,13 +40,21 @@ def off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workstation]:
         yield peer
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Workstation:
+    """Not started: it accepted nothing when 0.1.0 asked it."""
+    return Workstation(tmp_path_factory.mktemp("narrow"), free_port(), "+xr", title="WS3")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def site(tmp_path_factory: pytest.TempPathFactory, ws1: Workstation, off: Workstation) -> Iterator[Site]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, ws1: Workstation, off: Workstation, narrow: Workstation
+) -> Iterator[Site]:
     site = Site(
         tmp_path_factory.mktemp("site"),
         destination("ws1", ws1.port),
         destination("off", off.port, title="WS2"),
-        destination("narrow", free_port(), title="WS3", transfer_syntaxes=["rle"]),
+        destination("narrow", narrow.port, title="WS3", transfer_syntaxes=["rle"]),
     )
     with tarfile.open(SPOOL) as spool:
         spool.extractall(site.spool, filter="data")
@@ -87,3 +97,16 @@ def test_history_tells_of_both_versions(site: Site, off: Workstation) -> None:
 
 def test_the_quarantine_is_kept(site: Site) -> None:
     assert "ends early" in site.command("quarantine", "list").stdout
+
+
+def test_what_died_because_its_destination_accepted_nothing_is_delivered_when_it_accepts_it_and_is_retried(
+    site: Site, narrow: Workstation
+) -> None:
+    wait_until(lambda: site.status()["orders"] == 0, "the order")
+    with narrow:
+        assert site.command("dead", "retry", "--destination", "narrow", "--yes").returncode == 0
+        wait_until(lambda: len(narrow.files()) == len(IMAGES) - 1, "what was dead")
+        for uid, path in narrow.by_uid().items():
+            assert syntax_of(path) == RLELossless
+            assert (dcmread(path).pixel_array == IMAGES[uid]).all(), uid
+        site.wait_drained()

@@ -138,7 +138,9 @@ def test_a_peer_that_takes_nothing_now_ends_the_batch_and_costs_no_attempt(
         heard = post.deliver(*instances)
         assert len(peer.datasets) == 1
         wait_until(lambda: peer.released == 1, "the release")
-    assert words in only(Unreachable, heard)[0].reason
+    (unable,) = only(Unreachable, heard)
+    assert words in unable.reason
+    assert (unable.instance, unable.status, unable.broke_off) == (instances[0].id, status, False)
     assert not only(Refused, heard)
     assert [post.spool.attempts(instance.id, "ws") for instance in instances] == [0, 0]
 
@@ -243,6 +245,18 @@ def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, brok
         heard = post.deliver(instance, post.put())
         assert len(peer.datasets) == 1
     assert only(Unreachable, heard)[0].reason.startswith("internal error: IsADirectoryError")
+
+
+def test_an_object_that_cannot_be_read_is_named_as_the_cause(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp() as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        good, bad = post.put(), post.put()
+        received = post.spool.received(bad.id)
+        received.unlink()
+        received.mkdir()
+        (failure,) = only(Unreachable, post.deliver(bad, good))
+    assert failure.instance == bad.id
+    assert failure.reason.startswith("internal error: IsADirectoryError")
 
 
 # The Celery worker

@@ -160,6 +160,17 @@ def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
     assert events(redis)[1].notes == "YBR_RCT became RGB"
 
 
+def test_what_is_not_begun_when_the_turn_of_a_batch_is_over_goes_back(
+    spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "TURN", 0.0)
+    instances = [put(spool, shipped("MR_small_RLE.dcm"), "ws", fresh_uid=True) for _ in range(3)]
+    run_batch(spool, redis, a_batch(spool, *instances))
+    told = events(redis)
+    assert [type(event) for event in told] == [Started, Rendered, Finished]
+    assert [stands(spool, instance) is not None for instance in instances] == [True, False, False]
+
+
 def test_a_batch_whose_lease_is_gone_does_nothing(spool: Spool, redis: Redis) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws")
     batch = a_batch(spool, instance)

@@ -381,7 +381,11 @@ def test_the_label_shows_ids_and_counts_and_nothing_of_the_patient():
 def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
     chance = random.Random(seed)
     names = ["ws1", "ws2", "ws3"]
-    queue = manager(*(destination(n, max_associations=chance.choice([1, 2])) for n in names), learned=False)
+    queue = manager(
+        *(destination(n, max_associations=chance.choice([1, 2]), max_attempts=1000) for n in names),
+        learned=False,
+    )
+    fails_over_objects = chance.choice([0.0, 0.02, 0.3])
     spool = {f"i{n}": found(n, chance.sample(names, chance.randint(1, 3))).state for n in range(60)}
     accepted = {
         n: chance.choice([[EXPLICIT_LE], [IMPLICIT_LE, J2K], [EXPLICIT_LE, IMPLICIT_LE]]) for n in names
@@ -415,6 +419,11 @@ def test_everything_is_delivered_once_in_a_world_that_loses_what_it_can(seed):
         else:
             assert len({parcel.instance for parcel in batch.parcels}) == len(batch.parcels)
             for parcel in batch.parcels:
+                if chance.random() < fails_over_objects:
+                    broke_off = chance.random() < 0.5
+                    failed = parcel.instance
+                    say(events.Unreachable(batch.id, batch.destination, "fails", failed, broke_off=broke_off))
+                    break
                 if batch.destination in spool[parcel.instance].delivered:
                     continue
                 sent.append((parcel.instance, batch.destination))
