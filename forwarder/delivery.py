@@ -196,7 +196,9 @@ class Delivery:
                     return result.words
                 if result.disposition is Disposition.DELIVERED and status is not None:
                     syntax = shipment.meta.transfer_syntax_uid
-                    self._reports.delivered(batch, shipment.parcel, syntax, status, result)
+                    self._reports.delivered(
+                        batch, shipment.parcel, syntax, status, result, note=association.changed
+                    )
                 else:
                     self._reports.refused(batch, shipment.parcel, status, result)
             except PeerFailure as failure:

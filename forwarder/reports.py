@@ -37,24 +37,34 @@ class Reports:
         self._sender.send(events.Finished(batch.id))
 
     def delivered(
-        self, batch: DeliverBatch, parcel: Parcel, transfer_syntax_uid: str, status: int, result: Outcome
+        self,
+        batch: DeliverBatch,
+        parcel: Parcel,
+        transfer_syntax_uid: str,
+        status: int,
+        result: Outcome,
+        *,
+        note: str = "",
     ) -> None:
-        """The destination has the object: mark it delivered."""
+        """The destination has the object: mark it delivered. `note`: what was sent other than the file."""
         record = {
             "status": status,
             "transfer_syntax_uid": transfer_syntax_uid,
             "at": time.time(),
             "why": parcel.why,
             "key": parcel.key,
-        }
+        } | ({"note": note} if note else {})
         reach("delivery.answered")
         self._spool.mark_delivered(parcel.instance, batch.destination, record)
         reach("delivery.marked")
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status))
+        self._sender.send(
+            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note)
+        )
         reach("delivery.told")
         log.info(
             "Delivered instance=%s destination=%s syntax=%s: %s",
-            parcel.instance, batch.destination, label(transfer_syntax_uid), result.words,
+            parcel.instance, batch.destination, label(transfer_syntax_uid),
+            f"{result.words}; {note}" if note else result.words,
         )  # fmt: skip
 
     def delivered_before(self, batch: DeliverBatch, parcel: Parcel) -> bool:
@@ -63,7 +73,8 @@ class Reports:
         if marker is None:
             return False
         key, status = marker.get("key"), marker["status"]
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status))
+        note = marker.get("note", "")
+        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note))
         return True
 
     def refused(self, batch: DeliverBatch, parcel: Parcel, status: int | None, result: Outcome) -> None:

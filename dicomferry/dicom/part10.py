@@ -24,7 +24,7 @@ _FIRST_TAGS = frozenset(
 )
 _FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA"))
 _HEADER = struct.Struct("<2xH2sH")
-_LONG_VRS = frozenset(
+LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 
@@ -130,7 +130,7 @@ def _group_2(descriptor: int, name: str, longest: int = _LONGEST_READ) -> tuple[
             break
         number, vr, length = _HEADER.unpack_from(header)
         at += 8
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             length = int.from_bytes(header[8:], "little")
             at += 4
         values[number] = read(at, min(length, longest))

@@ -10,13 +10,14 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from pynetdicom import build_context
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.crashpoints import reach
+from dicomferry.dicom import even
 from dicomferry.dicom.identifiers import APPLICATION_CONTEXT
 from dicomferry.dicom.part10 import Meta
 from dicomferry.dicom.wire import (
@@ -52,6 +53,7 @@ class Association:
         self._message_id = 0
         self.responses = 0  # responses received so far
         self.is_storing = False  # an object is being sent; the peer may have it already
+        self.changed = ""  # what the object sent last has other than its file, in words
         self.proposed = frozenset(contexts)
         self.accepted: dict[Context, int] = {}
         by_id = {_context_id(index): context for index, context in enumerate(contexts)}
@@ -101,7 +103,9 @@ class Association:
         return self._connection.has_no_input
 
     def store(self, path: Path, meta: Meta) -> int:
-        """Send the data set of the file at `path` byte for byte by C-STORE; the response's status.
+        """Send the data set of the file at `path` by C-STORE; the response's status.
+
+        It leaves byte for byte, unless its length is odd: then it is padded, and `changed` says so.
 
         Raises:
             KeyError: no presentation context was accepted for it.
@@ -117,16 +121,17 @@ class Association:
 
     def _store(self, path: Path, meta: Meta, context_id: int) -> int:
         with path.open("rb") as file:
-            left = os.fstat(file.fileno()).st_size - meta.offset
-            file.seek(meta.offset)
+            end = os.fstat(file.fileno()).st_size
+            changes, self.changed = even.edits(file, meta.offset, end, meta.transfer_syntax_uid)
+            source = even.Spliced(file, meta.offset, end, changes)
+            left = source.length
             command = self._encode_command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
             head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
             block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size
             while True:
-                content = _read_exactly(file, min(block_size, left))
+                content = _read_exactly(source, min(block_size, left))
                 left -= len(content)
-                end = 0 if left else LAST
-                parts = fragments(context_id, content, self._fragment_size, 0, end)
+                parts = fragments(context_id, content, self._fragment_size, 0, 0 if left else LAST)
                 self._connection.send(b"".join((head, *parts)))
                 head = b""
                 if not left:
@@ -226,8 +231,8 @@ def _decode(content: bytes) -> A_ASSOCIATE_AC:
     return answer
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
-    content = file.read(size)
+def _read_exactly(source: even.Spliced, size: int) -> bytes:
+    content = source.read(size)
     if len(content) != size:
         raise OSError("the file became shorter while it was sent")
     return content

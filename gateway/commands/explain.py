@@ -41,6 +41,7 @@ def _print_state(spool: Spool, state: State, console: Console) -> None:
             syntax = label(str(marker.get("transfer_syntax_uid", "")))
             console.print(
                 f"  {name}: delivered as {syntax} at {local_time(marker.get('at'))}: {marker.get('why', '')}"
+                + (f"; {marker['note']}" if marker.get("note") else "")
             )
         elif marker := spool.marker(instance.id, "dead", name):
             console.print(f"  {name}: dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}")

@@ -76,12 +76,13 @@ def test_the_bytes_of_the_data_set_arrive_as_they_are_in_the_file(tmp_path: Path
     files += [synthetic(tmp_path, size, f"{size}.dcm") for size in (12, 4090 * 2, 4090 * 2 + 2, 3_000_000)]
     with pynetdicom_scp(resolve(["all"]), maximum_pdu=maximum_pdu) as peer:
         assert send(to(peer.port), *files) == [0] * len(files)
-    assert [bytes_ for _, _, bytes_ in peer.datasets] == [encoded(path) for path in files]
+    # A deflated data set without its padding (PS3.5 A.5) gets it.
+    sent = [encoded(path) + b"\0" * (len(encoded(path)) % 2) for path in files]
+    assert [bytes_ for _, _, bytes_ in peer.datasets] == sent
+    assert sent[2] != encoded(files[2])
     assert [syntax for _, syntax, _ in peer.datasets] == [context_of(path)[1] for path in files]
     assert all(length <= (maximum_pdu or length) for length, _ in peer.pdus)
-    # Only the end of a deflated data set that lacks its padding (PS3.5 A.5) is odd, as it is in the file.
-    odd = [fragment for _, fragment in peer.pdus if fragment % 2]
-    assert len(odd) == sum(len(encoded(path)) % 2 for path in files) == 1
+    assert not [fragment for _, fragment in peer.pdus if fragment % 2]  # PS3.8 E.1
 
 
 def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
@@ -117,6 +118,26 @@ def test_storescp_gets_exactly_what_was_sent(tmp_path: Path) -> None:
         sent = {read_meta(path).sop_instance_uid: encoded(path) for path in files}
         # storescp answers before the last bytes have left its buffer for the file.
         wait_until(lambda: {uid: encoded(path) for uid, path in peer.by_uid().items()} == sent, "equal files")
+
+
+def test_an_odd_data_set_reaches_peers_that_abort_over_an_odd_fragment(tmp_path: Path) -> None:
+    path = Path(__file__).parents[3] / "data" / "cases" / "attributes" / "oddfrag.dcm"
+    at = encoded(path).index(b"\xfe\xff\x00\xe0\xfd\0\0\0")  # its fragment of 253 bytes
+    odd = encoded(path)
+    legal = odd[: at + 4] + b"\xfe" + odd[at + 5 : at + 261] + b"\0" + odd[at + 261 :]
+    with (
+        Workstation(tmp_path / "ws", free_port(), "+B", "+xa") as peer,
+        pynetdicom_scp(resolve(["all"])) as seen,
+    ):
+        association = Association.request(to(peer.port), "FERRY", [context_of(path)])
+        assert association.store(path, read_meta(path)) == 0
+        assert "(7FE0,0010) padded" in association.changed
+        association.release()
+        wait_until(lambda: [encoded(p) for p in peer.by_uid().values()] == [legal], "the padded file")
+        assert send(to(seen.port), path) == [0]
+        assert seen.datasets[0][2] == legal
+    with orthanc(tmp_path / "orthanc") as (dicom, _):
+        assert send(to(dicom, title="ORTHANC"), path) == [0]
 
 
 def test_orthanc_takes_compressed_and_native_objects(tmp_path: Path) -> None:
