@@ -1,6 +1,6 @@
 """One association with one destination, as its requestor: C-STORE and C-ECHO.
 
-pynetdicom encodes the request and decodes the acceptance. After that we send the bytes of the files
+pynetdicom encodes the request. After that we send the bytes of the files
 ourselves, a block at a time: pynetdicom would run two threads for each association that poll a thousand
 times a second. PS3.7 9.3 (commands), PS3.8 9.3 (PDUs).
 """
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from pynetdicom import build_context
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom import even
+from dicomferry.dicom import even, negotiation
 from dicomferry.dicom.identifiers import APPLICATION_CONTEXT
+from dicomferry.dicom.negotiation import DamagedNegotiationError, Negotiation
 from dicomferry.dicom.part10 import Meta
 from dicomferry.dicom.wire import (
     COMMAND,
@@ -48,7 +49,7 @@ class Association:
     After a PeerFailure it cannot be used any more: `abort` it.
     """
 
-    def __init__(self, connection: Connection, contexts: Sequence[Context], answer: A_ASSOCIATE_AC) -> None:
+    def __init__(self, connection: Connection, contexts: Sequence[Context], answer: Negotiation) -> None:
         self._connection = connection
         self._message_id = 0
         self.responses = 0  # responses received so far
@@ -57,14 +58,12 @@ class Association:
         self.proposed = frozenset(contexts)
         self.accepted: dict[Context, int] = {}
         by_id = {_context_id(index): context for index, context in enumerate(contexts)}
-        for item in answer.presentation_context:
-            context_id = item.presentation_context_id or 0
-            context = by_id.get(context_id)
+        for item in answer.contexts:
+            context = by_id.get(item.id)
             # An acceptance with a syntax that was not proposed is none.
-            if context is not None and item.result == 0 and item.transfer_syntax == context[1]:
-                self.accepted[context] = context_id
-        information = answer.user_information
-        self._fragment_size = fragment_size(information.maximum_length if information else None, _BLOCK)
+            if context is not None and item.result == 0 and item.transfer_syntaxes[:1] == context[1:]:
+                self.accepted[context] = item.id
+        self._fragment_size = fragment_size(answer.maximum_length, _BLOCK)
 
     @classmethod
     def request(
@@ -87,7 +86,7 @@ class Association:
                 raise PeerFailure(of_rejection(content[2], content[3]))  # noqa: TRY301  closes the connection
             if kind != Pdu.ASSOCIATE_AC:
                 raise PeerFailure("the destination answered with what is no DICOM")  # noqa: TRY301
-            return cls(connection, contexts, _decode(pdu(kind, bytes(content))))
+            return cls(connection, contexts, _decode(content))
         except BaseException:
             connection.close()
             raise
@@ -220,15 +219,11 @@ def _encode_request(called: str, calling: str, contexts: Sequence[Context]) -> b
     return encoded
 
 
-def _decode(content: bytes) -> A_ASSOCIATE_AC:
-    answer = A_ASSOCIATE_AC()
+def _decode(content: bytearray) -> Negotiation:
     try:
-        answer.decode(content)
-        answer.presentation_context  # noqa: B018  decodes lazily
-    except Exception as error:
-        # The decoder's input is from the network: any exception means a damaged acceptance.
-        raise PeerFailure("the destination answered with a damaged acceptance") from error
-    return answer
+        return negotiation.read(Pdu.ASSOCIATE_AC, memoryview(content))
+    except DamagedNegotiationError as error:
+        raise PeerFailure(f"the destination answered with a damaged acceptance: {error}") from error
 
 
 def _read_exactly(source: even.Spliced, size: int) -> bytes:

@@ -295,7 +295,6 @@ REQUESTS = {
     "an item longer than the request": pdu(RQ, association_request(extra=item(0x50, b"1234", 5000))),
     "an item that ends in its header": pdu(RQ, association_request(extra=b"\x20\0")),
     "a context without an ID": pdu(RQ, association_request(extra=item(0x20, b""))),
-    "a context ID twice": pdu(RQ, association_request([(1, CT, EXPLICIT_LE), (1, CT, J2K)])),
     "a transfer syntax longer than its context": pdu(
         RQ, association_request(extra=item(0x20, b"\7\0\0\0" + item(0x40, b"1.2", 300)))
     ),
@@ -328,6 +327,8 @@ def test_what_we_do_not_speak_or_are_not_is_rejected(
 
 ODD = {
     "a title padded with NUL": association_request(calling=b"PACS" + bytes(12)),
+    "a called title with junk behind a NUL": association_request(called=b"FERRY\0xyz"),
+    "a context ID twice": association_request([(1, CT, EXPLICIT_LE), (1, CT, J2K)]),
     "a blank title": association_request(calling=b""),
     "a title that is not ASCII": association_request(calling="MODALIT\u00c4T".encode("latin-1")),
     "an item that nobody knows": association_request(extra=item(0x60, b"of tomorrow")),

@@ -21,6 +21,7 @@ from forwarder.dimse.proposal import ECHO, Context
 from forwarder.dimse.scu import Association
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.peers.dcmtk import Workstation
+from tests.support.peers.raw import AC, association_acceptance, item, pdu
 from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp, raw_peer, relay
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -241,6 +242,49 @@ def test_whoever_gives_no_association_is_named_and_never_waited_for_long(
     # That it ends at all is the point: the dribbling peer would go on for ever.
     with raw_peer(talk) as port, pytest.raises(PeerFailure, match=words):
         Association.request(to(port, timeout=timeout), "FERRY", [NATIVE_CT])
+
+
+NATIVE = EXPLICIT_LE.encode()
+ODD = {
+    "a version that is too long": association_acceptance(extra=item(0x50, item(0x55, b"V" * 40))),
+    "a version that ends with NUL": association_acceptance(extra=item(0x50, item(0x55, b"DCMTK_36\0"))),
+    "a version that is not ASCII": association_acceptance(extra=item(0x50, item(0x55, b"V\xc4"))),
+    "an empty version": association_acceptance(extra=item(0x50, item(0x55, b""))),
+    "a class that is no UID": association_acceptance(extra=item(0x50, item(0x52, b"\xffclass"))),
+    "a class that is too long": association_acceptance(extra=item(0x50, item(0x52, b"1." * 40 + b"1"))),
+    "a role for what was not asked": association_acceptance(extra=item(0x50, item(0x54, b"\0\31.2\7\7"))),
+    "a damaged role": association_acceptance(extra=item(0x50, item(0x54, b"\0\x501.2"))),
+    "asynchronous operations": association_acceptance(extra=item(0x50, item(0x53, b"\0\0\0\0"))),
+    "an identity that nobody gave": association_acceptance(extra=item(0x50, item(0x59, b"\0\3yes"))),
+    "a sub-item that nobody knows": association_acceptance(extra=item(0x50, item(0x7F, b"of tomorrow"))),
+    "an item that nobody knows": association_acceptance(extra=item(0x60, b"of tomorrow")),
+    "zeros at its end": association_acceptance(extra=bytes(8)),
+    "a title of NULs": association_acceptance(called=bytes(16)),
+    "a title that is not ASCII": association_acceptance(called=b"\xc4\xd6"),
+    "an application context padded with NUL": association_acceptance(application=b"1.2.840.10008.3.1.1.1\0"),
+    "a syntax padded with NUL": association_acceptance([(1, 0, NATIVE + b"\0"), (3, 4, NATIVE)]),
+    "no syntax of a rejected context": association_acceptance([(1, 0, NATIVE), (3, 4, b"")]),
+    "a rejected syntax that is not ASCII": association_acceptance([(3, 3, b"\xff\xfe"), (1, 0, NATIVE)]),
+    "a rejected syntax that is too long": association_acceptance([(3, 4, b"1." * 40 + b"1"), (1, 0, NATIVE)]),
+    "a rejected context of nothing": association_acceptance(extra=item(0x21, b"\3\0\4\0")),
+    "a context that was not proposed": association_acceptance([(1, 0, NATIVE), (77, 0, NATIVE)]),
+    "a context twice": association_acceptance([(1, 0, NATIVE), (1, 4, NATIVE)]),
+    "an accepted syntax that is not ASCII": association_acceptance([(1, 0, NATIVE), (3, 0, b"\xff")]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_odd_peers_answer_is_understood_as_dcmtk_understands_it(name: str) -> None:
+    def answer(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(pdu(AC, ODD[name]))
+        peer.recv(1)
+
+    contexts = [NATIVE_CT, (CT, "1.2.840.10008.1.2.4.90")]
+    with raw_peer(answer) as port:
+        association = Association.request(to(port), "FERRY", contexts)
+        assert association.accepted == {NATIVE_CT: 1}
+        association.abort()
 
 
 def test_nobody_there_is_told_from_nobody_of_that_name() -> None:
