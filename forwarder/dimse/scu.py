@@ -98,7 +98,7 @@ class Association:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still be used, when idle: False if the peer has ended it."""
+        """Whether it can still be used, between objects: False if the peer has ended it."""
         return self._connection.has_no_input
 
     def store(self, path: Path, meta: Meta) -> int:
@@ -109,9 +109,13 @@ class Association:
         Raises:
             KeyError: no presentation context was accepted for it.
             OSError: the file cannot be read.
+            PeerClosed: the peer has ended the association, before the object or over it.
             PeerFailure: no response.
         """
         context_id = self.accepted[meta.sop_class_uid, meta.transfer_syntax_uid]
+        if not self.is_alive:
+            self._read()
+            raise PeerFailure("the destination answered out of turn")
         self.is_storing = True
         try:
             return self._store(path, meta, context_id)
@@ -171,14 +175,20 @@ class Association:
             elements += _us(0x0700, priority_medium) + _us(0x0800, 1) + _uid(0x1000, sop_instance)
         return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
 
+    def _read(self) -> tuple[Pdu, bytearray]:
+        """Read a PDU; answer the peer's release, which ends the association."""
+        kind, content = self._connection.read()
+        if kind == Pdu.RELEASE_RQ:
+            self._connection.send(pdu(Pdu.RELEASE_RP))
+            self._connection.close()
+            raise PeerClosed("released by the destination")
+        return kind, content
+
     def _read_status(self, request: int) -> int:
         """Read the response to the request just sent; its status."""
         command = bytearray()
         while True:
-            kind, content = self._connection.read()
-            if kind == Pdu.RELEASE_RQ:
-                self._connection.send(pdu(Pdu.RELEASE_RP))
-                raise PeerClosed("released by the destination before it answered")
+            kind, content = self._read()
             if kind != Pdu.P_DATA_TF:
                 raise PeerFailure("the destination answered out of turn")
             ended = False
