@@ -17,7 +17,7 @@ from celery import Celery, signals
 from celery.worker import state
 
 from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
-from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
@@ -97,7 +97,7 @@ def run(settings: Settings) -> None:
         without_gossip=True,
     )
     try:
-        worker.start()
+        consume(worker)
     finally:
         forwarder.close()
     log.info("Stopped")

@@ -22,7 +22,7 @@ from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Permanent, Transient, location_of
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
-from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import (
     Event,
     EventBuffer,
@@ -250,7 +250,7 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_process_init.connect(limit_child, weak=False)
     signals.task_failure.connect(child_lost, weak=False)
-    app.Worker(
+    worker = app.Worker(
         pool="prefork",
         concurrency=concurrency or settings.worker.concurrency or limits.cores(),
         queues=[TRANSCODE_QUEUE],
@@ -258,5 +258,6 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
         quiet=True,
         without_mingle=True,
         without_gossip=True,
-    ).start()
+    )
+    consume(worker)
     log.info("Stopped")
