@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import socket
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from redis import Redis
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Permanent, Transient, location_of
+from dicomferry.errors import NothingDoneError, Permanent, Transient, location_of
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import (
@@ -60,33 +61,56 @@ def register(app: Celery, settings: Settings) -> None:
     redis = redis_client(settings)  # connects at the first command: in the child process
 
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
-    def transcode_batch(**message: Any) -> None:
-        run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
+    def transcode_batch(**message: Any) -> str:
+        results = run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
+        return _outcome(results)
 
 
-def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
-    """Make the renditions of a batch and report each at once or a moment later.
+def run_batch(
+    spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()
+) -> list[Event | None] | None:
+    """Make the renditions of a batch and report each at once or a moment later; what became of each.
 
-    Do nothing if the batch's lease is gone or held.
+    Do nothing if the batch's lease is gone or held, and return None.
     """
     with spool.leases.acquire(batch.id) as held:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
-            return
+            return None
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
         bundle = EventBuffer(redis)
+        results: list[Event | None] = []
         for instance in batch.instances:
             size = _received_size(spool, instance)
             if size is not None and size > QUICK:
                 bundle.send()  # finished renditions need not wait for this one
             outcome = _run_instance(spool, batch, instance, size, ceilings)
+            results.append(outcome)
             if outcome is not None:
                 bundle.add(outcome)
                 reach("transcoding.told")
     reach("transcoding.finished")
     bundle.add(Finished(batch.id))
     bundle.send()
+    return results
+
+
+def _outcome(results: list[Event | None] | None) -> str:
+    """What Flower shows of a batch: "14 rendered, 2 failed: the codestream is cut".
+
+    Raises:
+        NothingDoneError: no rendition was made, and at least one cannot be.
+    """
+    if results is None:
+        return "dropped: another run of it holds its lease, or has ended"
+    counts = Counter(type(result).__name__.lower() if result else "postponed or gone" for result in results)
+    rendered = counts.pop("rendered", 0)
+    words = ", ".join([f"{rendered} rendered", *(f"{count} {what}" for what, count in counts.items())])
+    reason = next((result.reason for result in results if isinstance(result, Failed | Unsuitable)), "")
+    if reason and not rendered:
+        raise NothingDoneError(f"{words}: {reason}")
+    return f"{words}: {reason}" if reason else words
 
 
 def _received_size(spool: Spool, instance: str) -> int | None:

@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from redis import Redis
 
-from dicomferry.errors import Misconfigured, Transient
+from dicomferry.errors import Misconfigured, NothingDoneError, Transient
 from dicomferry.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,8 +49,16 @@ class _AMQP(AMQP):  # type: ignore[misc]
     Connection = _Connection
 
 
+class _Task(Task):  # type: ignore[misc]
+    """Returns its outcome in a few words, which Flower shows; NothingDoneError makes it a failed one."""
+
+    Request = "dicomferry.messages.requests:Request"
+    throws = (NothingDoneError,)
+
+
 class _Celery(Celery):  # type: ignore[misc]
     amqp_cls = _AMQP
+    task_cls = _Task
 
 
 def celery_app(settings: Settings) -> Celery:
