@@ -89,8 +89,8 @@ class Delivery:
             _by_association(shipments, lambda instance: calling_title(self._settings, destination, instance))
         )
         for calling, group in groups:
-            keep = batch.more and group is groups[-1][1]
-            reason = self._send_group(batch, destination, calling, group, keep=keep)
+            last = group is groups[-1][1]
+            reason = self._send_group(batch, destination, calling, group, last=last)
             if reason is not None:
                 return reason
         return None
@@ -147,7 +147,7 @@ class Delivery:
         calling: str,
         group: list[Shipment],
         *,
-        keep: bool,
+        last: bool,
     ) -> str | None:
         """Send what one association can carry; why to send no more, or None.
 
@@ -174,8 +174,8 @@ class Delivery:
             except BaseException:
                 self._associations.abort(pooled)
                 raise
-            keep = keep or batch.id in self._followed
-            self._associations.give_back(pooled, keep=keep and reason is None)
+            more = batch.more or batch.id in self._followed
+            self._associations.give_back(pooled, keep=last and reason is None, more=more)
             return reason
         return None
 

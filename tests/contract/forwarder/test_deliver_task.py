@@ -276,6 +276,20 @@ def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Pat
     assert peer.callers == ["CT1", "MR1", "FERRY"]
 
 
+def test_a_sender_of_single_objects_makes_one_association(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer, pynetdicom_scp() as seen:
+        post = Post(
+            tmp_path, broker, ws={"port": seen.port, "linger": 30}, single={"port": peer.port, "linger": 30}
+        )
+        for _ in range(5):
+            assert only(Delivered, post.deliver(post.put()))
+            assert only(Delivered, post.deliver(post.put(), to="single"))
+        assert len(seen.callers) == 1
+        # A probe takes the place of the idle one, where there is no other.
+        assert only(Learned, post.probe(CT, to="single"))
+        post.forwarder.close()
+
+
 def test_more_contexts_than_one_association_carries_take_several(tmp_path: Path, broker: str) -> None:
     with pynetdicom_scp(resolve(["all"])) as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
