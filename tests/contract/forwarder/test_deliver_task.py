@@ -2,14 +2,12 @@
 
 import dataclasses
 import os
-import select
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,7 @@ from dicomferry.messages.broker import celery_app
 from dicomferry.messages.events import EVENTS_KEY, Delivered, Finished, Learned, Refused, Unreachable
 from gateway.commands.explain import print_explanation
 from tests.support.peers.dcmtk import Workstation
-from tests.support.peers.raw import ABORT, RELEASE_RQ, pdu
-from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp, relay
+from tests.support.peers.scps import black_hole, ends_after, orthanc, pynetdicom_scp, relay
 from tests.support.running.mounts import small_file_system
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -193,41 +190,12 @@ def test_an_abort_in_the_middle_keeps_what_was_delivered_before_it(tmp_path: Pat
     assert (unreachable.instance, unreachable.broke_off) == (instances[1].id, True)
 
 
-def _whoever_ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], None]:
-    """Ends an association when `most` objects of it are answered."""
-
-    def carry(requestor: socket.socket, acceptor: socket.socket) -> None:
-        _carry_pdu(requestor, acceptor)
-        _carry_pdu(acceptor, requestor)
-        for _ in range(most):
-            while acceptor not in select.select([requestor, acceptor], [], [])[0]:
-                if not (content := requestor.recv(1 << 20)):
-                    return
-                acceptor.sendall(content)
-            _carry_pdu(acceptor, requestor)
-        if way == "aborts":
-            requestor.sendall(pdu(ABORT, bytes(4)))
-        elif way == "releases":
-            requestor.sendall(pdu(RELEASE_RQ, bytes(4)))
-            requestor.settimeout(5)
-            requestor.recv(1 << 20)
-
-    return carry
-
-
-def _carry_pdu(source: socket.socket, target: socket.socket) -> None:
-    header = source.recv(6, socket.MSG_WAITALL)
-    if len(header) < 6:
-        raise OSError
-    target.sendall(header + source.recv(struct.unpack(">2xI", header)[0], socket.MSG_WAITALL))
-
-
 @pytest.mark.parametrize("way", ["closes", "aborts", "releases"])
 @pytest.mark.parametrize("most", [1, 10])
 def test_a_peer_that_ends_associations_by_habit_costs_reconnections_and_no_circuit(
     tmp_path: Path, broker: str, way: str, most: int
 ) -> None:
-    with pynetdicom_scp() as peer, relay(peer.port, _whoever_ends_after(most, way)) as port:
+    with pynetdicom_scp() as peer, relay(peer.port, ends_after(most, way)) as port:
         post = Post(tmp_path, broker, ws={"port": port})
         instances = [post.put() for _ in range(21)]
         heard = post.deliver(*instances[:20]) + post.deliver(instances[20])
@@ -239,7 +207,7 @@ def test_a_peer_that_ends_associations_by_habit_costs_reconnections_and_no_circu
 
 def test_a_peer_that_needs_a_moment_before_it_associates_again_gets_it(tmp_path: Path, broker: str) -> None:
     with pynetdicom_scp(maximum_associations=1) as peer:
-        once = _whoever_ends_after(1, "closes")
+        once = ends_after(1, "closes")
 
         def slow_to_end(requestor: socket.socket, acceptor: socket.socket) -> None:
             once(requestor, acceptor)
