@@ -31,6 +31,10 @@ class NoPixelData(Unsuitable):
     """The instance has no pixels; compressed transfer syntaxes are not defined for it (PS3.5 A.4)."""
 
 
+class NothingDoneError(FerryError):
+    """A batch has ended in order and done none of its work; the message is its outcome, for Flower."""
+
+
 class Misconfigured(FerryError):  # noqa: N818
     """Nothing can start until the operator changes the configuration or the machine."""
 

@@ -170,6 +170,7 @@ class Destination(_Strict):
     near: Annotated[int, Field(ge=1, le=255)] = 2  # of near-lossless JPEG-LS
     verify: Literal["always", "sampled", "never"] = "always"  # decode encoded renditions back and compare
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1
+    linger: Annotated[float, Field(ge=0, le=60)] = 2.0  # seconds that an idle association waits for more
     timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
     max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead
     retry_after: Annotated[float, Field(gt=0)] = 30.0  # seconds after the first refusal, then doubling

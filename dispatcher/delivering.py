@@ -82,6 +82,7 @@ class Delivering:
         lane.delivered += 1
         uid = event.key.rpartition("-")[0] if event.key else entry.transfer_syntax_uid
         words = f"{label(uid)}, status 0x{event.status:04X}: {delivery.choice.why}"
+        words += f"; {event.note}" if event.note else ""
         state.note(entry, "delivered", event.destination, words)
         entry.delivered_at = now
         state.remove_delivery(delivery)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -29,6 +30,11 @@ from forwarder.reports import Reports
 
 log = logging.getLogger(__name__)
 
+_REOPEN_PAUSES = (
+    0.5,
+    0.1,
+)  # seconds before asking a peer again that closed and gives no association, last first
+_PROMPT = 1.0  # seconds within which it said so; who lets us wait is not asked again
 _MARKERS = 1 << 20  # bytes of free space: enough for the markers of all objects being sent
 _FULL = "the spool is full: what was sent now could not be marked as delivered, and would come twice"
 
@@ -91,8 +97,8 @@ class Delivery:
             _by_association(shipments, lambda instance: calling_title(self._settings, destination, instance))
         )
         for calling, group in groups:
-            keep = batch.more and group is groups[-1][1]
-            reason = self._send_group(batch, destination, calling, group, keep=keep)
+            last = group is groups[-1][1]
+            reason = self._send_group(batch, destination, calling, group, last=last)
             if reason is not None:
                 return reason
         return None
@@ -154,31 +160,38 @@ class Delivery:
         calling: str,
         group: list[Shipment],
         *,
-        keep: bool,
+        last: bool,
     ) -> str | None:
-        """Send what goes over one association; why to send no more, or None."""
+        """Send what one association can carry; why to send no more, or None.
+
+        Some peers close after each object, or after some. That is no failure, and the next object goes over a
+        new association. So each of these has answered for an object, and who closes over the first one fails.
+        """
         needs = dict.fromkeys(shipment.context for shipment in group)
         proposal = for_parcels(needs, destination.shown_syntaxes)
-        while not self._stopping.is_set():
-            pooled = self._associate(batch, destination, calling, proposal, needs)
+        remaining = deque(group)
+        closed = False
+        while remaining and not self._stopping.is_set():
+            pooled = self._associate(batch, destination, calling, proposal, needs, again=closed)
             reach("delivery.associated")
             responses = pooled.association.responses
             try:
-                reason = self._send_over(pooled.association, batch, group)
-            except PeerClosed:
+                reason = self._send_over(pooled.association, batch, remaining)
+            except PeerClosed as failure:
                 self._associations.abort(pooled)
-                if pooled.fresh or pooled.association.responses != responses:
+                if pooled.fresh and pooled.association.responses == responses:
                     raise
-                # Kept since an earlier batch, and closed just now: no sign that the peer is away.
+                closed = True
+                log.info("Reconnecting destination=%s batch=%s: %s", destination.name, batch.id, failure)
                 continue
-            except NotTaken:
-                self._associations.give_back(pooled, keep=keep)
+            except NotTaken:  # an answer: the association is as good as before
+                self._associations.give_back(pooled, keep=last, more=batch.more)
                 raise
             except BaseException:
                 self._associations.abort(pooled)
                 raise
-            keep = keep or batch.id in self._followed
-            self._associations.give_back(pooled, keep=keep and reason is None)
+            more = batch.more or batch.id in self._followed
+            self._associations.give_back(pooled, keep=last and reason is None, more=more)
             return reason
         return None
 
@@ -189,8 +202,19 @@ class Delivery:
         calling: str,
         proposal: Proposal,
         needs: Collection[Context],
+        *,
+        again: bool,
     ) -> PooledAssociation:
-        pooled = self._associations.borrow(destination, calling, proposal, needs)
+        """Borrow an association; `again`, after the peer closed one, it may need a moment."""
+        pauses = list(_REOPEN_PAUSES if again else ())
+        while True:
+            began = time.monotonic()
+            try:
+                pooled = self._associations.borrow(destination, calling, proposal, needs)
+                break
+            except PeerFailure:
+                if not pauses or time.monotonic() - began > _PROMPT or self._stopping.wait(pauses.pop()):
+                    raise
         if pooled.fresh:
             try:
                 answer = self._reports.learn(destination, proposal, pooled.association.accepted)
@@ -200,10 +224,12 @@ class Delivery:
             self._reports.learned(batch, answer, probe=False)
         return pooled
 
-    def _send_over(self, association: Association, batch: DeliverBatch, group: list[Shipment]) -> str | None:
-        for shipment in group:
-            if self._stopping.is_set():
-                break
+    def _send_over(
+        self, association: Association, batch: DeliverBatch, remaining: deque[Shipment]
+    ) -> str | None:
+        """Send what remains, and remove what is answered; why to send no more, or None."""
+        while remaining and not self._stopping.is_set():
+            shipment = remaining[0]
             if not durable.has_room(self._spool.root, _MARKERS):
                 return _FULL
             try:
@@ -212,8 +238,10 @@ class Delivery:
                     raise NotTaken(result.words, status)
                 if result.disposition is Disposition.DELIVERED and status is not None:
                     syntax = shipment.meta.transfer_syntax_uid
-                    uid = shipment.instance.sop_instance_uid
-                    self._reports.delivered(batch, shipment.parcel, syntax, status, result, uid=uid)
+                    uid, note = shipment.instance.sop_instance_uid, association.changed
+                    self._reports.delivered(
+                        batch, shipment.parcel, syntax, status, result, uid=uid, note=note
+                    )
                 else:
                     uid = shipment.instance.sop_instance_uid
                     self._reports.refused(batch, shipment.parcel, status, result, uid=uid)
@@ -222,6 +250,7 @@ class Delivery:
                 raise
             except FileNotFoundError:
                 log.info("Gone instance=%s destination=%s", shipment.instance.id, batch.destination)
+            remaining.popleft()
         return None
 
 

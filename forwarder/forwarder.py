@@ -17,7 +17,7 @@ from forwarder.delivery import Delivery
 from forwarder.dimse.associations import AssociationPool
 from forwarder.dimse.connection import PeerClosed, PeerFailure
 from forwarder.dimse.proposal import ECHO, calling_title, for_probe
-from forwarder.reports import Reports
+from forwarder.reports import Reports, Tally
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,16 @@ class Forwarder:
         self._stopping = threading.Event()
         self._delivery = Delivery(settings, self._spool, self._reports, self._associations, self._stopping)
 
-    def deliver(self, batch: DeliverBatch) -> None:
-        """Send the batch's objects, as far as the destination takes them; the rest stays pending."""
-        self._run(batch, lambda destination: self._delivery.send(batch, destination))
+    def deliver(self, batch: DeliverBatch) -> Tally | None:
+        """Send the batch's objects, as far as the destination takes them; the rest stays pending.
 
-    def probe(self, batch: ProbeBatch) -> None:
-        """Ask the destination whether it answers and what it accepts."""
-        self._run(batch, lambda destination: self._probe(batch, destination))
+        None: nothing was to be done, since the batch's lease is gone or held.
+        """
+        return self._run(batch, lambda destination: self._delivery.send(batch, destination))
+
+    def probe(self, batch: ProbeBatch) -> Tally | None:
+        """Ask the destination whether it answers and what it accepts; None as for `deliver`."""
+        return self._run(batch, lambda destination: self._probe(batch, destination))
 
     def stop(self, grace: float, store_grace: float) -> None:
         """Begin nothing more; an object being sent has `store_grace` seconds, everything else `grace`.
@@ -60,14 +63,16 @@ class Forwarder:
         self._associations.close()
         self._sender.close()
 
-    def _run(self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], str | None]) -> None:
+    def _run(
+        self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], str | None]
+    ) -> Tally | None:
         """Do `work` under the batch's lease; nothing if the lease is gone or held.
 
         `work` returns None, or why the destination takes nothing more now.
         """
         with self._spool.leases.acquire(batch.id) as held:
             if not held:
-                return
+                return None
             self._reports.started(batch)
             reach("delivery.leased")
             destination = self._settings.destination_named(batch.destination)
@@ -78,7 +83,7 @@ class Forwarder:
             else:
                 self._run_safely(batch, lambda: work(destination))
         reach("delivery.finished")
-        self._reports.finished(batch)
+        return self._reports.finished(batch)
 
     def _run_safely(self, batch: DeliverBatch | ProbeBatch, work: Callable[[], str | None]) -> None:
         """Do `work` and report every failure; a failure holds the lane for a while and counts no attempt.

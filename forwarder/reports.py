@@ -6,7 +6,9 @@ Each fact is on the spool before its event is sent.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.syntaxes import label
@@ -20,6 +22,35 @@ from forwarder.outcome import Disposition, Outcome
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Tally:
+    """What became of one batch."""
+
+    delivered: int = 0
+    before: int = 0  # delivered by an earlier batch
+    refused: Counter[str] = field(default_factory=Counter)  # by status
+    ended_by: str = ""  # why it ended early
+    accepted: str = ""  # what a probe heard
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether it tried, and the destination took nothing."""
+        return bool(self.refused or self.ended_by) and not self.delivered
+
+    @property
+    def words(self) -> str:
+        """For people: "2 delivered, 1 refused: 0xC001"."""
+        if self.accepted:
+            return self.accepted
+        if self.ended_by and not (self.delivered or self.before or self.refused):
+            return self.ended_by
+        parts = [f"{self.delivered} delivered"]
+        parts += [f"{self.before} delivered before"] if self.before else []
+        if self.refused:
+            parts.append(f"{self.refused.total()} refused: {', '.join(sorted(self.refused))}")
+        return ", ".join(parts) + (f", then {self.ended_by}" if self.ended_by else "")
+
+
 class Reports:
     """Reports of all batches, from any thread."""
 
@@ -27,14 +58,17 @@ class Reports:
         self._spool = spool
         self._sender = sender
         self._learning = threading.Lock()
+        self._tallies: dict[str, Tally] = {}  # of the batches that run
 
     def started(self, batch: DeliverBatch | ProbeBatch) -> None:
         """The batch holds its lease."""
+        self._tallies[batch.id] = Tally()
         self._sender.send(events.Started(batch.id))
 
-    def finished(self, batch: DeliverBatch | ProbeBatch) -> None:
-        """The batch has ended and its lease is gone."""
+    def finished(self, batch: DeliverBatch | ProbeBatch) -> Tally:
+        """The batch has ended and its lease is gone; what became of it."""
         self._sender.send(events.Finished(batch.id))
+        return self._tallies.pop(batch.id)
 
     def delivered(
         self,
@@ -45,23 +79,31 @@ class Reports:
         result: Outcome,
         *,
         uid: str,
+        note: str = "",
     ) -> None:
-        """The destination has the object, whose SOP Instance UID is `uid`: mark it delivered."""
+        """The destination has the object, whose SOP Instance UID is `uid`: mark it delivered.
+
+        `note` says what was sent other than the file.
+        """
         record = {
             "status": status,
             "transfer_syntax_uid": transfer_syntax_uid,
             "at": time.time(),
             "why": parcel.why,
             "key": parcel.key,
-        }
+        } | ({"note": note} if note else {})
         reach("delivery.answered")
         self._spool.mark_delivered(parcel.instance, batch.destination, record)
         reach("delivery.marked")
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status))
+        self._tallies[batch.id].delivered += 1
+        self._sender.send(
+            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note)
+        )
         reach("delivery.told")
         log.info(
             "Delivered instance=%s uid=%s destination=%s syntax=%s: %s",
-            parcel.instance, uid, batch.destination, label(transfer_syntax_uid), result.words,
+            parcel.instance, uid, batch.destination, label(transfer_syntax_uid),
+            f"{result.words}; {note}" if note else result.words,
         )  # fmt: skip
 
     def delivered_before(self, batch: DeliverBatch, parcel: Parcel) -> bool:
@@ -70,7 +112,9 @@ class Reports:
         if marker is None:
             return False
         key, status = marker.get("key"), marker["status"]
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status))
+        note = marker.get("note", "")
+        self._tallies[batch.id].before += 1
+        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note))
         return True
 
     def refused(
@@ -79,6 +123,8 @@ class Reports:
         """The destination has refused the object, whose SOP Instance UID is `uid`: count the attempt."""
         attempts = self._spool.add_attempt(parcel.instance, batch.destination)
         final = result.disposition is Disposition.REFUSED
+        short = f"0x{status:04X}" if status is not None else result.words.partition(":")[0]
+        self._tallies[batch.id].refused[short] += 1
         self._sender.send(
             events.Refused(
                 batch.id,
@@ -105,6 +151,7 @@ class Reports:
         status: int | None = None,
     ) -> None:
         """The batch has ended early for `reason`; all others as in the event."""
+        self._tallies[batch.id].ended_by = f"unreachable: {reason}"
         self._sender.send(
             events.Unreachable(batch.id, batch.destination, reason, instance, broke_off, status)
         )
@@ -124,4 +171,9 @@ class Reports:
 
     def learned(self, batch: DeliverBatch | ProbeBatch, answer: dict[str, list[str]], *, probe: bool) -> None:
         """Send what the destination accepts; `probe` says that a whole probe succeeded."""
+        if probe:
+            taken = sum(map(len, answer.values()))
+            self._tallies[
+                batch.id
+            ].accepted = f"answers; accepts {taken} transfer syntaxes of {len(answer)} SOP classes"
         self._sender.send(events.Learned(batch.id, batch.destination, answer, probe=probe))

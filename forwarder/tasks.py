@@ -16,12 +16,14 @@ from typing import Any
 from celery import Celery, signals
 from celery.worker import state
 
+from dicomferry.errors import NothingDoneError
 from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
-from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
 from forwarder.forwarder import Forwarder
+from forwarder.reports import Tally
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +37,27 @@ def register(app: Celery, settings: Settings) -> Forwarder:
     forwarder = Forwarder(settings, EventSender(redis_client(settings)))
 
     @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
-    def deliver(**message: Any) -> None:
-        forwarder.deliver(DeliverBatch.from_message(message))
+    def deliver(**message: Any) -> str:
+        return _outcome(forwarder.deliver(DeliverBatch.from_message(message)))
 
     @app.task(name=PROBE)  # type: ignore[untyped-decorator]
-    def probe(**message: Any) -> None:
-        forwarder.probe(ProbeBatch.from_message(message))
+    def probe(**message: Any) -> str:
+        return _outcome(forwarder.probe(ProbeBatch.from_message(message)))
 
     return forwarder
+
+
+def _outcome(tally: Tally | None) -> str:
+    """What Flower shows of a batch.
+
+    Raises:
+        NothingDoneError: the destination took nothing.
+    """
+    if tally is None:
+        return "dropped: another run of it holds its lease, or has ended"
+    if tally.did_nothing:
+        raise NothingDoneError(tally.words)
+    return tally.words
 
 
 def thread_count(settings: Settings) -> int:
@@ -97,7 +112,7 @@ def run(settings: Settings) -> None:
         without_gossip=True,
     )
     try:
-        worker.start()
+        consume(worker)
     finally:
         forwarder.close()
     log.info("Stopped")

@@ -92,7 +92,10 @@ def _contexts() -> Iterable[str]:
     yield (
         "**As SCU** it proposes one context for each SOP class and transfer syntax, so that the "
         f"answer says what the peer takes of each; at most {MOST_CONTEXTS} in one association. What "
-        "was answered is remembered by SOP class."
+        "was answered is remembered by SOP class. A data set goes byte for byte as in its file, unless its "
+        "length is odd, which peers abort over (PS3.8 E.1): then its odd values are padded (PS3.5 7.1.1), or "
+        "where it is damaged or ends in junk a NUL follows it; `explain` says so. Odd values inside a data "
+        "set of even length go as they came: DCMTK and Orthanc read them."
     )
 
 

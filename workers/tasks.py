@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from redis import Redis
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Permanent, Transient, location_of
+from dicomferry.errors import NothingDoneError, Permanent, Transient, location_of
 from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
-from dicomferry.messages.broker import celery_app, redis_client
+from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import (
     Event,
     EventBuffer,
@@ -65,23 +66,27 @@ def register(app: Celery, settings: Settings) -> None:
     redis = redis_client(settings)  # connects at the first command: in the child process
 
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
-    def transcode_batch(**message: Any) -> None:
-        run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
+    def transcode_batch(**message: Any) -> str:
+        results = run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
+        return _outcome(results)
 
 
-def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()) -> None:
-    """Make the renditions of a batch and report each at once or a moment later.
+def run_batch(
+    spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()
+) -> list[Event | None] | None:
+    """Make the renditions of a batch and report each at once or a moment later; what became of each.
 
     What is not begun after `TURN` seconds stays undone: the dispatcher asks for it again. Do nothing if the
-    batch's lease is gone or held.
+    batch's lease is gone or held, and return None.
     """
     with spool.leases.acquire(batch.id) as held:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
-            return
+            return None
         push(redis, [Started(batch.id)])
         reach("transcoding.leased")
         bundle = EventBuffer(redis)
+        results: list[Event | None] = []
         until = time.monotonic() + TURN
         for number, instance in enumerate(batch.instances):
             if number and time.monotonic() > until:
@@ -91,12 +96,31 @@ def run_batch(spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceili
             if size is not None and size > QUICK:
                 bundle.send()  # finished renditions need not wait for this one
             outcome = _run_instance(spool, batch, instance, size, ceilings)
+            results.append(outcome)
             if outcome is not None:
                 bundle.add(outcome)
                 reach("transcoding.told")
     reach("transcoding.finished")
     bundle.add(Finished(batch.id))
     bundle.send()
+    return results
+
+
+def _outcome(results: list[Event | None] | None) -> str:
+    """What Flower shows of a batch: "14 rendered, 2 failed: the codestream is cut".
+
+    Raises:
+        NothingDoneError: no rendition was made, and at least one cannot be.
+    """
+    if results is None:
+        return "dropped: another run of it holds its lease, or has ended"
+    counts = Counter(type(result).__name__.lower() if result else "postponed or gone" for result in results)
+    rendered = counts.pop("rendered", 0)
+    words = ", ".join([f"{rendered} rendered", *(f"{count} {what}" for what, count in counts.items())])
+    reason = next((result.reason for result in results if isinstance(result, Failed | Unsuitable)), "")
+    if reason and not rendered:
+        raise NothingDoneError(f"{words}: {reason}")
+    return f"{words}: {reason}" if reason else words
 
 
 def _received_size(spool: Spool, instance: str) -> int | None:
@@ -267,7 +291,7 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_process_init.connect(limit_child, weak=False)
     signals.task_failure.connect(child_lost, weak=False)
-    app.Worker(
+    worker = app.Worker(
         pool="prefork",
         concurrency=concurrency or settings.worker.concurrency or limits.cores(),
         queues=[TRANSCODE_QUEUE],
@@ -275,5 +299,6 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
         quiet=True,
         without_mingle=True,
         without_gossip=True,
-    ).start()
+    )
+    consume(worker)
     log.info("Stopped")

@@ -4,16 +4,19 @@ Celery is configured to lose as little as possible: see docs/architecture.md, "W
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from celery import Celery
+from celery import Celery, Task, signals
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from redis import Redis
 
-from dicomferry.errors import Misconfigured
+from dicomferry.errors import Misconfigured, NothingDoneError, Transient
 from dicomferry.settings import Settings
+
+if TYPE_CHECKING:
+    from celery.worker import WorkController
 
 
 def broker_url(settings: Settings) -> str:
@@ -46,8 +49,16 @@ class _AMQP(AMQP):  # type: ignore[misc]
     Connection = _Connection
 
 
+class _Task(Task):  # type: ignore[misc]
+    """Returns its outcome in a few words, which Flower shows; NothingDoneError makes it a failed one."""
+
+    Request = "dicomferry.messages.requests:Request"
+    throws = (NothingDoneError,)
+
+
 class _Celery(Celery):  # type: ignore[misc]
     amqp_cls = _AMQP
+    task_cls = _Task
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -79,6 +90,26 @@ def celery_app(settings: Settings) -> Celery:
         task_create_missing_queues=True,
     )
     return app
+
+
+def consume(worker: "WorkController") -> None:
+    """Run a Celery worker until it is told to stop.
+
+    Raises:
+        Transient: it ended by itself. Celery logs what it calls an unrecoverable error and then ends like one
+            that was told to. A killed Redis can be such an error, if a message was held.
+    """
+    told = []
+
+    def note(**_: Any) -> None:
+        told.append(True)
+
+    signals.worker_shutting_down.connect(note, weak=False)
+    worker.start()
+    if worker.exitcode and not told:
+        raise Transient(
+            "Celery ended by an error that it does not recover from (see above); nothing is lost: start again"
+        )
 
 
 def redis_client(settings: Settings) -> Redis:

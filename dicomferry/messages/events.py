@@ -98,13 +98,17 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Forwarder: the destination has the object, and the marker is written."""
+    """Forwarder: the destination has the object, and the marker is written.
+
+    `note` says, in words, what was sent other than the file.
+    """
 
     batch: str
     destination: str
     instance: str
     key: str | None
     status: int  # DIMSE status, 0x0000 or a warning
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

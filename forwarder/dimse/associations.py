@@ -1,8 +1,9 @@
 """A pool of associations, which limits their number for each destination and keeps idle ones for a moment.
 
-A batch borrows an association and gives it back. The pool keeps it if the lane has more work, since
-negotiation costs a few round trips, but not for long: a stock storescp serves one association at a time, and
-our idle one would block the next.
+A batch borrows an association and gives it back. The pool keeps it for a moment (`linger`), since negotiation
+costs a few round trips: an object every second needs no association each. But a stock storescp serves one
+association at a time, and our idle one would block the next. So where a destination has one association, ours
+gives way to another calling AE title, and to another destination of the same host and port.
 """
 
 import logging
@@ -10,26 +11,26 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 from dicomferry.settings import Destination
 from forwarder.dimse.connection import PeerFailure
-from forwarder.dimse.proposal import Context, Proposal
+from forwarder.dimse.proposal import MOST_CONTEXTS, Context, Proposal
 from forwarder.dimse.scu import Association
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 1.5
+IDLE_SECONDS = 1.5  # at least, where the lane has more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PooledAssociation:
     """An association of the pool, its destination and its calling AE title."""
 
-    destination: str
+    destination: Destination
     calling: str
     association: Association
     fresh: bool  # just negotiated, so its acceptance is news
@@ -43,6 +44,7 @@ class AssociationPool:
         self._changed = threading.Condition()
         self._idle: dict[PooledAssociation, threading.Timer] = {}  # oldest first
         self._places: Counter[str] = Counter()  # by destination: lent, idle, being negotiated or released
+        self._asking: Counter[tuple[str, int]] = Counter()  # by host and port: associations being negotiated
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._established: WeakSet[Association] = WeakSet()
         self._closed = False
@@ -52,11 +54,15 @@ class AssociationPool:
     ) -> PooledAssociation:
         """An idle association that proposed all of `needs`, or else a new one with `proposal`.
 
+        One that replaces an idle one proposes what that did, too: else objects of two SOP classes in turn
+        would make an association each.
+
         Raises:
             PeerFailure: the destination fails, or has no place in time; the message gives the reason.
         """
         idle = self._claim_place(destination, calling, needs)
         # From here on we hold a place.
+        contexts = proposal.contexts
         try:
             if idle is not None and not idle.association.is_alive:
                 idle.association.abort()  # The peer closed it, as it may.
@@ -64,23 +70,29 @@ class AssociationPool:
                 return replace(idle, fresh=False)
             elif idle is not None:
                 self._release(idle)
-            association = Association.request(destination, calling, proposal.contexts, self._register_socket)
+                if idle.calling == calling:
+                    contexts = _widened(proposal.contexts, idle.association.proposed)
+            association = self._request(destination, calling, contexts)
         except BaseException:
             self._free_place(destination.name)
             raise
         log.info(
             "Associated destination=%s calling=%s contexts=%d accepted=%d",
-            destination.name, calling, len(proposal.contexts), len(association.accepted),
+            destination.name, calling, len(contexts), len(association.accepted),
         )  # fmt: skip
         with self._changed:
             self._established.add(association)
-        return PooledAssociation(destination.name, calling, association, fresh=True)
+        return PooledAssociation(destination, calling, association, fresh=True)
 
-    def give_back(self, pooled: PooledAssociation, *, keep: bool) -> None:
-        """Return an association: keep it for a moment, or release it now."""
+    def give_back(self, pooled: PooledAssociation, *, keep: bool, more: bool = False) -> None:
+        """Return an association: keep it for a moment (longer if `more` is to come), or release it now."""
+        seconds = pooled.destination.linger
+        if more:
+            seconds = max(seconds, self._idle_seconds)
         with self._changed:
-            if keep and not self._closed and pooled.association.accepted:
-                timer = threading.Timer(self._idle_seconds, self._expire, [pooled])
+            blocks = _serves_one(pooled) and self._asking[_address(pooled.destination)]
+            if keep and seconds and not blocks and not self._closed and pooled.association.accepted:
+                timer = threading.Timer(seconds, self._expire, [pooled])
                 timer.daemon = True
                 self._idle[pooled] = timer
                 timer.start()
@@ -89,14 +101,14 @@ class AssociationPool:
         try:
             self._release(pooled)
         finally:
-            self._free_place(pooled.destination)
+            self._free_place(pooled.destination.name)
 
     def abort(self, pooled: PooledAssociation) -> None:
         """Return an association that failed: abort it."""
         try:
             pooled.association.abort()
         finally:
-            self._free_place(pooled.destination)
+            self._free_place(pooled.destination.name)
 
     def close(self) -> None:
         """Release idle associations and keep no more; lent ones go on."""
@@ -120,6 +132,20 @@ class AssociationPool:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    def _request(self, destination: Destination, calling: str, contexts: Sequence[Context]) -> Association:
+        """Negotiate, after what may block it is released: idle ones of other destinations at that address."""
+        address = _address(destination)
+        with self._changed:
+            self._asking[address] += 1
+            blocking = [p for p in self._idle if _serves_one(p) and _address(p.destination) == address]
+        try:
+            for pooled in blocking:
+                self._expire(pooled)
+            return Association.request(destination, calling, contexts, self._register_socket)
+        finally:
+            with self._changed:
+                self._asking[address] -= 1
+
     def _claim_place(
         self, destination: Destination, calling: str, needs: Collection[Context]
     ) -> PooledAssociation | None:
@@ -134,7 +160,7 @@ class AssociationPool:
             while True:
                 if self._closed:
                     raise PeerFailure("the forwarder is stopping")
-                idle = [pooled for pooled in self._idle if pooled.destination == destination.name]
+                idle = [pooled for pooled in self._idle if pooled.destination.name == destination.name]
                 best = max(idle, key=suitability, default=None)
                 full = self._places[destination.name] >= destination.max_associations
                 if best is not None and (full or best.calling == calling):
@@ -155,7 +181,7 @@ class AssociationPool:
         try:
             self._release(pooled)
         finally:
-            self._free_place(pooled.destination)
+            self._free_place(pooled.destination.name)
 
     def _free_place(self, destination: str) -> None:
         with self._changed:
@@ -168,4 +194,19 @@ class AssociationPool:
 
     def _release(self, pooled: PooledAssociation) -> None:
         pooled.association.release()
-        log.info("Released destination=%s calling=%s", pooled.destination, pooled.calling)
+        log.info("Released destination=%s calling=%s", pooled.destination.name, pooled.calling)
+
+
+def _address(destination: Destination) -> tuple[str, int]:
+    return destination.host, destination.port
+
+
+def _serves_one(pooled: PooledAssociation) -> bool:
+    """Whether the peer may serve one association at a time."""
+    return pooled.destination.max_associations == 1
+
+
+def _widened(contexts: Sequence[Context], more: Collection[Context]) -> tuple[Context, ...]:
+    """`contexts`, and `more` if one association can carry all of them."""
+    both = tuple(dict.fromkeys((*contexts, *sorted(more))))
+    return both if len(both) <= MOST_CONTEXTS else tuple(contexts)

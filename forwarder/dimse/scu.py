@@ -1,6 +1,6 @@
 """One association with one destination, as its requestor: C-STORE and C-ECHO.
 
-pynetdicom encodes the request and decodes the acceptance. After that we send the bytes of the files
+pynetdicom encodes the request. After that we send the bytes of the files
 ourselves, a block at a time: pynetdicom would run two threads for each association that poll a thousand
 times a second. PS3.7 9.3 (commands), PS3.8 9.3 (PDUs).
 """
@@ -10,14 +10,16 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from pynetdicom import build_context
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.crashpoints import reach
+from dicomferry.dicom import even, negotiation
 from dicomferry.dicom.identifiers import APPLICATION_CONTEXT
+from dicomferry.dicom.negotiation import DamagedNegotiationError, Negotiation
 from dicomferry.dicom.part10 import Meta
 from dicomferry.dicom.wire import (
     COMMAND,
@@ -47,22 +49,21 @@ class Association:
     After a PeerFailure it cannot be used any more: `abort` it.
     """
 
-    def __init__(self, connection: Connection, contexts: Sequence[Context], answer: A_ASSOCIATE_AC) -> None:
+    def __init__(self, connection: Connection, contexts: Sequence[Context], answer: Negotiation) -> None:
         self._connection = connection
         self._message_id = 0
         self.responses = 0  # responses received so far
         self.is_storing = False  # an object is being sent; the peer may have it already
+        self.changed = ""  # what the object sent last has other than its file, in words
         self.proposed = frozenset(contexts)
         self.accepted: dict[Context, int] = {}
         by_id = {_context_id(index): context for index, context in enumerate(contexts)}
-        for item in answer.presentation_context:
-            context_id = item.presentation_context_id or 0
-            context = by_id.get(context_id)
+        for item in answer.contexts:
+            context = by_id.get(item.id)
             # An acceptance with a syntax that was not proposed is none.
-            if context is not None and item.result == 0 and item.transfer_syntax == context[1]:
-                self.accepted[context] = context_id
-        information = answer.user_information
-        self._fragment_size = fragment_size(information.maximum_length if information else None, _BLOCK)
+            if context is not None and item.result == 0 and item.transfer_syntaxes[:1] == context[1:]:
+                self.accepted[context] = item.id
+        self._fragment_size = fragment_size(answer.maximum_length, _BLOCK)
 
     @classmethod
     def request(
@@ -85,7 +86,7 @@ class Association:
                 raise PeerFailure(of_rejection(content[2], content[3]))  # noqa: TRY301  closes the connection
             if kind != Pdu.ASSOCIATE_AC:
                 raise PeerFailure("the destination answered with what is no DICOM")  # noqa: TRY301
-            return cls(connection, contexts, _decode(pdu(kind, bytes(content))))
+            return cls(connection, contexts, _decode(content))
         except BaseException:
             connection.close()
             raise
@@ -97,20 +98,26 @@ class Association:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still be used, when idle: False if the peer has ended it."""
+        """Whether it can still be used, between objects: False if the peer has ended it."""
         return self._connection.has_no_input
 
     def store(self, path: Path, meta: Meta) -> int:
-        """Send the data set of the file at `path` byte for byte by C-STORE; the response's status.
+        """Send the data set of the file at `path` by C-STORE; the response's status.
+
+        It leaves byte for byte, unless its length is odd: then it is padded, and `changed` says so.
 
         Elements at its head that no data set has stay here (see `encoding.stray_length`).
 
         Raises:
             KeyError: no presentation context was accepted for it.
             OSError: the file cannot be read.
+            PeerClosed: the peer has ended the association, before the object or over it.
             PeerFailure: no response.
         """
         context_id = self.accepted[meta.sop_class_uid, meta.transfer_syntax_uid]
+        if not self.is_alive:
+            self._read()
+            raise PeerFailure("the destination answered out of turn")
         self.is_storing = True
         try:
             return self._store(path, meta, context_id)
@@ -119,16 +126,17 @@ class Association:
 
     def _store(self, path: Path, meta: Meta, context_id: int) -> int:
         with path.open("rb") as file:
-            left = os.fstat(file.fileno()).st_size - meta.begin
-            file.seek(meta.begin)
+            end = os.fstat(file.fileno()).st_size
+            changes, self.changed = even.edits(file, meta.begin, end, meta.transfer_syntax_uid)
+            source = even.Spliced(file, meta.begin, end, changes)
+            left = source.length
             command = self._encode_command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
             head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
             block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size
             while True:
-                content = _read_exactly(file, min(block_size, left))
+                content = _read_exactly(source, min(block_size, left))
                 left -= len(content)
-                end = 0 if left else LAST
-                parts = fragments(context_id, content, self._fragment_size, 0, end)
+                parts = fragments(context_id, content, self._fragment_size, 0, 0 if left else LAST)
                 self._connection.send(b"".join((head, *parts)))
                 head = b""
                 if not left:
@@ -169,14 +177,20 @@ class Association:
             elements += _us(0x0700, priority_medium) + _us(0x0800, 1) + _uid(0x1000, sop_instance)
         return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
 
+    def _read(self) -> tuple[Pdu, bytearray]:
+        """Read a PDU; answer the peer's release, which ends the association."""
+        kind, content = self._connection.read()
+        if kind == Pdu.RELEASE_RQ:
+            self._connection.send(pdu(Pdu.RELEASE_RP))
+            self._connection.close()
+            raise PeerClosed("released by the destination")
+        return kind, content
+
     def _read_status(self, request: int) -> int:
         """Read the response to the request just sent; its status."""
         command = bytearray()
         while True:
-            kind, content = self._connection.read()
-            if kind == Pdu.RELEASE_RQ:
-                self._connection.send(pdu(Pdu.RELEASE_RP))
-                raise PeerClosed("released by the destination before it answered")
+            kind, content = self._read()
             if kind != Pdu.P_DATA_TF:
                 raise PeerFailure("the destination answered out of turn")
             ended = False
@@ -217,19 +231,15 @@ def _encode_request(called: str, calling: str, contexts: Sequence[Context]) -> b
     return encoded
 
 
-def _decode(content: bytes) -> A_ASSOCIATE_AC:
-    answer = A_ASSOCIATE_AC()
+def _decode(content: bytearray) -> Negotiation:
     try:
-        answer.decode(content)
-        answer.presentation_context  # noqa: B018  decodes lazily
-    except Exception as error:
-        # The decoder's input is from the network: any exception means a damaged acceptance.
-        raise PeerFailure("the destination answered with a damaged acceptance") from error
-    return answer
+        return negotiation.read(Pdu.ASSOCIATE_AC, memoryview(content))
+    except DamagedNegotiationError as error:
+        raise PeerFailure(f"the destination answered with a damaged acceptance: {error}") from error
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
-    content = file.read(size)
+def _read_exactly(source: even.Spliced, size: int) -> bytes:
+    content = source.read(size)
     if len(content) != size:
         raise OSError("the file became shorter while it was sent")
     return content

@@ -113,7 +113,8 @@ def _describe(spool: Spool, state: State, lanes: dict[str, dict[str, Any]]) -> I
         if marker := spool.marker(instance.id, "delivered", name):
             syntax = label(str(marker.get("transfer_syntax_uid", "")))
             at, why = local_time(marker.get("at")), marker.get("why", "")
-            yield f"  {name}: delivered as {syntax} at {at}: {why}"
+            note = f"; {marker['note']}" if marker.get("note") else ""
+            yield f"  {name}: delivered as {syntax} at {at}: {why}{note}"
         elif marker := spool.marker(instance.id, "dead", name):
             yield f"  {name}: dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}"
         else:

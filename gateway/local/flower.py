@@ -15,8 +15,10 @@ from types import FrameType
 from flower.app import Flower as FlowerApplication
 from flower.options import options
 from flower.urls import settings as web_settings
+from flower.views import BaseHandler
 
 from dicomferry.errors import Misconfigured
+from dicomferry.messages.batches import DELIVER_QUEUE, TRANSCODE_QUEUE
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import Flower, Settings
 
@@ -40,7 +42,9 @@ def run(settings: Settings) -> None:
     options.basic_auth = [credentials] if credentials else []
     # The dispatcher alone decides what is done, from the spool; nothing may be changed here.
     options.read_only = True
-    options.tasks_columns = "name,args,state,received,runtime,worker"  # the default hides the labels
+    options.tasks_columns = "name,args,state,result,exception,received,runtime,worker"
+    # Else it asks for those of the workers whose page somebody has opened, or for Celery's default queue.
+    BaseHandler.get_active_queue_names = lambda _: [DELIVER_QUEUE, TRANSCODE_QUEUE]
     options.max_tasks = _TASKS_KEPT
     options.purge_offline_workers = _PURGE_AFTER
     logging.getLogger("tornado.access").setLevel(logging.ERROR)

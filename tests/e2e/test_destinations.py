@@ -9,7 +9,7 @@ from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, syntax_of, uid_of
 from tests.support.peers.dcmtk import Workstation, send
-from tests.support.peers.scps import pynetdicom_scp
+from tests.support.peers.scps import ends_after, pynetdicom_scp, relay
 from tests.support.running.configuration import destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -119,3 +119,25 @@ def test_an_object_that_was_replaced_and_came_again_is_the_one_that_stays(tmp_pa
             site.wait_drained()
         arrived = [content.count(b"\x08\0\x3e\x10LO\2\0B ") for _, _, content in workstation.datasets]
     assert arrived == [0, 1, 0, 1, 0]
+
+
+def test_single_objects_share_an_association_and_a_peer_that_closes_each_opens_no_circuit(tmp_path):
+    files = fresh_copies("CT_small.dcm", 12, tmp_path / "pacs")
+    with (
+        pynetdicom_scp([EXPLICIT_LE]) as patient,
+        pynetdicom_scp([EXPLICIT_LE]) as behind,
+        relay(behind.port, ends_after(1, "closes")) as closing,
+    ):
+        site = Site(
+            tmp_path / "site",
+            destination("patient", patient.port, linger=30),  # a machine that stalls does not end it
+            destination("closing", closing),
+        )
+        with site:
+            for path in files:
+                assert send(site.port, [path]).returncode == 0
+                time.sleep(0.15)
+            progress(lambda: min(len(patient.datasets), len(behind.datasets)), len(files))
+            site.wait_drained()
+            assert len(patient.callers) <= 2  # the first asks what it accepts
+            assert "Unreachable" not in site.log.read_text()

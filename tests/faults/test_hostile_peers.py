@@ -330,6 +330,7 @@ ODD = {
     "a called title with junk behind a NUL": association_request(called=b"FERRY\0xyz"),
     "a called title with unprintable junk": association_request(called=b" FERRY \0\xff\0\n\0"),
     "a calling title with junk behind a NUL": association_request(calling=b"PACS\0\0\xfe\0xyz"),
+    "a context ID twice": association_request([(1, CT, EXPLICIT_LE), (1, CT, J2K)]),
     "a blank title": association_request(calling=b""),
     "a title that is not ASCII": association_request(calling="MODALIT\u00c4T".encode("latin-1")),
     "an item that nobody knows": association_request(extra=item(0x60, b"of tomorrow")),

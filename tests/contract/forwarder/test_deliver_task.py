@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -11,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, IMPLICIT_LE, resolve
 from dicomferry.messages import events
 from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, ProbeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app
 from dicomferry.messages.events import EVENTS_KEY, Delivered, Finished, Learned, Refused, Unreachable
+from gateway.commands.explain import print_explanation
 from tests.support.peers.dcmtk import Workstation
-from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp
+from tests.support.peers.scps import black_hole, ends_after, orthanc, pynetdicom_scp, relay
 from tests.support.running.mounts import small_file_system
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.stages.celery_process import celery_process
 from tests.support.stages.post import Post, make_rendition, only
+from tests.support.stages.spools import put
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 J2K = "1.2.840.10008.1.2.4.90"
@@ -79,6 +83,19 @@ def test_a_rendition_is_sent_in_its_own_syntax_and_a_missing_one_is_left_out(
     assert only(Delivered, heard)[0].key == parcel.key
     assert "no DICOM file" in only(Refused, heard)[0].reason
     assert post.spool.state(second.id).pending == ("ws",)  # type: ignore[union-attr]
+
+
+def test_an_object_that_is_padded_on_its_way_says_so(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port(), "+xa") as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        odd = Path(__file__).parents[2] / "data" / "cases" / "attributes" / "oddfrag.dcm"
+        instance = put(post.spool, odd, "ws", fresh_uid=False)
+        (delivered,) = only(Delivered, post.deliver(instance))
+        (again,) = only(Delivered, post.deliver(instance))
+    assert delivered.note == again.note == "its data set has an odd length: (7FE0,0010) padded"
+    console = Console(record=True, width=300)
+    assert print_explanation(post.settings, instance.sop_instance_uid, console)
+    assert delivered.note in console.export_text()
 
 
 def test_a_batch_that_comes_twice_is_sent_once_and_told_twice(tmp_path: Path, broker: str) -> None:
@@ -156,18 +173,68 @@ def test_an_absent_peer_is_unreachable_in_words_and_everything_stays_pending(
 
 
 def test_an_abort_in_the_middle_keeps_what_was_delivered_before_it(tmp_path: Path, broker: str) -> None:
-    def abort_at_second(event: Any) -> int:
-        if event.request.MessageID == 2:
+    bad = []
+
+    def abort_at_bad(event: Any) -> int:
+        if event.request.AffectedSOPInstanceUID in bad:
             event.assoc.abort()
         return 0
 
-    with pynetdicom_scp(answer=abort_at_second) as peer:
+    with pynetdicom_scp(answer=abort_at_bad) as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
         instances = [post.put() for _ in range(3)]
+        bad.append(instances[1].sop_instance_uid)
         heard = post.deliver(*instances)
-        assert len(peer.callers) == 1
+        assert len(peer.callers) == 2  # once more, in case it was the peer's habit
     assert [event.instance for event in only(Delivered, heard)] == [instances[0].id]
-    assert "by the destination" in only(Unreachable, heard)[0].reason
+    (unreachable,) = only(Unreachable, heard)
+    assert "by the destination" in unreachable.reason
+    assert (unreachable.instance, unreachable.broke_off) == (instances[1].id, True)
+
+
+@pytest.mark.parametrize("way", ["closes", "aborts", "releases"])
+@pytest.mark.parametrize("most", [1, 10])
+def test_a_peer_that_ends_associations_by_habit_costs_reconnections_and_no_circuit(
+    tmp_path: Path, broker: str, way: str, most: int
+) -> None:
+    with pynetdicom_scp() as peer, relay(peer.port, ends_after(most, way)) as port:
+        post = Post(tmp_path, broker, ws={"port": port})
+        instances = [post.put() for _ in range(21)]
+        heard = post.deliver(*instances[:20]) + post.deliver(instances[20])
+        assert len(peer.callers) == -(-20 // most) + 1
+    assert not only(Unreachable, heard)
+    assert [event.instance for event in only(Delivered, heard)] == [i.id for i in instances]
+    assert len({uid for uid, _, _ in peer.datasets}) == 21
+
+
+def test_a_peer_that_needs_a_moment_before_it_associates_again_gets_it(tmp_path: Path, broker: str) -> None:
+    with pynetdicom_scp(maximum_associations=1) as peer:
+        once = ends_after(1, "closes")
+
+        def slow_to_end(requestor: socket.socket, acceptor: socket.socket) -> None:
+            once(requestor, acceptor)
+            requestor.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.3)  # its own end of it lasts
+
+        with relay(peer.port, slow_to_end) as port:
+            post = Post(tmp_path, broker, ws={"port": port})
+            heard = post.deliver(*(post.put() for _ in range(3)))
+    assert not only(Unreachable, heard)
+    assert len(only(Delivered, heard)) == 3
+
+
+def test_a_peer_that_closes_over_the_first_object_of_each_association_is_not_asked_again(
+    tmp_path: Path, broker: str
+) -> None:
+    def refuse(event: Any) -> int:
+        event.assoc.abort()
+        return 0
+
+    with pynetdicom_scp(answer=refuse) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        heard = post.deliver(post.put(), post.put())
+        assert len(peer.callers) == 1
+    assert only(Unreachable, heard)[0].broke_off
 
 
 def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Path, broker: str) -> None:
@@ -177,6 +244,20 @@ def test_original_calls_with_the_title_of_whoever_sent_each_object(tmp_path: Pat
         heard = post.deliver(*(post.put(calling=caller) for caller in callers))
     assert len(only(Delivered, heard)) == 5
     assert peer.callers == ["CT1", "MR1", "FERRY"]
+
+
+def test_a_sender_of_single_objects_makes_one_association(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer, pynetdicom_scp() as seen:
+        post = Post(
+            tmp_path, broker, ws={"port": seen.port, "linger": 30}, single={"port": peer.port, "linger": 30}
+        )
+        for _ in range(5):
+            assert only(Delivered, post.deliver(post.put()))
+            assert only(Delivered, post.deliver(post.put(), to="single"))
+        assert len(seen.callers) == 1
+        # A probe takes the place of the idle one, where there is no other.
+        assert only(Learned, post.probe(CT, to="single"))
+        post.forwarder.close()
 
 
 def test_more_contexts_than_one_association_carries_take_several(tmp_path: Path, broker: str) -> None:

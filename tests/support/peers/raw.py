@@ -50,6 +50,22 @@ def association_request(
     return struct.pack(">H2x16s16s32x", version, called.ljust(16), calling.ljust(16)) + items + extra
 
 
+def association_acceptance(
+    contexts: Sequence[tuple[int, int, bytes]] = ((1, 0, EXPLICIT_LE.encode()),),
+    *,
+    called: bytes = b"WS",
+    application: bytes = b"1.2.840.10008.3.1.1.1",
+    maximum_length: int = 16384,
+    extra: bytes = b"",
+) -> bytes:
+    """The content of an A-ASSOCIATE-AC; each context is its id, result and transfer syntax."""
+    items = item(0x10, application)
+    for number, result, syntax in contexts:
+        items += item(0x21, bytes((number, 0, result, 0)) + item(0x40, syntax))
+    items += item(0x50, item(0x51, struct.pack(">I", maximum_length)) + item(0x52, b"1.2.3"))
+    return struct.pack(">H2x16s16s32x", 1, called.ljust(16), b"RAW".ljust(16)) + items + extra
+
+
 def pdv(context: int, control: int, content: bytes, length: int | None = None) -> bytes:
     """A PDV; bits of `control`: 1 a command set, 2 the last fragment."""
     return struct.pack(">IBB", len(content) + 2 if length is None else length, context, control) + content

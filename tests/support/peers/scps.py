@@ -1,7 +1,9 @@
 """Destinations on loopback besides storescp (see `dcmtk`): pynetdicom's, Orthanc, and ill-behaved ones."""
 
 import json
+import select
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -16,6 +18,7 @@ from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification
 
 from dicomferry.dicom.syntaxes import GROUPS
+from tests.support.peers.raw import ABORT, RELEASE_RQ, pdu
 from tests.support.running.ports import free_port, is_listening
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
@@ -166,6 +169,35 @@ def relay(target: int, spoil: Callable[[socket.socket, socket.socket], object]) 
 
     with raw_peer(talk) as port:
         yield port
+
+
+def ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], None]:
+    """For `relay`: ends an association when `most` objects of it are answered."""
+
+    def carry(requestor: socket.socket, acceptor: socket.socket) -> None:
+        _carry_pdu(requestor, acceptor)
+        _carry_pdu(acceptor, requestor)
+        for _ in range(most):
+            while acceptor not in select.select([requestor, acceptor], [], [])[0]:
+                if not (content := requestor.recv(1 << 20)):
+                    return
+                acceptor.sendall(content)
+            _carry_pdu(acceptor, requestor)
+        if way == "aborts":
+            requestor.sendall(pdu(ABORT, bytes(4)))
+        elif way == "releases":
+            requestor.sendall(pdu(RELEASE_RQ, bytes(4)))
+            requestor.settimeout(5)
+            requestor.recv(1 << 20)
+
+    return carry
+
+
+def _carry_pdu(source: socket.socket, target: socket.socket) -> None:
+    header = source.recv(6, socket.MSG_WAITALL)
+    if len(header) < 6:
+        raise OSError
+    target.sendall(header + source.recv(struct.unpack(">2xI", header)[0], socket.MSG_WAITALL))
 
 
 @contextmanager

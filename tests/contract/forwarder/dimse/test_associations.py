@@ -28,7 +28,10 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 def to(port: int, **keys: Any) -> Destination:
     return Destination(
-        **({"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10} | keys)
+        **(
+            {"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10, "linger": 0}
+            | keys
+        )
     )
 
 
@@ -59,7 +62,7 @@ def borrow(
 def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
     associations = AssociationPool(idle_seconds=60)
     first = borrow(associations, to(peer.port))
-    associations.give_back(first, keep=True)
+    associations.give_back(first, keep=True, more=True)
     second = borrow(associations, to(peer.port))
     assert (first.fresh, second.fresh) == (True, False)
     associations.give_back(second, keep=False)
@@ -69,7 +72,7 @@ def test_the_next_batch_uses_the_association_that_was_kept(peer: Seen) -> None:
 def test_an_idle_one_is_soon_released_and_one_without_more_at_once(
     associations: AssociationPool, peer: Seen
 ) -> None:
-    associations.give_back(borrow(associations, to(peer.port)), keep=True)
+    associations.give_back(borrow(associations, to(peer.port)), keep=True, more=True)
     wait_until(lambda: peer.released == 1, "the kept association's release")
     associations.give_back(borrow(associations, to(peer.port)), keep=False)
     wait_until(lambda: peer.released == 2, "the other one's release")
@@ -80,17 +83,17 @@ def test_one_that_lacks_a_context_gives_way_to_one_that_has_it(tmp_path: Path) -
     associations = AssociationPool(idle_seconds=60)
     # This peer serves one association at a time: the second would wait for the first's end.
     with Workstation(tmp_path, free_port()) as peer:
-        associations.give_back(borrow(associations, to(peer.port)), keep=True)
+        associations.give_back(borrow(associations, to(peer.port)), keep=True, more=True)
         wider = borrow(associations, to(peer.port), WIDER)
         assert wider.fresh
-        associations.give_back(wider, keep=True)
+        associations.give_back(wider, keep=True, more=True)
         assert not borrow(associations, to(peer.port), NATIVE).fresh
 
 
 def test_another_calling_title_is_another_association(tmp_path: Path) -> None:
     associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as peer:
-        associations.give_back(borrow(associations, to(peer.port), calling="PACS1"), keep=True)
+        associations.give_back(borrow(associations, to(peer.port), calling="PACS1"), keep=True, more=True)
         assert borrow(associations, to(peer.port), calling="PACS2").fresh
 
 
@@ -98,7 +101,7 @@ def test_one_that_the_peer_closed_meanwhile_is_replaced_in_silence() -> None:
     associations = AssociationPool(idle_seconds=60)
     port = free_port()
     with pynetdicom_scp(port=port):
-        associations.give_back(borrow(associations, to(port)), keep=True)
+        associations.give_back(borrow(associations, to(port)), keep=True, more=True)
     with pynetdicom_scp(port=port) as again:
         assert borrow(associations, to(port)).fresh
         assert len(again.callers) == 1
@@ -116,7 +119,7 @@ def test_a_destination_never_has_more_associations_than_it_allows(
             pooled = borrow(associations, destination, calling=f"FERRY{turn % 2}")
             used.append(pooled)
             time.sleep(0.01)
-            associations.give_back(pooled, keep=turn % 3 > 0)
+            associations.give_back(pooled, keep=turn % 3 > 0, more=True)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -145,7 +148,7 @@ def test_a_failed_request_leaves_its_place_to_the_next(associations: Association
 
 
 def test_closing_releases_what_is_kept_and_lends_no_more(associations: AssociationPool, peer: Seen) -> None:
-    associations.give_back(borrow(associations, to(peer.port)), keep=True)
+    associations.give_back(borrow(associations, to(peer.port)), keep=True, more=True)
     associations.close()
     wait_until(lambda: peer.released == 1, "the release")
     with pytest.raises(PeerFailure, match="stopping"):
@@ -173,3 +176,59 @@ def test_a_cut_wakes_whoever_waits_for_a_peer(
         wait_until(lambda: associations._sockets, "the wait to begin")
         assert not ended.is_set()
         wait_until(is_cut, "the end of the wait", 20)
+
+
+def test_an_idle_one_lingers_without_more_where_its_destination_says_so(peer: Seen) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    lingering = to(peer.port, linger=30)
+    for _ in range(5):
+        associations.give_back(borrow(associations, lingering), keep=True)
+    assert len(peer.callers) == 1
+    associations.close()
+    briefly = to(peer.port, linger=0.3)
+    associations = AssociationPool(idle_seconds=60)
+    associations.give_back(borrow(associations, briefly), keep=True)
+    wait_until(lambda: peer.released == 2, "the end of its time")
+    assert peer.aborted == 0
+
+
+def test_objects_of_two_classes_in_turn_end_up_in_one_association(peer: Seen) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    lingering = to(peer.port, linger=30)
+    for turn in range(6):
+        contexts = NATIVE if turn % 2 else (ECHO, (MR, IMPLICIT_LE))
+        associations.give_back(borrow(associations, lingering, contexts), keep=True)
+    assert len(peer.callers) == 2
+    associations.close()
+
+
+@pytest.mark.parametrize("other", [{"calling": "PACS2"}, {"name": "ws2"}], ids=["title", "destination"])
+def test_an_idle_one_gives_its_place_up_at_once_where_the_peer_may_serve_one(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    with Workstation(tmp_path, free_port()) as single:
+        associations.give_back(borrow(associations, to(single.port, linger=60)), keep=True)
+        # Else it would wait for its timeout, 10 s, and fail.
+        name, calling = other.get("name", "ws"), other.get("calling", "FERRY")
+        second = borrow(associations, to(single.port, linger=60, name=name), calling=calling)
+        assert second.fresh
+        associations.give_back(second, keep=False)
+
+
+def test_one_is_not_kept_while_another_destination_waits_for_the_same_peer(tmp_path: Path) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    with Workstation(tmp_path, free_port()) as single:
+        first = borrow(associations, to(single.port, linger=60))
+        second: list[PooledAssociation] = []
+
+        def ask() -> None:
+            second.append(borrow(associations, to(single.port, linger=60, name="ws2")))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: associations._asking.total() == 1, "the other one to ask")
+        associations.give_back(first, keep=True)
+        asking.join(timeout=20)
+        assert second
+        associations.give_back(second[0], keep=False)

@@ -21,6 +21,7 @@ from forwarder.dimse.proposal import ECHO, Context
 from forwarder.dimse.scu import Association
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.peers.dcmtk import Workstation
+from tests.support.peers.raw import AC, association_acceptance, item, pdu
 from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp, raw_peer, relay
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -76,12 +77,13 @@ def test_the_bytes_of_the_data_set_arrive_as_they_are_in_the_file(tmp_path: Path
     files += [synthetic(tmp_path, size, f"{size}.dcm") for size in (12, 4090 * 2, 4090 * 2 + 2, 3_000_000)]
     with pynetdicom_scp(resolve(["all"]), maximum_pdu=maximum_pdu) as peer:
         assert send(to(peer.port), *files) == [0] * len(files)
-    assert [bytes_ for _, _, bytes_ in peer.datasets] == [encoded(path) for path in files]
+    # A deflated data set without its padding (PS3.5 A.5) gets it.
+    sent = [encoded(path) + b"\0" * (len(encoded(path)) % 2) for path in files]
+    assert [bytes_ for _, _, bytes_ in peer.datasets] == sent
+    assert sent[2] != encoded(files[2])
     assert [syntax for _, syntax, _ in peer.datasets] == [context_of(path)[1] for path in files]
     assert all(length <= (maximum_pdu or length) for length, _ in peer.pdus)
-    # Only the end of a deflated data set that lacks its padding (PS3.5 A.5) is odd, as it is in the file.
-    odd = [fragment for _, fragment in peer.pdus if fragment % 2]
-    assert len(odd) == sum(len(encoded(path)) % 2 for path in files) == 1
+    assert not [fragment for _, fragment in peer.pdus if fragment % 2]  # PS3.8 E.1
 
 
 def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
@@ -117,6 +119,26 @@ def test_storescp_gets_exactly_what_was_sent(tmp_path: Path) -> None:
         sent = {read_meta(path).sop_instance_uid: encoded(path) for path in files}
         # storescp answers before the last bytes have left its buffer for the file.
         wait_until(lambda: {uid: encoded(path) for uid, path in peer.by_uid().items()} == sent, "equal files")
+
+
+def test_an_odd_data_set_reaches_peers_that_abort_over_an_odd_fragment(tmp_path: Path) -> None:
+    path = Path(__file__).parents[3] / "data" / "cases" / "attributes" / "oddfrag.dcm"
+    at = encoded(path).index(b"\xfe\xff\x00\xe0\xfd\0\0\0")  # its fragment of 253 bytes
+    odd = encoded(path)
+    legal = odd[: at + 4] + b"\xfe" + odd[at + 5 : at + 261] + b"\0" + odd[at + 261 :]
+    with (
+        Workstation(tmp_path / "ws", free_port(), "+B", "+xa") as peer,
+        pynetdicom_scp(resolve(["all"])) as seen,
+    ):
+        association = Association.request(to(peer.port), "FERRY", [context_of(path)])
+        assert association.store(path, read_meta(path)) == 0
+        assert "(7FE0,0010) padded" in association.changed
+        association.release()
+        wait_until(lambda: [encoded(p) for p in peer.by_uid().values()] == [legal], "the padded file")
+        assert send(to(seen.port), path) == [0]
+        assert seen.datasets[0][2] == legal
+    with orthanc(tmp_path / "orthanc") as (dicom, _):
+        assert send(to(dicom, title="ORTHANC"), path) == [0]
 
 
 def test_orthanc_takes_compressed_and_native_objects(tmp_path: Path) -> None:
@@ -220,6 +242,49 @@ def test_whoever_gives_no_association_is_named_and_never_waited_for_long(
     # That it ends at all is the point: the dribbling peer would go on for ever.
     with raw_peer(talk) as port, pytest.raises(PeerFailure, match=words):
         Association.request(to(port, timeout=timeout), "FERRY", [NATIVE_CT])
+
+
+NATIVE = EXPLICIT_LE.encode()
+ODD = {
+    "a version that is too long": association_acceptance(extra=item(0x50, item(0x55, b"V" * 40))),
+    "a version that ends with NUL": association_acceptance(extra=item(0x50, item(0x55, b"DCMTK_36\0"))),
+    "a version that is not ASCII": association_acceptance(extra=item(0x50, item(0x55, b"V\xc4"))),
+    "an empty version": association_acceptance(extra=item(0x50, item(0x55, b""))),
+    "a class that is no UID": association_acceptance(extra=item(0x50, item(0x52, b"\xffclass"))),
+    "a class that is too long": association_acceptance(extra=item(0x50, item(0x52, b"1." * 40 + b"1"))),
+    "a role for what was not asked": association_acceptance(extra=item(0x50, item(0x54, b"\0\31.2\7\7"))),
+    "a damaged role": association_acceptance(extra=item(0x50, item(0x54, b"\0\x501.2"))),
+    "asynchronous operations": association_acceptance(extra=item(0x50, item(0x53, b"\0\0\0\0"))),
+    "an identity that nobody gave": association_acceptance(extra=item(0x50, item(0x59, b"\0\3yes"))),
+    "a sub-item that nobody knows": association_acceptance(extra=item(0x50, item(0x7F, b"of tomorrow"))),
+    "an item that nobody knows": association_acceptance(extra=item(0x60, b"of tomorrow")),
+    "zeros at its end": association_acceptance(extra=bytes(8)),
+    "a title of NULs": association_acceptance(called=bytes(16)),
+    "a title that is not ASCII": association_acceptance(called=b"\xc4\xd6"),
+    "an application context padded with NUL": association_acceptance(application=b"1.2.840.10008.3.1.1.1\0"),
+    "a syntax padded with NUL": association_acceptance([(1, 0, NATIVE + b"\0"), (3, 4, NATIVE)]),
+    "no syntax of a rejected context": association_acceptance([(1, 0, NATIVE), (3, 4, b"")]),
+    "a rejected syntax that is not ASCII": association_acceptance([(3, 3, b"\xff\xfe"), (1, 0, NATIVE)]),
+    "a rejected syntax that is too long": association_acceptance([(3, 4, b"1." * 40 + b"1"), (1, 0, NATIVE)]),
+    "a rejected context of nothing": association_acceptance(extra=item(0x21, b"\3\0\4\0")),
+    "a context that was not proposed": association_acceptance([(1, 0, NATIVE), (77, 0, NATIVE)]),
+    "a context twice": association_acceptance([(1, 0, NATIVE), (1, 4, NATIVE)]),
+    "an accepted syntax that is not ASCII": association_acceptance([(1, 0, NATIVE), (3, 0, b"\xff")]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_odd_peers_answer_is_understood_as_dcmtk_understands_it(name: str) -> None:
+    def answer(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(pdu(AC, ODD[name]))
+        peer.recv(1)
+
+    contexts = [NATIVE_CT, (CT, "1.2.840.10008.1.2.4.90")]
+    with raw_peer(answer) as port:
+        association = Association.request(to(port), "FERRY", contexts)
+        assert association.accepted == {NATIVE_CT: 1}
+        association.abort()
 
 
 def test_nobody_there_is_told_from_nobody_of_that_name() -> None:

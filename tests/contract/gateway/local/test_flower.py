@@ -11,16 +11,38 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery
 
+from dicomferry.messages.batches import (
+    DELIVER,
+    DELIVER_QUEUE,
+    PROBE,
+    TRANSCODE,
+    TRANSCODE_QUEUE,
+    Batch,
+    DeliverBatch,
+    Parcel,
+    ProbeBatch,
+    TranscodeBatch,
+    new_batch_id,
+)
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import Settings, load
+from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.spool import Spool
 from gateway.local.flower import is_loopback
+from tests.support.images.files import shipped
+from tests.support.peers.scps import pynetdicom_scp
 from tests.support.running.configuration import configured, destination
 from tests.support.running.ports import free_port
 from tests.support.running.processes import DICOMFERRY, command_lines, wait_until
 from tests.support.running.redis import redis_of_up
+from tests.support.stages.spools import put
+
+J2K = "1.2.840.10008.1.2.4.90"
 
 # A worker of ours, with the part of Celery's settings that it answers to Flower.
 WORKER = """
@@ -175,6 +197,92 @@ def test_batches_show_with_their_label_and_no_password_shows_anywhere(tmp_path: 
         finally:
             worker.kill()
             worker.wait()
+
+
+def publish(app: Celery, batch: Batch) -> None:
+    name = {TranscodeBatch: TRANSCODE, DeliverBatch: DELIVER, ProbeBatch: PROBE}[type(batch)]
+    queue = TRANSCODE_QUEUE if name == TRANSCODE else DELIVER_QUEUE
+    app.send_task(name, kwargs=batch.to_message(), queue=queue, task_id=batch.id)
+
+
+@contextmanager
+def part(name: str, site: Site) -> Iterator[None]:
+    with (site.config.parent / name).open("wb") as log:
+        program = subprocess.Popen(
+            [*DICOMFERRY, name, "--config", str(site.config)], env=site.environment, stderr=log
+        )
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_a_batch_that_did_nothing_is_a_failed_one_and_each_says_what_it_did(
+    tmp_path: Path, broker: str
+) -> None:
+    refused: list[str] = []
+
+    def answer(event: Any) -> int:
+        return 0xC001 if event.request.AffectedSOPInstanceUID in refused else 0x0000
+
+    with (
+        pynetdicom_scp(answer=answer) as peer,
+        flower(tmp_path, broker, user="reader", password="s3cr3t") as site,
+    ):
+        configured(
+            tmp_path,
+            destination("ws", peer.port),
+            destination("off", free_port()),
+            flower={"port": site.port},
+        )
+        spool = Spool(site.settings.spool)
+        spool.prepare()
+        good, bad, damaged = (put(spool, shipped("CT_small.dcm"), "ws") for _ in range(3))
+        refused.append(bad.sop_instance_uid)
+        with spool.received(damaged.id).open("r+b") as file:
+            file.truncate(3000)
+        ids = [new_batch_id() for _ in range(6)]
+        parcels = {one.id: Parcel(one.id, None, "as received") for one in (good, bad)}
+        batches: list[Batch] = [
+            DeliverBatch(ids[0], "boot", "ws", (parcels[good.id],)),
+            DeliverBatch(ids[1], "boot", "ws", (parcels[bad.id],)),
+            ProbeBatch(ids[2], "off", ()),
+            ProbeBatch(ids[3], "ws", ()),
+            TranscodeBatch(ids[4], "boot", RenditionSpec(J2K), (good.id, damaged.id)),
+            TranscodeBatch(ids[5], "boot", RenditionSpec(J2K), (damaged.id,)),
+        ]
+        app = celery_app(site.settings)
+        for batch in batches:
+            spool.leases.create(batch.id)
+            publish(app, batch)
+        with part("forwarder", site), part("worker", site):
+            ends: dict[str, dict[str, Any]] = {}
+
+            def ended() -> bool:
+                found = json.loads(site.get("/api/tasks", "reader:s3cr3t")[1]).values()
+                ends.update({task["uuid"]: task for task in found if task["state"] in {"SUCCESS", "FAILURE"}})
+                return len(ends) == len(batches)
+
+            wait_until(ended, "all batches to end", seconds=60)
+            states = [ends[number]["state"] for number in ids]
+            assert states == ["SUCCESS", "FAILURE", "FAILURE", "SUCCESS", "SUCCESS", "FAILURE"]
+            words = [str(ends[number]["result"] or ends[number]["exception"]) for number in ids]
+            assert "1 delivered" in words[0]
+            assert "0 delivered, 1 refused: 0xC001" in words[1]
+            assert "unreachable: connection refused" in words[2]
+            assert "answers" in words[3]
+            assert "1 rendered, 1 failed" in words[4]
+            assert "0 rendered, 1 failed: " in words[5]
+            assert not any(ends[number]["traceback"] for number in ids)
+            assert "Traceback" not in "".join(
+                (tmp_path / name).read_text() for name in ("forwarder", "worker", "log")
+            )
+            page = site.get("/broker", "reader:s3cr3t")[1]
+            assert "transcode" in page
+            assert "deliver" in page
+            assert "<td>celery</td>" not in page
+            assert spool.leases.batches() == []
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path, broker: str) -> None:

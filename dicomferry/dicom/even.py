@@ -1,0 +1,275 @@
+"""Makes a data set of odd length even on its way out: values and fragments are (PS3.5 7.1.1, PS3.8 E.1).
+
+A peer that gets an odd fragment aborts (DCMTK) or falls silent (Orthanc). Where the structure can be read,
+each odd value is padded, and the lengths and offsets around it are corrected: a legal data set leaves. Else,
+and after a deflated stream (PS3.5 A.5), a NUL follows the last byte, which DCMTK and Orthanc skip. Only
+headers are read. A data set of even length is not looked into: peers read odd values inside it, and it leaves
+as it came.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
+
+from pydicom.datadict import dictionary_VR
+
+from dicomferry.dicom.encoding import LONG_VRS
+from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+
+MOST_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
+_MOST_DEPTH = 50
+_MOST_NAMED = 3  # padded elements in a note
+_UNDEFINED = 0xFFFFFFFF
+_SHORT_MOST = 0xFFFE  # the largest even length of 16 bits
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_EXTENDED_OFFSETS, _PIXEL_DATA = 0x7FE00001, 0x7FE00010
+_DEFLATED = frozenset(uid for uid in BY_UID if uid == DEFLATED_LE or uid.endswith((".4.95", ".4.205")))
+# PS3.5 6.2; the others are padded with NUL.
+_SPACE_PADDED = frozenset(
+    (
+        b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO",
+        b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT",
+    )
+)  # fmt: skip
+
+
+class Edit(NamedTuple):
+    """At offset `at` of a file, `removed` bytes become `added`."""
+
+    at: int
+    removed: int
+    added: bytes
+
+
+class _DamagedError(Exception):
+    """The structure cannot be read."""
+
+
+class _Header(NamedTuple):
+    tag: int
+    vr: bytes | None
+    at: int
+    value: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.value + self.length
+
+
+def edits(file: BinaryIO, start: int, end: int, transfer_syntax_uid: str) -> tuple[list[Edit], str]:
+    """What makes the data set from `start` to `end` even, in the file's order, and a note about it.
+
+    Nothing, where its length is even.
+    """
+    if (end - start) % 2 == 0:
+        return [], ""
+    nul = Edit(end, 0, b"\0")
+    if transfer_syntax_uid in _DEFLATED:
+        return [nul], "its deflated data set has an odd length: a NUL was sent after it"
+    walk = _Walk(file, ">" if transfer_syntax_uid == EXPLICIT_BE else "<")
+    try:
+        walk.data_set(start, end, explicit=transfer_syntax_uid != IMPLICIT_LE)
+    except (_DamagedError, struct.error):
+        return [nul], "its data set has an odd length, from damage or junk: a NUL was sent after it"
+    names = [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in dict.fromkeys(walk.padded)]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    note = f"its data set has an odd length: {', '.join(names[:_MOST_NAMED])}{more} padded"
+    return sorted(walk.edits, key=lambda edit: (edit.at, edit.removed)), note
+
+
+class Spliced:
+    """The bytes of `file` from `start` to `end` with edits made, to be read once from front to back."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int, changes: Iterable[Edit]) -> None:
+        self._file = file
+        self._parts: list[tuple[int, int] | bytes] = []  # ranges of the file, and what is added
+        at = start
+        for edit in changes:
+            self._parts += [(at, edit.at), edit.added]
+            at = edit.at + edit.removed
+        self._parts.append((at, end))
+        self._parts.reverse()
+        self.length = sum(len(p) if isinstance(p, bytes) else p[1] - p[0] for p in self._parts)
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer where the file has become shorter."""
+        found = bytearray()
+        while self._parts and len(found) < size:
+            part = self._parts.pop()
+            wanted = size - len(found)
+            if isinstance(part, bytes):
+                found += part[:wanted]
+                rest: tuple[int, int] | bytes = part[wanted:]
+            else:
+                at, end = part
+                self._file.seek(at)
+                content = self._file.read(min(wanted, end - at))
+                found += content
+                at += len(content)
+                rest = (at, end) if content and at < end else b""
+            if rest:
+                self._parts.append(rest)
+        return bytes(found)
+
+
+class _Walk:
+    """Collects the edits of one data set; the methods return by how many bytes they lengthen it."""
+
+    def __init__(self, file: BinaryIO, order: str) -> None:
+        self._file = file
+        self._order = order
+        self._left = MOST_HEADERS
+        self.edits: list[Edit] = []
+        self.padded: list[int] = []
+
+    def data_set(
+        self, at: int, end: int, *, explicit: bool, depth: int = 0, item: bool = False
+    ) -> tuple[int, int]:
+        """Elements up to `end`, or to the delimiter of an `item`; growth, and the offset behind them."""
+        grown = Counter[int]()  # by group
+        group_lengths: dict[int, int] = {}
+        extended: _Header | None = None
+        while at < end:
+            header = self._header(at, end, explicit=explicit)
+            if header.tag == _ITEM_END and item:
+                at = header.value
+                break
+            if header.tag >> 16 == 0xFFFE:
+                raise _DamagedError
+            if header.tag & 0xFFFF == 0 and header.length == 4:
+                group_lengths[header.tag >> 16] = header.value
+            if header.tag == _EXTENDED_OFFSETS:
+                extended = header
+            growth, at = self._element(header, end, explicit=explicit, depth=depth, extended=extended)
+            grown[header.tag >> 16] += growth
+        else:
+            if item:
+                raise _DamagedError
+        for group, value in group_lengths.items():
+            if grown[group]:
+                (length,) = self._unpack("I", value)
+                self._replace(value, 4, "I", length + grown[group])
+        return grown.total(), at
+
+    def _element(
+        self, header: _Header, end: int, *, explicit: bool, depth: int, extended: _Header | None
+    ) -> tuple[int, int]:
+        if depth > _MOST_DEPTH:
+            raise _DamagedError
+        undefined = header.length == _UNDEFINED
+        stop = end if undefined else header.end
+        if stop > end:
+            raise _DamagedError
+        if undefined and (header.tag == _PIXEL_DATA or header.vr not in {b"SQ", b"UN", None}):
+            return self._fragments(header, end, extended)
+        vr = header.vr or _vr(header.tag)
+        if undefined or vr == b"SQ":
+            inner = explicit and vr != b"UN"  # PS3.5 6.2.2
+            growth, after = self._sequence(header, stop, explicit=inner, depth=depth)
+            if growth and not undefined:
+                growth += self._set_length(header, header.length + growth)
+            return growth, after if undefined else stop
+        return self._pad(header, vr), stop
+
+    def _sequence(self, header: _Header, end: int, *, explicit: bool, depth: int) -> tuple[int, int]:
+        growth, at = 0, header.value
+        while at < end:
+            item = self._header(at, end, explicit=False)
+            if item.tag == _SEQUENCE_END and header.length == _UNDEFINED:
+                return growth, item.value
+            undefined = item.length == _UNDEFINED
+            stop = end if undefined else item.end
+            if item.tag != _ITEM or stop > end:
+                raise _DamagedError
+            more, at = self.data_set(item.value, stop, explicit=explicit, depth=depth + 1, item=undefined)
+            if more and not undefined:
+                self._set_length(item, item.length + more)
+            growth += more
+        if header.length == _UNDEFINED:
+            raise _DamagedError
+        return growth, at
+
+    def _fragments(self, header: _Header, end: int, extended: _Header | None) -> tuple[int, int]:
+        """Encapsulated pixel data (PS3.5 A.4); old files may lack its delimiter."""
+        growth, at = 0, header.value
+        table: _Header | None = None  # the Basic Offset Table is the first item
+        moved: dict[int, int] = {}  # where a fragment begins, after the table: as received, as sent
+        first = 0
+        while at < end:
+            item = self._header(at, end, explicit=False)
+            if item.tag == _SEQUENCE_END:
+                at = item.value
+                break
+            if item.tag != _ITEM or item.end > end:
+                raise _DamagedError
+            if table is None:
+                table, first = item, item.end
+            else:
+                moved[item.at - first] = item.at - first + growth
+            growth += self._pad(item, b"OB", header.tag)
+            at = item.end
+        if growth:
+            self._correct_offsets(table, "I", moved)
+            self._correct_offsets(extended, "Q", moved)
+        return growth, at
+
+    def _correct_offsets(self, table: _Header | None, code: str, moved: dict[int, int]) -> None:
+        """Correct a table of offsets, unless it is wrong as received."""
+        if table is None or not table.length or table.length % struct.calcsize("<" + code):
+            return
+        offsets = self._unpack(f"{table.length // struct.calcsize('<' + code)}{code}", table.value)
+        if all(offset in moved for offset in offsets):
+            corrected = [moved[offset] for offset in offsets]
+            self._replace(table.value, table.length, f"{len(corrected)}{code}", *corrected)
+
+    def _pad(self, header: _Header, vr: bytes, tag: int | None = None) -> int:
+        if header.length % 2 == 0:
+            return 0
+        self.padded.append(header.tag if tag is None else tag)
+        self.edits.append(Edit(header.end, 0, b" " if vr in _SPACE_PADDED else b"\0"))
+        return 1 + self._set_length(header, header.length + 1)
+
+    def _set_length(self, header: _Header, length: int) -> int:
+        """Change a length; by how much its header grows."""
+        if header.vr is None or header.vr in LONG_VRS:
+            self._replace(header.value - 4, 4, "I", length)
+        elif length <= _SHORT_MOST:
+            self._replace(header.value - 2, 2, "H", length)
+        else:  # too long for its VR: it becomes UN (PS3.5 6.2.2)
+            self._replace(header.at + 4, 4, "2s2xI", b"UN", length)
+            return 4
+        return 0
+
+    def _header(self, at: int, end: int, *, explicit: bool) -> _Header:
+        self._left -= 1
+        if self._left < 0 or end - at < 8:
+            raise _DamagedError
+        self._file.seek(at)
+        head = self._file.read(12)
+        group, number = struct.unpack_from(self._order + "HH", head)
+        tag, vr = group << 16 | number, head[4:6]
+        if not explicit or group == 0xFFFE:
+            return _Header(tag, None, at, at + 8, *struct.unpack_from(self._order + "I", head, 4))
+        if not (vr.isalpha() and vr.isupper()):
+            raise _DamagedError
+        if vr in LONG_VRS:
+            return _Header(tag, vr, at, at + 12, *struct.unpack_from(self._order + "I", head, 8))
+        return _Header(tag, vr, at, at + 8, *struct.unpack_from(self._order + "H", head, 6))
+
+    def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
+        self._file.seek(at)
+        return struct.unpack(self._order + layout, self._file.read(struct.calcsize(self._order + layout)))
+
+    def _replace(self, at: int, removed: int, layout: str, *values: int | bytes) -> None:
+        self.edits.append(Edit(at, removed, struct.pack(self._order + layout, *values)))
+
+
+def _vr(tag: int) -> bytes:
+    """The VR of a tag in Implicit VR; UN where the dictionary does not know it, or names several."""
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return b"UN"
+    return vr.encode() if len(vr) == 2 else b"UN"
