@@ -100,7 +100,7 @@ def test_who_was_silent_longest_gives_way_and_who_sends_does_not(
         assert younger.echo() == 0x0000
         wait_until(lambda: stack.enter_context(From(ingest.port, THERE)).ask()[0] == AC, "a place")
         assert eldest.read()[0] == ABORT
-        assert "silent longest" in caplog.text
+        wait_until(lambda: "silent longest" in caplog.text, "the log")
         time.sleep(QUICKLY)
         assert stack.enter_context(From(ingest.port, THERE)).ask()[0] == AC
         assert younger.read()[0] == ABORT
