@@ -12,7 +12,7 @@ from workers.dataset import attributes, functional_groups, lossy, pixels
 from workers.dataset.elements import UNDEFINED, Element
 from workers.dataset.encapsulate import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
-from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.rendition import Rendition
 
@@ -59,7 +59,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
         Unsuitable: the target cannot hold this image.
         Permanent: a frame is damaged.
     """
-    image, target = attributes.describe(context.values), rendition.target_syntax
+    image, target = rendition.describe(pixel_data, context), rendition.target_syntax
     _check_capability(target, replace(image, photometric=_decoded_photometric(image)))
     every_bit = target.capability is not None and target.capability.every_bit
     separator = None if every_bit else CellSeparator(image, context.values, rendition.scratch_file)
@@ -67,7 +67,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(pixel_data, image, rgb=False):
+    for decoded in rendition.frames(pixel_data, context, image, rgb=False):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)
@@ -79,9 +79,12 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
         if proof is not None:
             proof.check_encoded(values, described, made.codestream)
         fragments.add(made.codestream)
+    if rendition.misfits(pixel_data):
+        return MISFIT
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")
     changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
+        **attributes.corrected(image, context.values),
         **attributes.changes_encapsulated(image, photometric, cells.high_bit),
         **fragments.extended,
     }

@@ -1,8 +1,8 @@
 """One rendition in the making: its source, its target, and what its native and encapsulated forms share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dicomferry.ceilings import Ceilings
@@ -12,10 +12,12 @@ from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.codecs.encoders import Quality
 from workers.codecs.image import Decoded, Image
-from workers.dataset import lossy, pixels
+from workers.dataset import attributes, lossy, pixels
 from workers.dataset.elements import Element
 from workers.dataset.received import Received
+from workers.dataset.replacement import PixelContext
 from workers.dataset.scratch import ScratchFile
+from workers.dataset.stored import StoredBits
 from workers.verify import Proof
 
 
@@ -27,9 +29,12 @@ class Rendition:
     target_syntax: syntaxes.Syntax
     spec: RenditionSpec
     folder: Path  # of scratch files
-    cleanup: ExitStack  # closes scratch files
     ceilings: Ceilings
     verified: bool
+    # By offset of its pixel data: the High Bit that an image's values need, as an attempt before this found.
+    high_bits: Mapping[int, int]
+    cleanup: ExitStack = field(default_factory=ExitStack)  # closes scratch files
+    found_high_bits: dict[int, int] = field(default_factory=dict)  # the same, found in this attempt
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set
     proof: Proof | None = None  # of the image's pixels, if they were encoded or decoded
 
@@ -89,13 +94,40 @@ class Rendition:
         self.cleanup.callback(file.close)
         return file
 
-    def frames(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
-        """The frames as native cells; `rgb` lets decoders convert YCbCr. Each frame starts a new deadline."""
+    def describe(self, pixel_data: Element, context: PixelContext) -> Image:
+        """The image that its attributes describe, corrected where they deny some of its values."""
+        image = attributes.describe(context.values)
+        high_bit = self.high_bits.get(pixel_data.start)
+        if high_bit is None:
+            return image
+        stored = image.bits_stored + high_bit - image.high_bit
+        self.note(f"there are values of {stored} bits: Bits Stored said {image.bits_stored}")
+        return replace(image, bits_stored=stored, high_bit=high_bit)
+
+    def frames(
+        self, pixel_data: Element, context: PixelContext, image: Image, *, rgb: bool
+    ) -> Iterator[Decoded]:
+        """The frames as native cells; `rgb` lets decoders convert YCbCr. Each frame starts a new deadline.
+
+        From the first one on whose values do not fit Bits Stored they are only measured: then `misfits`, and
+        this attempt is in vain.
+        """
         limits.begin_step(image.frame_length)
+        stored, place = StoredBits(image, context.values), pixel_data.start
         for decoded in self._decoded(pixel_data, image, rgb=rgb):
             limits.begin_step(image.frame_length)
             self.note(*decoded.notes)
-            yield decoded
+            high_bit = stored.high_bit(decoded.samples)
+            if high_bit > image.high_bit and not stored.can_grow(high_bit):
+                self.note(f"bits above the {image.bits_stored} stored belong to no overlay, and were kept")
+            elif high_bit > image.high_bit:
+                self.found_high_bits[place] = max(high_bit, self.found_high_bits.get(place, 0))
+            if not self.misfits(pixel_data):
+                yield decoded
+
+    def misfits(self, pixel_data: Element) -> bool:
+        """Whether values were found that Bits Stored denies."""
+        return pixel_data.start in self.found_high_bits
 
     def _decoded(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
         received, ceilings = self.received, self.ceilings
