@@ -6,16 +6,17 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.part10 import Meta, read_meta
+from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
 from workers.dataset.source import Source
+from workers.dataset.unlabelled import find_meta, sop_uids
 
 _CHUNK = 1 << 20
 _MAX_FIRST_ELEMENT = 256  # bytes of a first element: a group length, a character set, a UID
@@ -30,14 +31,15 @@ class Received:
     end: int
     meta: Meta
     encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
+    unsaid: tuple[str, ...]  # notes on what its File Meta Information lacks
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the file states wrongly about itself."""
+        """What the file states wrongly about itself, or not at all."""
         if self.encoding == encoding_of(self.meta.transfer_syntax_uid):
-            return ()
+            return self.unsaid
         form = "Explicit" if self.encoding.explicit else "Implicit"
-        return (f"the data set is in {form} VR, its transfer syntax is not",)
+        return (*self.unsaid, f"the data set is in {form} VR, its transfer syntax is not")
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -54,22 +56,25 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Rec
     Raises:
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
-    meta = read_meta(path)
+    meta, unsaid = find_meta(path)
     with path.open("rb") as file, _mapped(file) as view:
         if meta.transfer_syntax_uid != syntaxes.DEFLATED_LE:
-            yield _received(file, view, meta.offset, meta)
+            yield _received(file, view, meta.offset, meta, unsaid)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
             _inflate(view, meta.offset, inflated, ceilings)
             with _mapped(inflated) as content:
-                yield _received(inflated, content, 0, meta)
+                yield _received(inflated, content, 0, meta, unsaid)
 
 
-def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
+def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: tuple[str, ...]) -> Received:
     if len(view) - start < 8:
         raise Permanent("the file ends before its data set begins: it is truncated")
     encoding = _detect_encoding(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
-    return Received(Source(view, file.fileno()), start, len(view), meta, encoding)
+    if not (meta.sop_class_uid and meta.sop_instance_uid):
+        sop_class, sop_instance = sop_uids(view, start, len(view), encoding)
+        meta = replace(meta, sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+    return Received(Source(view, file.fileno()), start, len(view), meta, encoding, unsaid)
 
 
 def _detect_encoding(header: bytes, stated: Encoding) -> Encoding:
