@@ -16,7 +16,7 @@ from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
 from workers.dataset.source import Source
-from workers.dataset.unlabelled import find_meta, sop_uids
+from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
 
 _CHUNK = 1 << 20
 _MAX_FIRST_ELEMENT = 256  # bytes of a first element: a group length, a character set, a UID
@@ -72,8 +72,13 @@ def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: 
         raise Permanent("the file ends before its data set begins: it is truncated")
     encoding = _detect_encoding(view[start + 4 : start + 8], encoding_of(meta.transfer_syntax_uid))
     if not (meta.sop_class_uid and meta.sop_instance_uid):
-        sop_class, sop_instance = sop_uids(view, start, len(view), encoding)
-        meta = replace(meta, sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+        try:
+            sop_class, sop_instance = sop_uids(view, start, len(view), encoding)
+            meta = replace(meta, sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+        except Permanent:
+            if unsaid != (EMPTY,):
+                raise
+            unsaid = ()  # an object that names itself nowhere stays as it is
     return Received(Source(view, file.fileno()), start, len(view), meta, encoding, unsaid)
 
 

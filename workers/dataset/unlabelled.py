@@ -20,6 +20,7 @@ _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _BARE = "the file has no preamble (PS3.10 7.1)"
+EMPTY = "its File Meta Information leaves SOP UIDs empty: those of the data set were taken"
 _TAKEN = "its File Meta Information lacks SOP UIDs: those of the data set were taken"
 _SHOWN = {syntaxes.EXPLICIT_LE: EXPLICIT, syntaxes.IMPLICIT_LE: IMPLICIT, syntaxes.EXPLICIT_BE: EXPLICIT_BIG}
 
@@ -47,7 +48,7 @@ def find_meta(path: Path) -> tuple[Meta, tuple[str, ...]]:
             if not (start or is_bare_data_set(view[:8])):
                 raise
             return _meta_of_content(view, start)
-    return meta, () if meta.sop_class_uid and meta.sop_instance_uid else (_TAKEN,)
+    return meta, () if meta.sop_class_uid and meta.sop_instance_uid else (EMPTY,)
 
 
 def _meta_of_content(view: Bytes, start: int) -> tuple[Meta, tuple[str, ...]]:

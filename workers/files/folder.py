@@ -240,7 +240,7 @@ def _convert(job: Job, order: Order) -> Outcome:
     if job.target.exists() and not order.overwrite:
         return _existing(job, order, made_of=meta.transfer_syntax_uid if unsaid else None)
     if meta.transfer_syntax_uid in order.keep:
-        return _left(job, meta, unsaid, order.ceilings, whole=not unsaid)
+        return _left(job, meta, order.ceilings, whole=not unsaid)
     # The parent process only distributes work and needs no codecs.
     from dicomferry.errors import NoPixelData, Unsuitable  # noqa: PLC0415
     from workers.transcode import transcode  # noqa: PLC0415
@@ -253,7 +253,7 @@ def _convert(job: Job, order: Order) -> Outcome:
             if job.named:
                 raise
             # A report among the images of a study.
-            return _left(job, meta, (*unsaid, _PIXELLESS), order.ceilings, whole=not unsaid)
+            return _left(job, meta, order.ceilings, whole=not unsaid, note=_PIXELLESS)
         except Unsuitable as error:
             refusals.append(str(error))
         else:
@@ -265,15 +265,15 @@ def _without_instance(job: Job) -> Kind:
     return Kind.FAILED if job.named else Kind.SKIPPED
 
 
-def _left(job: Job, meta: Meta, notes: tuple[str, ...], ceilings: Ceilings, *, whole: bool) -> Outcome:
+def _left(job: Job, meta: Meta, ceilings: Ceilings, *, whole: bool, note: str = "") -> Outcome:
     """Leave the instance in its transfer syntax: a whole file as it is, others with the header they lack."""
-    words = "; ".join(notes)
     if whole or not syntaxes.BY_UID[meta.transfer_syntax_uid].encoded:
         _copy(job.source, job.target)
-        return Outcome(job, Kind.COPIED, words, job.size)
+        return Outcome(job, Kind.COPIED, note, job.size)
     from workers.transcode import transcode  # noqa: PLC0415
 
-    transcode(job.source, job.target, RenditionSpec(meta.transfer_syntax_uid), ceilings=ceilings)
+    report = transcode(job.source, job.target, RenditionSpec(meta.transfer_syntax_uid), ceilings=ceilings)
+    words = "; ".join(text for text in (report.notes, note) if text)
     return Outcome(job, Kind.MADE, words, job.target.stat().st_size)
 
 
