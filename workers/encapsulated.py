@@ -12,7 +12,7 @@ from workers.dataset import attributes, functional_groups, lossy, pixels
 from workers.dataset.elements import UNDEFINED, Element
 from workers.dataset.encapsulate import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
-from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.rendition import Rendition
 
@@ -62,7 +62,7 @@ def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
         Unsuitable: the target cannot hold this image.
         Permanent: a frame is damaged.
     """
-    image, capability = attributes.describe(context.values), rendition.target_syntax.capability
+    image, capability = rendition.describe(context), rendition.target_syntax.capability
     every_bit = capability is not None and capability.every_bit
     # Values in other bits come down to where they belong.
     in_place = replace(image, photometric=_decoded_photometric(image), high_bit=image.bits_stored - 1)
@@ -86,7 +86,7 @@ def _encoded(
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(context.elements, image, rgb=False):
+    for decoded in rendition.frames(context, image, rgb=False):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)
@@ -98,11 +98,14 @@ def _encoded(
         if proof is not None:
             proof.check_encoded(values, described, made.codestream)
         fragments.add(made.codestream)
+    if rendition.misfits(context):
+        return MISFIT
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")
     if cells.high_bit != image.high_bit:
         rendition.note(f"values moved from High Bit {image.high_bit} to {cells.high_bit}")
     changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
+        **attributes.corrected(image, context.values),
         **attributes.changes_encapsulated(image, photometric, cells.high_bit),
         **fragments.extended,
     }

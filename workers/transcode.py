@@ -5,7 +5,6 @@ can be made again.
 """
 
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,18 +68,13 @@ def transcode(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.temporary_path(target)
     try:
-        with open_received(source, target.parent, ceilings) as received, ExitStack() as cleanup:
+        with open_received(source, target.parent, ceilings) as received:
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
             room = records.ROOM if recorded and chosen else b""
-            rendition = Rendition(received, syntax, spec, target.parent, cleanup, ceilings, chosen)
-            with temporary.open("w+b", buffering=_BUFFER) as out:
-                begin = _write(rendition, out, room)
-                report = _report(rendition)
-                if rendition.proof is not None:
-                    out.flush()
-                    check_file(out, rendition.proof)
-                    if room:
-                        records.fill(out, begin, rendition.proof.record() | {"notes": report.notes})
+            make = partial(Rendition, received, syntax, spec, target.parent, ceilings, chosen)
+            report, found = _make(make({}), temporary, room)
+            if found:  # values that Bits Stored denies, which stands before them in the file
+                report, _ = _make(make(found), temporary, room)
         reach("transcoding.written")
         temporary.rename(target)
         reach("transcoding.renamed")
@@ -88,6 +82,19 @@ def transcode(
         temporary.unlink(missing_ok=True)
         raise
     return report
+
+
+def _make(rendition: Rendition, temporary: Path, room: bytes) -> tuple[Report, dict[int, int]]:
+    """Write and check one attempt; it counts if it found no High Bit to correct, which is returned too."""
+    with rendition.cleanup, temporary.open("w+b", buffering=_BUFFER) as out:
+        begin = _write(rendition, out, room)
+        report = _report(rendition)
+        if rendition.proof is not None and not rendition.found_high_bits:
+            out.flush()
+            check_file(out, rendition.proof)
+            if room:
+                records.fill(out, begin, rendition.proof.record() | {"notes": report.notes})
+    return report, rendition.found_high_bits
 
 
 def _report(rendition: Rendition) -> Report:

@@ -12,10 +12,11 @@ from typing import IO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import encoding, syntaxes
-from dicomferry.dicom.part10 import Meta, read_meta
+from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from workers.dataset.source import Source
+from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
 
 _CHUNK = 1 << 20
 _ENCODINGS = {
@@ -34,7 +35,7 @@ class Received:
     end: int
     meta: Meta  # its transfer syntax is the real one, if that is a native one
     encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
-    notes: tuple[str, ...] = ()  # what the file states wrongly about itself
+    notes: tuple[str, ...] = ()  # what the file states wrongly about itself, or not at all
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -49,25 +50,26 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Rec
     Raises:
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
-    meta = read_meta(path)
+    meta, unsaid = find_meta(path)
     with path.open("rb") as file, _mapped(file) as view:
         if meta.transfer_syntax_uid != syntaxes.DEFLATED_LE:
-            yield _received(file, view, meta.offset, meta)
+            yield _received(file, view, meta.offset, meta, unsaid)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
             _inflate(view, meta.offset, inflated, ceilings)
             with _mapped(inflated) as content:
-                yield _received(inflated, content, 0, meta)
+                yield _received(inflated, content, 0, meta, unsaid)
 
 
-def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
+def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: tuple[str, ...]) -> Received:
     stated = encoding.encoding_of(meta.transfer_syntax_uid)
     stray = encoding.stray_length(lambda at, size: view[at : at + size], start, len(view), stated)
     start += stray
     if len(view) - start < 8:
         raise Permanent("the file ends before its data set begins: it is truncated")
     real = encoding.shown_encoding(view[start : start + 8]) or stated  # some archives label files wrongly
-    notes = []
+    meta, unsaid = _named(meta, view, start, _ENCODINGS[real], unsaid)
+    notes = list(unsaid)
     if stray:
         notes.append("elements of group 0000 or 0002 at the head of the data set were left out")
     if real != stated:
@@ -77,6 +79,21 @@ def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Recei
         if meta.transfer_syntax_uid in encoding.NATIVE:
             meta = replace(meta, transfer_syntax_uid=real)
     return Received(Source(view, file.fileno()), start, len(view), meta, _ENCODINGS[real], tuple(notes))
+
+
+def _named(
+    meta: Meta, view: mmap.mmap, start: int, real: Encoding, unsaid: tuple[str, ...]
+) -> tuple[Meta, tuple[str, ...]]:
+    """`meta` with SOP UIDs, of the data set where it lacks them, and the notes `unsaid` on that."""
+    if meta.sop_class_uid and meta.sop_instance_uid:
+        return meta, unsaid
+    try:
+        sop_class, sop_instance = sop_uids(view, start, len(view), real)
+    except Permanent:
+        if unsaid != (EMPTY,):
+            raise
+        return meta, ()  # an object that names itself nowhere stays as it is
+    return replace(meta, sop_class_uid=sop_class, sop_instance_uid=sop_instance), unsaid
 
 
 @contextmanager
