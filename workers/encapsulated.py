@@ -40,8 +40,9 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
     source_uid, target = rendition.received.meta.transfer_syntax_uid, rendition.target_syntax
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof()
+    limits.extend(image.native_length)
     for codestream in pixels.codestreams(rendition.received.source, pixel_data, image, rendition.ceilings):
-        limits.begin_step(len(codestream))
+        limits.begin_step(image.frame_length)
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
             raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
@@ -49,7 +50,7 @@ def recompressed(rendition: Rendition, pixel_data: Element, context: PixelContex
             decoded = decoders.decode(source_uid, codestream, image, rgb=False)
             proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
         fragments.add(other)
-    return _replacement(fragments, fragments.extended)
+    return _replacement(rendition, fragments, fragments.extended)
 
 
 def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -> Replacement:
@@ -89,7 +90,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
         rendition.note(*separator.notes)
         changes |= separator.changes()
     if not rendition.loses:
-        return _replacement(fragments, changes)
+        return _replacement(rendition, fragments, changes)
     received = rendition.received
     instance = received.meta.sop_class_uid, received.meta.sop_instance_uid
     ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
@@ -97,7 +98,7 @@ def encoded(rendition: Rendition, pixel_data: Element, context: PixelContext) ->
     of_frames = functional_groups.item_replacers(
         context, received.source, instance, big=received.encoding.big
     )
-    return _replacement(fragments, changes, lossy.appended(*instance), of_frames)
+    return _replacement(rendition, fragments, changes, lossy.appended(*instance), of_frames)
 
 
 def _check_capability(target: syntaxes.Syntax, image: Image) -> None:
@@ -115,11 +116,13 @@ def _decoded_photometric(image: Image) -> str:
 
 
 def _replacement(
+    rendition: Rendition,
     fragments: Fragments,
     changes: Mapping[int, tuple[bytes, bytes | ScratchFile]],
     appended: Mapping[int, bytes] | None = None,
     item_replacers: Mapping[int, Replacer] | None = None,
 ) -> Replacement:
+    rendition.claim.allocate(fragments.coded_length, rendition.out)
     limits.begin_step(fragments.coded_length)
     return Replacement(
         vr=b"OB",  # PS3.5 A.4

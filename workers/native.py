@@ -49,7 +49,9 @@ def _decoded(rendition: Rendition, pixel_data: Element, context: PixelContext) -
         raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
     wanted = rendition.spec.colour
     frames = rendition.frames(pixel_data, image, rgb=wanted == "rgb")
-    first = next(frames)
+    first = next(frames)  # which refuses what is over a ceiling or damaged
+    if not context.nested:
+        rendition.claim.allocate(length, rendition.out)
     colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
     if colour != image.photometric:
         rendition.note(f"{image.photometric} became {colour}")

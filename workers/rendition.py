@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
@@ -16,6 +17,7 @@ from workers.dataset import lossy, pixels
 from workers.dataset.elements import Element
 from workers.dataset.received import Received
 from workers.dataset.scratch import ScratchFile
+from workers.room import Claim
 from workers.verify import Proof
 
 
@@ -30,6 +32,8 @@ class Rendition:
     cleanup: ExitStack  # closes scratch files
     ceilings: Ceilings
     verified: bool
+    claim: Claim  # on the disk
+    out: BinaryIO | None = None  # its file, where that takes the pixels as they are made
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set
     proof: Proof | None = None  # of the image's pixels, if they were encoded or decoded
 
@@ -85,12 +89,13 @@ class Rendition:
 
     def scratch_file(self) -> ScratchFile:
         """A new file that is closed with the rendition."""
-        file = ScratchFile(self.folder)
+        file = ScratchFile(self.folder, self.claim.grow)
         self.cleanup.callback(file.close)
         return file
 
     def frames(self, pixel_data: Element, image: Image, *, rgb: bool) -> Iterator[Decoded]:
-        """The frames as native cells; `rgb` lets decoders convert YCbCr. Each frame starts a new deadline."""
+        """The frames as native cells; `rgb` lets decoders convert YCbCr. Each is a step of limited time."""
+        limits.extend(image.native_length)
         limits.begin_step(image.frame_length)
         for decoded in self._decoded(pixel_data, image, rgb=rgb):
             limits.begin_step(image.frame_length)
