@@ -26,6 +26,7 @@ from workers.dataset.received import deflate, encoding_of, open_received
 from workers.dataset.reencode import Reencoder
 from workers.dataset.replacement import PixelContext, Replacement
 from workers.rendition import Rendition
+from workers.room import Room
 from workers.verify import check_file, is_chosen
 
 __all__ = ["Report", "Unsuitable", "transcode"]
@@ -50,15 +51,17 @@ def transcode(
     verify: str = "never",
     recorded: bool = False,
     ceilings: Ceilings = Ceilings(),
+    disk: Room | None = None,
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
     `verify` is "always", "sampled" or "never". An encapsulated rendition is decoded back and compared; the
     file of a native one is read back. With `recorded` the result is written into the rendition's File Meta
-    Information (see `records`).
+    Information (see `records`). Without `disk`, the rendition may have all that is free on the disk.
 
     Raises:
         Unsuitable: the transfer syntax cannot hold this instance.
+        NoRoom: the disk has no room for it.
         Permanent: the instance is damaged, or no decoder knows its syntax; `verify.VerificationFailed`: the
             rendition differs from the source.
         OSError: the disk is full, or a file is missing.
@@ -69,10 +72,14 @@ def transcode(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.temporary_path(target)
     try:
-        with open_received(source, target.parent, ceilings) as received, ExitStack() as cleanup:
+        with (
+            (disk or Room(target.parent)).claim(target) as claim,
+            open_received(source, target.parent, ceilings, claim.grow) as received,
+            ExitStack() as cleanup,
+        ):
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
             room = records.ROOM if recorded and chosen else b""
-            rendition = Rendition(received, syntax, spec, target.parent, cleanup, ceilings, chosen)
+            rendition = Rendition(received, syntax, spec, target.parent, cleanup, ceilings, chosen, claim)
             with temporary.open("w+b", buffering=_BUFFER) as out:
                 begin = _write(rendition, out, room)
                 report = _report(rendition)
@@ -108,7 +115,10 @@ def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
     reencoder = Reencoder(
         received.source, encoding_of(uid), replace, icons=icons, ceilings=rendition.ceilings
     )
+    if rendition.source_syntax.native or rendition.same:  # its pixels may be copied
+        rendition.claim.allocate(received.end - received.start, None)
     if uid != syntaxes.DEFLATED_LE:
+        rendition.out = out
         reencoder.write(out, received.start, received.end, received.encoding)
         return begin
     with tempfile.TemporaryFile(dir=rendition.folder) as inflated:

@@ -16,8 +16,6 @@ from workers.dataset.elements import Element
 from workers.dataset.frames import split
 from workers.dataset.source import Source
 
-# Bytes of a frame up to which any ratio is believed: a blank image compresses well.
-_HARMLESS = 64 << 20
 # How many of six samples (two pixels) native pixel data hold where pixels share colours.
 _SAMPLES_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
@@ -29,11 +27,12 @@ def codestreams(source: Source, pixel_data: Element, image: Image, ceilings: Cei
         Permanent: the fragments are damaged, or the image is over a ceiling.
     """
     _check_ceilings(image, ceilings)
-    for fragments in split(source.view, pixel_data, image.frames, ceilings):
+    frames = split(source.view, pixel_data, image.frames, ceilings)
+    coded = sum(fragment.length for fragments in frames for fragment in fragments)
+    ceilings.check_ratio("an image", image.native_length, coded)
+    for fragments in frames:
         codestream = b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
-        if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
-            what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
-            raise Permanent(ceilings.refusal(what, "largest_ratio"))
+        ceilings.check_ratio("a frame", image.frame_length, len(codestream))
         yield codestream
 
 

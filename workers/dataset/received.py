@@ -4,7 +4,7 @@ import mmap
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,12 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
+def open_received(
+    path: Path, scratch: Path, ceilings: Ceilings, grow: Callable[[int], None]
+) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
+
+    `grow` is told of its bytes before they are written, and may refuse them.
 
     Raises:
         Permanent: it is no DICOM file, or a deflated data set is damaged.
@@ -60,7 +64,7 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Rec
             yield _received(file, view, meta.offset, meta)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, meta.offset, inflated, ceilings)
+            _inflate(view, meta.offset, inflated, ceilings, grow)
             with _mapped(inflated) as content:
                 yield _received(inflated, content, 0, meta)
 
@@ -93,7 +97,9 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
         yield view
 
 
-def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -> None:
+def _inflate(
+    view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings, grow: Callable[[int], None]
+) -> None:
     """Raw deflate (PS3.5 A.5)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
@@ -103,11 +109,14 @@ def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -
             while pending and not decompressor.eof:
                 content = decompressor.decompress(pending, _CHUNK)
                 pending = decompressor.unconsumed_tail
-                total += out.write(content)
+                total += len(content)
                 if total > ceilings.largest_inflated_mb << 20:
                     raise Permanent(
                         ceilings.refusal("the deflated data set is too large", "largest_inflated_mb")
                     )
+                ceilings.check_ratio("a deflated data set", total, len(view) - offset)
+                grow(len(content))
+                out.write(content)
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error
     if not decompressor.eof:
