@@ -211,7 +211,9 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bo
         reason = f"unexpected {type(error).__name__} at {location_of(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
-    rendered = Rendered(batch.id, instance, key, report.notes, report.digest or "", report.verified)
+    rendered = Rendered(
+        batch.id, instance, key, report.notes, report.digest or "", report.verified, report.size
+    )
     log.info("Rendered instance=%s key=%s%s", instance, key, f": {rendered.words}" if rendered.words else "")
     return rendered
 
@@ -219,9 +221,10 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bo
 def _rendered(spool: Spool, batch: TranscodeBatch, instance: str) -> Rendered:
     """The event for an existing rendition, from its record."""
     key = batch.spec.key
-    record = records.read(spool.rendition(batch.boot, instance, key)) or {}
-    found = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
-    return Rendered(batch.id, instance, key, *found)
+    path = spool.rendition(batch.boot, instance, key)
+    record = records.read(path) or {}
+    notes, digest, verified = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
+    return Rendered(batch.id, instance, key, notes, digest, verified, path.stat().st_size)
 
 
 def _error_name(error: Exception) -> str:

@@ -41,6 +41,7 @@ class Report:
     notes: str = ""  # what was changed or found, in words
     digest: str | None = None  # of the pixel cells received; None if none were compared
     verified: str = ""  # how the rendition was compared with them; empty if it was not
+    size: int = 0  # bytes of the file
 
 
 def transcode(
@@ -82,7 +83,7 @@ def transcode(
             rendition = Rendition(received, syntax, spec, target.parent, cleanup, ceilings, chosen, claim)
             with temporary.open("w+b", buffering=_BUFFER) as out:
                 begin = _write(rendition, out, room)
-                report = _report(rendition)
+                report = _report(rendition, out.tell())
                 if rendition.proof is not None:
                     out.flush()
                     check_file(out, rendition.proof)
@@ -97,10 +98,10 @@ def transcode(
     return report
 
 
-def _report(rendition: Rendition) -> Report:
+def _report(rendition: Rendition, size: int) -> Report:
     proof = rendition.proof
     notes = (*rendition.received.notes, *rendition.notes)
-    return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "")
+    return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "", size)
 
 
 def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
