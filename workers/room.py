@@ -116,6 +116,9 @@ class Room:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes of this machine from allocating meanwhile."""
+        if not self._shared:
+            yield
+            return
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
             with suppress(OSError):  # some network file systems lock no folders
@@ -148,6 +151,14 @@ class Claim:
             if self._shown is not None:
                 with self._shown.open("ab") as file:
                     file.truncate(self._held)
+
+    def demand(self, total: int) -> None:
+        """Check whether there is room for nameless files of `total` bytes in all.
+
+        Raises:
+            NoRoom: there is none; `TooLarge`: or ever.
+        """
+        self._room.check(max(total - self._held, 0), self._held)
 
     def allocate(self, length: int, out: BinaryIO | None) -> None:
         """Take the room of `length` bytes for the rendition, whose file `out` will have more than that.

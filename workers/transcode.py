@@ -75,7 +75,7 @@ def transcode(
     try:
         with (
             (disk or Room(target.parent)).claim(target) as claim,
-            open_received(source, target.parent, ceilings, claim.grow) as received,
+            open_received(source, target.parent, ceilings, claim) as received,
             ExitStack() as cleanup,
         ):
             chosen = is_chosen(verify, received.meta.sop_instance_uid)

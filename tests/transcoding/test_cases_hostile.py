@@ -125,3 +125,12 @@ def test_what_is_small_and_hostile_costs_little(name: str, disk: Path, tmp_path:
     assert float(seconds) < 60  # 2 or so; the first of them took 90
     assert int(taken) <= row.at_most + MARGIN
     assert list(target.parent.iterdir()) == [], "nothing of it is left"
+
+
+def test_what_never_fits_is_known_even_while_others_take_the_room(disk: Path, tmp_path: Path) -> None:
+    target = disk / "renditions" / "boot" / "instance" / "out.dcm"
+    target.parent.mkdir(parents=True)
+    (target.parent / "other.dcm").write_bytes(bytes(80 << 20))
+    room = Room(disk / "renditions", shared=True, reserve_mb=50)
+    row = ROWS["deflated"]
+    assert re.match(r"TooLarge: a rendition of 400 MB", outcome(row.make(tmp_path), target, row, room))

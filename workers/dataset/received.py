@@ -4,7 +4,7 @@ import mmap
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from dicomferry.dicom.part10 import Meta, read_meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, LONG_VRS, SHORT_VRS, Encoding
 from workers.dataset.source import Source
+from workers.room import Claim, NoRoom
 
 _CHUNK = 1 << 20
 _MAX_FIRST_ELEMENT = 256  # bytes of a first element: a group length, a character set, a UID
@@ -48,14 +49,13 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def open_received(
-    path: Path, scratch: Path, ceilings: Ceilings, grow: Callable[[int], None]
-) -> Iterator[Received]:
+def open_received(path: Path, scratch: Path, ceilings: Ceilings, claim: Claim) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
 
-    `grow` is told of its bytes before they are written, and may refuse them.
+    `claim` is told of its bytes before they are written.
 
     Raises:
+        NoRoom: the disk has no room for a deflated data set.
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
     meta = read_meta(path)
@@ -64,7 +64,7 @@ def open_received(
             yield _received(file, view, meta.offset, meta)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, meta.offset, inflated, ceilings, grow)
+            _inflate(view, meta.offset, inflated, ceilings, claim)
             with _mapped(inflated) as content:
                 yield _received(inflated, content, 0, meta)
 
@@ -97,12 +97,11 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
         yield view
 
 
-def _inflate(
-    view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings, grow: Callable[[int], None]
-) -> None:
+def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings, claim: Claim) -> None:
     """Raw deflate (PS3.5 A.5)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
+    refused: NoRoom | None = None
     try:
         for at in range(offset, len(view), _CHUNK):
             pending = view[at : at + _CHUNK]
@@ -115,12 +114,19 @@ def _inflate(
                         ceilings.refusal("the deflated data set is too large", "largest_inflated_mb")
                     )
                 ceilings.check_ratio("a deflated data set", total, len(view) - offset)
-                grow(len(content))
-                out.write(content)
+                if refused is None:
+                    try:
+                        claim.grow(len(content))
+                        out.write(content)
+                    except NoRoom as error:
+                        refused = error  # the rest is counted: whether it ever fits depends on the whole
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error
     if not decompressor.eof:
         raise Permanent("the deflated data set is truncated")
+    if refused is not None:
+        claim.demand(total)
+        raise refused
     out.flush()
 
 
