@@ -32,7 +32,18 @@ from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
-from dispatcher.commands import Command, Found, Keep, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
+from dispatcher.commands import (
+    Command,
+    DropRenditions,
+    Found,
+    Lost,
+    MarkDead,
+    Note,
+    NotFound,
+    Publish,
+    Reread,
+    Retire,
+)
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
 from dispatcher.orders import carry_out
@@ -350,7 +361,7 @@ class Dispatcher:
                         self._reread(instance)
                 case Note():
                     self._retirement.note(command)
-                case Keep():
+                case DropRenditions():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
                     self._retirement.retire(command.instance)

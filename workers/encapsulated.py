@@ -41,10 +41,11 @@ def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof()
     received, ceilings = rendition.received, rendition.ceilings
+    limits.extend(image.native_length)
     for codestream in pixels.codestreams(
         received.source, context.elements, image, source_uid, ceilings=ceilings, note=rendition.note
     ):
-        limits.begin_step(len(codestream))
+        limits.begin_step(image.frame_length)
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
             raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
@@ -52,7 +53,7 @@ def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
             decoded = decoders.decode(source_uid, codestream, image, rgb=False)
             proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
         fragments.add(other)
-    return _replacement(fragments, fragments.extended)
+    return _replacement(rendition, fragments, fragments.extended)
 
 
 def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
@@ -113,7 +114,7 @@ def _encoded(
         rendition.note(*separator.notes)
         changes |= separator.changes()
     if not rendition.loses:
-        return _replacement(fragments, changes)
+        return _replacement(rendition, fragments, changes)
     received = rendition.received
     instance = received.meta.sop_class_uid, received.meta.sop_instance_uid
     ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
@@ -121,7 +122,7 @@ def _encoded(
     of_frames = functional_groups.item_replacers(
         context, received.source, instance, big=received.encoding.big
     )
-    return _replacement(fragments, changes, lossy.appended(*instance), of_frames)
+    return _replacement(rendition, fragments, changes, lossy.appended(*instance), of_frames)
 
 
 def _check_capability(target: syntaxes.Syntax, image: Image) -> None:
@@ -139,11 +140,13 @@ def _decoded_photometric(image: Image) -> str:
 
 
 def _replacement(
+    rendition: Rendition,
     fragments: Fragments,
     changes: Mapping[int, tuple[bytes, bytes | ScratchFile]],
     appended: Mapping[int, bytes] | None = None,
     item_replacers: Mapping[int, Replacer] | None = None,
 ) -> Replacement:
+    rendition.claim.allocate(fragments.coded_length, rendition.out)
     limits.begin_step(fragments.coded_length)
     return Replacement(
         vr=b"OB",  # PS3.5 A.4

@@ -66,6 +66,8 @@ def _decoded(rendition: Rendition, context: PixelContext, uid: str | None = None
     first = next(frames, None)
     if first is None:
         return MISFIT
+    if not context.nested:
+        rendition.claim.allocate(length, rendition.out)
     colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
     if colour != image.photometric:
         rendition.note(f"{image.photometric} became {colour}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
@@ -18,6 +19,7 @@ from workers.dataset.received import Received
 from workers.dataset.replacement import PixelContext
 from workers.dataset.scratch import ScratchFile
 from workers.dataset.stored import StoredBits
+from workers.room import Claim
 from workers.verify import Proof
 
 
@@ -31,8 +33,10 @@ class Rendition:
     folder: Path  # of scratch files
     ceilings: Ceilings
     verified: bool
+    claim: Claim  # on the disk
     # By offset of its pixel data: the High Bit that an image's values need, as an attempt before this found.
     high_bits: Mapping[int, int]
+    out: BinaryIO | None = None  # its file, where that takes the pixels as they are made
     cleanup: ExitStack = field(default_factory=ExitStack)  # closes scratch files
     found_high_bits: dict[int, int] = field(default_factory=dict)  # the same, found in this attempt
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set
@@ -90,7 +94,7 @@ class Rendition:
 
     def scratch_file(self) -> ScratchFile:
         """A new file that is closed with the rendition."""
-        file = ScratchFile(self.folder)
+        file = ScratchFile(self.folder, self.claim.grow)
         self.cleanup.callback(file.close)
         return file
 
@@ -107,12 +111,13 @@ class Rendition:
     def frames(
         self, context: PixelContext, image: Image, *, rgb: bool, uid: str | None = None
     ) -> Iterator[Decoded]:
-        """The frames of a data set's pixel data as native cells; each starts a new deadline.
+        """The frames of a data set's pixel data as native cells; each is a step of limited time.
 
         `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's. From the
         first frame on whose values do not fit Bits Stored they are only measured: then `misfits`, and this
         attempt is in vain.
         """
+        limits.extend(image.native_length)
         limits.begin_step(image.frame_length)
         stored, place = StoredBits(image, context.values), _place(context)
         for decoded in self._decoded(context.elements, image, rgb, uid):

@@ -17,8 +17,9 @@ import openjpeg
 
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
-from workers.codecs.codestreams import Header, read_j2k, read_jpeg, without_jp2
+from workers.codecs.codestreams import Header, read_jpeg
 from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image
+from workers.codecs.j2k_header import check_work, read_j2k, without_jp2
 from workers.codecs.jpeg_entropy import decode_complete
 from workers.codecs.jxl_header import read_jxl
 
@@ -151,6 +152,7 @@ def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     )
     header = read_j2k(stripped)
     _check_agreement(header, image)
+    check_work(stripped, header.components)
     colour = image.photometric
     if image.samples == 3:
         colour = RGB if header.transformed else _untransformed_colour(image)

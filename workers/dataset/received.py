@@ -17,6 +17,7 @@ from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from workers.dataset.source import Source
 from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
+from workers.room import Claim, NoRoom
 
 _CHUNK = 1 << 20
 _ENCODINGS = {
@@ -44,10 +45,13 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
+def open_received(path: Path, scratch: Path, ceilings: Ceilings, claim: Claim) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
 
+    `claim` is told of its bytes before they are written.
+
     Raises:
+        NoRoom: the disk has no room for a deflated data set.
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
     meta, unsaid = find_meta(path)
@@ -56,7 +60,7 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Rec
             yield _received(file, view, meta.offset, meta, unsaid)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, meta.offset, inflated, ceilings)
+            _inflate(view, meta.offset, inflated, ceilings, claim)
             with _mapped(inflated) as content:
                 yield _received(inflated, content, 0, meta, unsaid)
 
@@ -106,25 +110,36 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
         yield view
 
 
-def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -> None:
+def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings, claim: Claim) -> None:
     """Raw deflate (PS3.5 A.5)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
+    refused: NoRoom | None = None
     try:
         for at in range(offset, len(view), _CHUNK):
             pending = view[at : at + _CHUNK]
             while pending and not decompressor.eof:
                 content = decompressor.decompress(pending, _CHUNK)
                 pending = decompressor.unconsumed_tail
-                total += out.write(content)
+                total += len(content)
                 if total > ceilings.largest_inflated_mb << 20:
                     raise Permanent(
                         ceilings.refusal("the deflated data set is too large", "largest_inflated_mb")
                     )
+                ceilings.check_ratio("a deflated data set", total, len(view) - offset)
+                if refused is None:
+                    try:
+                        claim.grow(len(content))
+                        out.write(content)
+                    except NoRoom as error:
+                        refused = error  # the rest is counted: whether it ever fits depends on the whole
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error
     if not decompressor.eof:
         raise Permanent("the deflated data set is truncated")
+    if refused is not None:
+        claim.demand(total)
+        raise refused
     out.flush()
 
 

@@ -1,6 +1,7 @@
 """The codec table: what it covers, and that no decoder is believed further than it deserves."""
 
 import struct
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -14,6 +15,7 @@ from workers.codecs import decoders
 from workers.codecs.decoders import decode
 from workers.codecs.image import Image, to_rgb
 
+DATA = Path(__file__).parents[3] / "data"
 RLE = "1.2.840.10008.1.2.5"
 BASELINE = "1.2.840.10008.1.2.4.50"
 EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -247,3 +249,18 @@ def test_signed_samples_beyond_bits_stored_have_the_sign_of_the_codestream() -> 
     image = described(values, 12, bits_stored=10, high_bit=9)
     decoded = decode(J2K, j2k(stored, 12), image, rgb=True)
     assert (decoded.samples.view(np.int16) == values).all()
+
+
+def progressive(scans: int) -> bytes:
+    """A blank progressive JPEG, its last scan again and again."""
+    made = (DATA / "codestreams/progressive.jpg").read_bytes()
+    start = made.rindex(b"\xff\xda")
+    return made[:-2] + made[start:-2] * (scans - made.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_each_goes_over_the_frame():
+    blank = np.zeros((512, 512), np.uint8)
+    assert (decode(BASELINE, progressive(6), described(blank, 8), rgb=False).samples == 0).all()
+    decode(BASELINE, progressive(100), described(blank, 8), rgb=False)
+    with pytest.raises(Permanent, match="has 5000 scans"):
+        decode(BASELINE, progressive(5000), described(blank, 8), rgb=False)
