@@ -147,6 +147,40 @@ def test_values_that_fit_leave_bits_stored_as_it_is(
     assert (read(out) == np.stack(frames)).all()
 
 
+@pytest.mark.parametrize("target", [EXPLICIT_LE, RLE, JPEG + "80", J2K[0]], ids=label)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("below", [False, True], ids=["nothing_below", "bits_below"])
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, RLE, JPEG + "70", JPEG + "80", J2K[0]], ids=label)
+def test_no_bit_is_lost_where_values_stand_high_and_need_more_bits(
+    uid: str, below: bool, signed: bool, target: str, tmp_path: Path
+) -> None:
+    """10 bits stored up to High Bit 12; the second frame has values that reach bit 14."""
+    if uid == target:
+        pytest.skip("no codec runs: the cells pass as they are")
+    frames = [image(40, 48, 10, signed=signed, seed=n) << 3 for n in range(2)]
+    frames[1][3, 4:6] = np.array([0x2AA8, -0x3008 if signed else 0x7008]).astype(frames[1].dtype)
+    if below:
+        frames[1][3, 6] |= 1
+    source = over(tmp_path, uid, frames, 10)
+    stated = dcmread(source)
+    stated.HighBit = 12
+    stated.save_as(source)
+    if below and target not in {EXPLICIT_LE, RLE}:
+        with pytest.raises(Unsuitable, match="outside of the"):
+            rendition(source, target)
+        return
+    out, notes = rendition(source, target)
+    made = dcmread(out)
+    moved = target != EXPLICIT_LE and not below
+    assert "values of 12 bits: Bits Stored said 10" in notes
+    assert (made.BitsStored, made.HighBit) == (12, 11 if moved else 14)
+    if moved:
+        assert (read(out) == np.stack(frames).astype(np.int64) >> 3).all()
+    else:  # DCMTK reads cells as they are
+        cells = by_dcmdrle(out, tmp_path) if target == RLE else made.PixelData
+        assert cells == b"".join(frame.tobytes() for frame in frames)
+
+
 OVERLAY = {
     0x0010: ("US", 40), 0x0011: ("US", 48), 0x0040: ("CS", "G"), 0x0050: ("SS", [1, 1]), 0x0100: ("US", 16),
     0x0102: ("US", 12),

@@ -164,3 +164,24 @@ def test_a_small_rendition_costs_a_look_at_the_free_space(
         claim.grow(LARGE // 4)
         claim.allocate(LARGE // 4, None)
     assert len(measured) == 1
+
+
+def test_a_second_attempt_does_not_count_the_nameless_files_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    target = tmp_path / "boot" / "rendition.dcm"
+
+    def standing() -> list[int]:
+        return [path.stat().st_size for path in target.parent.iterdir()]
+
+    with Room(tmp_path, shared=True).claim(target) as claim:
+        with claim.attempt():
+            claim.grow(LARGE)
+            assert standing() == [LARGE]
+        assert standing() == []
+        claim.grow(2 * LARGE)  # a data set, inflated: it stays for both attempts
+        for _ in range(2):
+            with claim.attempt():
+                claim.grow(LARGE)
+                assert standing() == [3 * LARGE]
+        assert standing() == [2 * LARGE]
+    assert standing() == []
