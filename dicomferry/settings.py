@@ -208,6 +208,8 @@ class Worker(_Strict):
     """Transcoding."""
 
     concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
+    # Of all renditions together on the spool; absent: half of what is free above min_free_mb.
+    renditions_mb: Annotated[int, Field(ge=1)] | None = None
     # Ceilings explains these.
     memory_mb: Annotated[int, Field(ge=512)] = Ceilings.memory_mb
     largest_frame_mb: Ceiling = Ceilings.largest_frame_mb

@@ -67,13 +67,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
-    """Every delivery is delivered and the instance stays a while: remove its renditions."""
+class DropRenditions:
+    """The instance stays a while and its renditions need not: remove them."""
 
     instance: str
 
 
-Command = Publish | MarkDead | CountAttempt | Retire | Keep | Reread | Note
+Command = Publish | MarkDead | CountAttempt | Retire | DropRenditions | Reread | Note
 
 
 @dataclass(frozen=True, slots=True)

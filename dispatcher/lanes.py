@@ -13,7 +13,9 @@ from dispatcher.turns import Turns
 
 UNPLANNED = Choice("", None, "")
 NEARLY_THROUGH = 48  # unsent objects of a batch: sending them takes as long as bringing the next batch
-LOOKAHEAD = 256  # undelivered renditions of one lane, made or being made: bounds their disk space
+LOOKAHEAD = 256  # undelivered renditions of one lane, made or being made: bounds their disk space,
+LOOKAHEAD_BYTES = 2 << 30  # and so does this,
+KEPT_BYTES = 64 << 20  # or this while their destination is off: the others are made again
 TURNS = 4  # objects over which a peer may fail, one after the other, before its circuit opens
 
 
@@ -82,6 +84,7 @@ class Delivery:
     undone: int = 0  # batches that ended without a result for it: lost, or a full disk
     moved_on: bool = False  # the next best syntax was tried after a refusal
     doubt: Doubt = Doubt.NONE
+    rendition: int = 0  # bytes of its rendition on the spool
     last: str = ""  # why its last attempt failed
     status: int | None = None  # of its last refusal
     attempts: int = 0  # failed ones that the spool has counted
@@ -113,6 +116,7 @@ class Lane:
     paused: bool = False  # a batch of an earlier dispatcher still sends
     probe: str | None = None  # the outstanding probe batch
     gathers_until: float = 0.0  # when ready deliveries wait no longer for more, seconds since the epoch; or 0
+    bytes_ahead: int = 0  # of the renditions of its deliveries
     delivered: int = 0
     dead: int = 0
 
@@ -140,7 +144,8 @@ class Lane:
         """Whether the lane may request a rendition now."""
         ahead = self.counts[Place.RENDERING] + self.counts[Place.READY] + self.counts[Place.SENDING]
         # What is held has renditions too; but it may wait for another object to be delivered.
-        has_room = ahead + self.counts[Place.HELD] < LOOKAHEAD or not ahead
+        few = ahead + self.counts[Place.HELD] < LOOKAHEAD and self.bytes_ahead < LOOKAHEAD_BYTES
+        has_room = few or not ahead
         return self.counts[Place.TO_RENDER] > 0 and has_room and self.circuit.state is not Circuit.OPEN
 
     def openings(self, left: Callable[[str], int]) -> list[str | None]:
@@ -175,8 +180,15 @@ class Lane:
             self.sending[follower] = None
         self.sending = {first: second if second != batch else None for first, second in self.sending.items()}
 
+    def hold(self, delivery: Delivery, size: int) -> None:
+        """Note the bytes of the delivery's rendition on the spool; 0: there is none."""
+        self.bytes_ahead += size - delivery.rendition
+        delivery.rendition = size
+
     def move(self, delivery: Delivery, place: Place) -> None:
         """Move a delivery to another place."""
+        if place is Place.GONE and delivery.rendition:
+            self.hold(delivery, 0)
         if delivery.place is not Place.GONE:
             self.counts[delivery.place] -= 1
         delivery.place = place

@@ -175,7 +175,8 @@ class QueueManager:
         delivery.batch = None
         if delivery.undone:
             wait = min(FIRST_REPEAT * 2 ** min(delivery.undone - 1, 16), LAST_REPEAT)
-            self._state.delay(delivery, now + wait)
+            # Spread: of two that each take the room that the other needs, one comes first.
+            self._state.delay(delivery, now + wait * (1 - 0.2 * self._state.random.random()))
         else:
             self._state.plan(delivery)
         delivery.undone += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from dicomferry.spool.instance import State
 from dicomferry.spool.orders import Act, Item, Order
-from dicomferry.spool.spool import TRANSCODING, Spool
+from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
 from dispatcher.commands import Note
 
 
@@ -30,6 +30,7 @@ def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
 def _retry(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:
     spool.renew(item.instance)
     spool.clear_attempts(item.instance, TRANSCODING)
+    spool.clear_attempts(item.instance, ROOM)
     for name in item.destinations:
         if name in state.dead:
             spool.clear_attempts(item.instance, name)

@@ -7,8 +7,9 @@ from dicomferry.dicom.syntaxes import label
 from dicomferry.messages import events
 from dicomferry.messages.batches import TranscodeBatch
 from dicomferry.spool.instance import RenditionSpec
+from dispatcher.circuit import Circuit
 from dispatcher.labels import transcode_label
-from dispatcher.lanes import Delivery, Lane, Place
+from dispatcher.lanes import KEPT_BYTES, Delivery, Lane, Place
 from dispatcher.outstanding import Job
 from dispatcher.state import QueueState
 
@@ -25,10 +26,23 @@ class Rendering:
         self._turns: dict[str, dict[str, None]] = {}  # by caller: its lanes, the next ones first
 
     def add(self, lane: Lane) -> None:
-        """Give a lane its turns while it may render."""
+        """Give a lane its turns while it may render; one that is off gives up disk space instead."""
+        if lane.circuit.state is Circuit.OPEN and lane.bytes_ahead > KEPT_BYTES:
+            self._release(lane)
         if lane.may_render:
             for caller in lane.to_render.callers:
                 self._turns.setdefault(caller, {})[lane.destination.name] = None
+
+    def _release(self, lane: Lane) -> None:
+        """Have renditions removed that only this lane waits to send, the last ones first."""
+        for delivery in reversed(list(lane.ready)):
+            if lane.bytes_ahead <= KEPT_BYTES:
+                return
+            entry = delivery.entry
+            if delivery.place is Place.READY and delivery.rendition and len(entry.deliveries) == 1:
+                lane.hold(delivery, 0)
+                self._state.drop_renditions(entry)
+                self._state.plan(delivery)
 
     def request(self) -> None:
         """Make as many transcode batches as workers need to stay busy."""
@@ -57,6 +71,7 @@ class Rendering:
             entry, spec = delivery.entry, delivery.choice.spec
             # Without a spec it was planned again meanwhile, and goes as received.
             if spec is None or self._state.renditions.exists(entry.id, spec):
+                lane.hold(delivery, self._state.renditions.size(entry.id, spec) if spec else 0)
                 self._state.make_ready(delivery)
             elif self._state.renditions.join(spec, delivery):
                 lane.move(delivery, Place.RENDERING)
@@ -92,13 +107,14 @@ class Rendering:
         entry = state.entries.get(event.instance)
         if entry is None:
             return
-        state.renditions.made(event.instance, event.key)
+        state.renditions.made(event.instance, event.key, event.size)
         entry.alone = False
         uid = event.key.rpartition("-")[0]
         state.note(entry, "rendered", "", label(uid) + (f": {event.words}" if event.words else ""))
         for delivery in state.renditions.end(event.instance, event.key):
             delivery.batch = None
             delivery.undone = 0
+            state.lanes[delivery.destination].hold(delivery, event.size)
             state.make_ready(delivery)
 
     def on_unsuitable(self, event: events.Unsuitable, now: float) -> None:

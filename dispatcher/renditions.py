@@ -8,8 +8,12 @@ class Renditions:
     """All renditions; a key is a `RenditionSpec.key`."""
 
     def __init__(self) -> None:
-        self._made: dict[str, set[str]] = {}  # by instance: keys
+        self._made: dict[str, dict[str, int]] = {}  # by instance: keys, each with its bytes
         self._waiters: dict[tuple[str, str], list[Delivery]] = {}  # of those being made
+
+    def size(self, instance: str, spec: RenditionSpec) -> int:
+        """Bytes of the rendition on the spool; 0 where there is none, or nobody has told."""
+        return self._made.get(instance, {}).get(spec.key, 0)
 
     def exists(self, instance: str, spec: RenditionSpec) -> bool:
         """Whether the rendition is on the spool."""
@@ -29,14 +33,14 @@ class Renditions:
         waiters.append(delivery)
         return True
 
-    def made(self, instance: str, key: str) -> None:
+    def made(self, instance: str, key: str, size: int) -> None:
         """Note that the rendition is on the spool."""
-        self._made.setdefault(instance, set()).add(key)
+        self._made.setdefault(instance, {})[key] = size
 
     def end(self, instance: str, key: str) -> list[Delivery]:
         """Note that nobody makes it any more; returns the deliveries that still wait for it."""
         return [d for d in self._waiters.pop((instance, key), ()) if d.place is Place.RENDERING]
 
-    def forget(self, instance: str) -> None:
-        """Drop what was known of an instance's renditions: they may be gone."""
-        self._made.pop(instance, None)
+    def forget(self, instance: str) -> bool:
+        """Drop what was known of an instance's renditions: they may be gone; returns whether any was."""
+        return self._made.pop(instance, None) is not None

@@ -36,8 +36,8 @@ from dispatcher.arrivals import Arrivals
 from dispatcher.commands import (
     Command,
     CountAttempt,
+    DropRenditions,
     Found,
-    Keep,
     Lost,
     MarkDead,
     Note,
@@ -368,7 +368,7 @@ class Dispatcher:
                         self._reread(instance)
                 case Note():
                     self._retirement.note(command)
-                case Keep():
+                case DropRenditions():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
                     self._retirement.retire(command.instance)

@@ -13,7 +13,7 @@ from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
 from dicomferry.spool.instance import State
 from dispatcher import circuit as circuits
-from dispatcher.commands import Command, Keep, MarkDead, Note, Publish, Retire
+from dispatcher.commands import Command, DropRenditions, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
 from dispatcher.lanes import Delivery, Doubt, Entry, Lane, Place
 from dispatcher.outstanding import Outstanding
@@ -288,17 +288,24 @@ class QueueState:
         """Retire or keep an instance with no pending delivery; one with a dead delivery stays parked."""
         if entry.deliveries:
             return
-        self.remove_entry(entry)
         if entry.id in self.dead:
+            self.drop_renditions(entry)  # what is parked may stay for long
+            self.remove_entry(entry)
             return
+        self.remove_entry(entry)
         until = entry.delivered_at + self._keep_delivered
         if self._keep_delivered and until > now:
             self.kept[entry.id] = until
             self.with_kept.add(entry.id, entry.size)
             self._retention.at(until, entry.id)
-            self.add_command(Keep(entry.id))
+            self.add_command(DropRenditions(entry.id))
         else:
             self.add_command(Retire(entry.id))
+
+    def drop_renditions(self, entry: Entry) -> None:
+        """Have an instance's renditions removed, if there are any: they can be made again."""
+        if self.renditions.forget(entry.id):
+            self.add_command(DropRenditions(entry.id))
 
     def end_retention(self, now: float) -> None:
         """Retire the kept instances whose time is over."""

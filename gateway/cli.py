@@ -172,6 +172,9 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
     ] = Verify.ALWAYS,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Name each file that was skipped, left, or changed otherwise.")
+    ] = False,
 ) -> None:
     """Transcode files or whole folders, without any service; originals are never touched."""
     from workers.files import folder, parallel  # noqa: PLC0415
@@ -188,7 +191,7 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
         overwrite=overwrite,
         ceilings=ceilings_from_environment(),
     )
-    if not convert(folder.jobs(inputs, out), order, jobs):
+    if not convert(folder.jobs(inputs, out), order, jobs, verbose=verbose):
         raise typer.Exit(1)
 
 

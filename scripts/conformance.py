@@ -140,6 +140,12 @@ def _images() -> Iterable[str]:
         "syntax. Native syntaxes hold every image whose pixel data is no longer than 2^32 - 2 bytes."
     )
     yield ""
+    yield (
+        "Where decoded values need more bits than Bits Stored says, Bits Stored and High Bit are corrected. "
+        "Where the differences of a lossless JPEG wrap, bits above its precision are cut off. A "
+        "note says either."
+    )
+    yield ""
     rows = (
         (s.keyword, *_capability_row(s.capability)) for s in TABLE if s.encoded and s.capability is not None
     )

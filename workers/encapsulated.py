@@ -12,7 +12,7 @@ from workers.dataset import attributes, functional_groups, lossy, pixels
 from workers.dataset.elements import UNDEFINED, Element
 from workers.dataset.encapsulate import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
-from workers.dataset.replacement import PixelContext, Replacement, Replacer
+from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.rendition import Rendition
 
@@ -41,10 +41,11 @@ def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof()
     received, ceilings = rendition.received, rendition.ceilings
+    limits.extend(image.native_length)
     for codestream in pixels.codestreams(
         received.source, context.elements, image, source_uid, ceilings=ceilings, note=rendition.note
     ):
-        limits.begin_step(len(codestream))
+        limits.begin_step(image.frame_length)
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
             raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
@@ -52,7 +53,7 @@ def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
             decoded = decoders.decode(source_uid, codestream, image, rgb=False)
             proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
         fragments.add(other)
-    return _replacement(fragments, fragments.extended)
+    return _replacement(rendition, fragments, fragments.extended)
 
 
 def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
@@ -62,7 +63,7 @@ def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
         Unsuitable: the target cannot hold this image.
         Permanent: a frame is damaged.
     """
-    image, capability = attributes.describe(context.values), rendition.target_syntax.capability
+    image, capability = rendition.describe(context), rendition.target_syntax.capability
     every_bit = capability is not None and capability.every_bit
     # Values in other bits come down to where they belong.
     in_place = replace(image, photometric=_decoded_photometric(image), high_bit=image.bits_stored - 1)
@@ -86,7 +87,7 @@ def _encoded(
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(context.elements, image, rgb=False):
+    for decoded in rendition.frames(context, image, rgb=False):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)
@@ -98,11 +99,14 @@ def _encoded(
         if proof is not None:
             proof.check_encoded(values, described, made.codestream)
         fragments.add(made.codestream)
+    if rendition.misfits(context):
+        return MISFIT
     if photometric != image.photometric:
         rendition.note(f"{image.photometric} became {photometric}")
     if cells.high_bit != image.high_bit:
         rendition.note(f"values moved from High Bit {image.high_bit} to {cells.high_bit}")
     changes: dict[int, tuple[bytes, bytes | ScratchFile]] = {
+        **attributes.corrected(image, context.values),
         **attributes.changes_encapsulated(image, photometric, cells.high_bit),
         **fragments.extended,
     }
@@ -110,7 +114,7 @@ def _encoded(
         rendition.note(*separator.notes)
         changes |= separator.changes()
     if not rendition.loses:
-        return _replacement(fragments, changes)
+        return _replacement(rendition, fragments, changes)
     received = rendition.received
     instance = received.meta.sop_class_uid, received.meta.sop_instance_uid
     ratio = image.frame_bits * image.frames / 8 / fragments.coded_length
@@ -118,7 +122,7 @@ def _encoded(
     of_frames = functional_groups.item_replacers(
         context, received.source, instance, big=received.encoding.big
     )
-    return _replacement(fragments, changes, lossy.appended(*instance), of_frames)
+    return _replacement(rendition, fragments, changes, lossy.appended(*instance), of_frames)
 
 
 def _check_capability(target: syntaxes.Syntax, image: Image) -> None:
@@ -136,11 +140,13 @@ def _decoded_photometric(image: Image) -> str:
 
 
 def _replacement(
+    rendition: Rendition,
     fragments: Fragments,
     changes: Mapping[int, tuple[bytes, bytes | ScratchFile]],
     appended: Mapping[int, bytes] | None = None,
     item_replacers: Mapping[int, Replacer] | None = None,
 ) -> Replacement:
+    rendition.claim.allocate(fragments.coded_length, rendition.out)
     limits.begin_step(fragments.coded_length)
     return Replacement(
         vr=b"OB",  # PS3.5 A.4

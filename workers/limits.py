@@ -17,8 +17,9 @@ from pathlib import Path
 
 from dicomferry.ceilings import Ceilings
 
-PATIENCE = 60.0  # seconds that every step may take, however small
-PACE = 500_000  # bytes a second that a step must do besides: the slowest codec does 40 times that
+PATIENCE = 60.0  # seconds that an instance may take, however small
+PACE = 1_000_000  # native bytes a second that it must do besides: the slowest codec does 20 times that
+_LONGEST = 7 * 86_400.0  # seconds: no claim of a header gets more
 # How much freed memory glibc keeps (mallopt(3)): codecs ask for the same buffers frame after frame, and
 # zeroed pages from the kernel cost them 6 % of their time.
 _MALLOPT = {
@@ -28,7 +29,8 @@ _MALLOPT = {
 }
 _OUR_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
-_deadline_runs = False  # whether this process's timer is a deadline
+# monotonic times of this process's deadline: when it was set, and when it is over; 0 without one
+_began = _over = 0.0
 
 
 def cores(group: Path | None = None) -> int:
@@ -70,8 +72,8 @@ def limit_process(memory_mb: int = Ceilings.memory_mb) -> None:
 
 
 def seconds_for(size: int) -> float:
-    """Seconds that a step on `size` bytes may take."""
-    return PATIENCE + size / PACE
+    """Seconds that work on `size` bytes may take."""
+    return min(PATIENCE + size / PACE, _LONGEST)
 
 
 @contextmanager
@@ -79,21 +81,21 @@ def deadline(seconds: float) -> Iterator[None]:
     """Kill this process (SIGALRM) if the block takes longer than `seconds`, even inside a codec.
 
     For the main thread of a child process; in other threads it does nothing, since the timer belongs to the
-    process. `begin_step` gives more time.
+    process. `extend` gives more time.
     """
-    global _deadline_runs  # noqa: PLW0603  the timer is global too
+    global _began, _over  # noqa: PLW0603  the timer is global too
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     waited_for, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
-    started = time.monotonic()
-    _deadline_runs = True
+    _began = started = time.monotonic()
+    _over = _began + seconds
     try:
         yield
     finally:
-        _deadline_runs = False
+        _over = 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if waited_for:  # another timer, a test runner's for example, goes on
@@ -101,10 +103,25 @@ def deadline(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
 
 
-def begin_step(size: int) -> None:
-    """Restart the deadline for a step on `size` bytes, such as a frame; without a deadline do nothing.
+def extend(size: int) -> None:
+    """Give the whole work the time of `size` bytes, since it began, if that is more than it has.
 
-    So a large object has the time it needs, and a hang is noticed within the time of one frame.
+    For an instance whose native size becomes known. Without a deadline this does nothing.
     """
-    if _deadline_runs:
-        signal.setitimer(signal.ITIMER_REAL, seconds_for(size))
+    global _over  # noqa: PLW0603  the timer is global too
+    if _over:
+        _over = max(_over, _began + seconds_for(size))
+        _set_timer(_over)
+
+
+def begin_step(size: int) -> None:
+    """Begin a step on `size` bytes, such as a frame: a hang is noticed within its time.
+
+    It has never more than what is left of the whole. Without a deadline this does nothing.
+    """
+    if _over:
+        _set_timer(min(_over, time.monotonic() + seconds_for(size)))
+
+
+def _set_timer(until: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 1e-3))

@@ -11,7 +11,7 @@ from workers.codecs.image import YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, pixels
 from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.overlays import BitPacker
-from workers.dataset.replacement import PixelContext, Replacement
+from workers.dataset.replacement import MISFIT, PixelContext, Replacement
 from workers.rendition import Rendition
 from workers.verify import Proof
 
@@ -57,13 +57,17 @@ def _becomes_rgb(rendition: Rendition, context: PixelContext) -> bool:
 
 
 def _decoded(rendition: Rendition, context: PixelContext, uid: str | None = None) -> Replacement:
-    image, target = attributes.describe(context.values), rendition.target_syntax
+    image, target = rendition.describe(context), rendition.target_syntax
     length = image.native_length
     if length > _MAX_LENGTH:
         raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
     wanted = rendition.spec.colour
-    frames = rendition.frames(context.elements, image, rgb=wanted == "rgb", uid=uid)
-    first = next(frames)
+    frames = rendition.frames(context, image, rgb=wanted == "rgb", uid=uid)
+    first = next(frames, None)
+    if first is None:
+        return MISFIT
+    if not context.nested:
+        rendition.claim.allocate(length, rendition.out)
     colour = attributes.native_colour(first.colour, wanted) if image.samples == 3 else first.colour
     if colour != image.photometric:
         rendition.note(f"{image.photometric} became {colour}")
@@ -73,7 +77,7 @@ def _decoded(rendition: Rendition, context: PixelContext, uid: str | None = None
         vr=attributes.pixel_data_vr(image.bits_allocated, explicit=explicit),
         length=length,
         content=_content(rendition, itertools.chain((first,), frames), image, colour, proof),
-        changes=attributes.changes(image, colour),
+        changes=attributes.corrected(image, context.values) | attributes.changes(image, colour),
         removed=attributes.ONLY_ENCAPSULATED,
     )
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
@@ -12,10 +13,13 @@ from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.codecs.encoders import Quality
 from workers.codecs.image import Decoded, Image
-from workers.dataset import lossy, pixels
+from workers.dataset import attributes, lossy, pixels
 from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.received import Received
+from workers.dataset.replacement import PixelContext
 from workers.dataset.scratch import ScratchFile
+from workers.dataset.stored import StoredBits
+from workers.room import Claim
 from workers.verify import Proof
 
 
@@ -27,9 +31,14 @@ class Rendition:
     target_syntax: syntaxes.Syntax
     spec: RenditionSpec
     folder: Path  # of scratch files
-    cleanup: ExitStack  # closes scratch files
     ceilings: Ceilings
     verified: bool
+    claim: Claim  # on the disk
+    # By offset of its pixel data: the High Bit that an image's values need, as an attempt before this found.
+    high_bits: Mapping[int, int]
+    out: BinaryIO | None = None  # its file, where that takes the pixels as they are made
+    cleanup: ExitStack = field(default_factory=ExitStack)  # closes scratch files
+    found_high_bits: dict[int, int] = field(default_factory=dict)  # the same, found in this attempt
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set
     proof: Proof | None = None  # of the image's pixels, if they were encoded or decoded
 
@@ -85,22 +94,46 @@ class Rendition:
 
     def scratch_file(self) -> ScratchFile:
         """A new file that is closed with the rendition."""
-        file = ScratchFile(self.folder)
+        file = ScratchFile(self.folder, self.claim.grow)
         self.cleanup.callback(file.close)
         return file
 
-    def frames(
-        self, elements: Mapping[int, Element], image: Image, *, rgb: bool, uid: str | None = None
-    ) -> Iterator[Decoded]:
-        """The frames of a data set's pixel data as native cells; each starts a new deadline.
+    def describe(self, context: PixelContext) -> Image:
+        """The image that its attributes describe, corrected where they deny some of its values."""
+        image = attributes.describe(context.values)
+        high_bit = self.high_bits.get(_place(context))
+        if high_bit is None:
+            return image
+        stored = image.bits_stored + high_bit - image.high_bit
+        self.note(f"there are values of {stored} bits: Bits Stored said {image.bits_stored}")
+        return replace(image, bits_stored=stored, high_bit=high_bit)
 
-        `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's.
+    def frames(
+        self, context: PixelContext, image: Image, *, rgb: bool, uid: str | None = None
+    ) -> Iterator[Decoded]:
+        """The frames of a data set's pixel data as native cells; each is a step of limited time.
+
+        `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's. From the
+        first frame on whose values do not fit Bits Stored they are only measured: then `misfits`, and this
+        attempt is in vain.
         """
+        limits.extend(image.native_length)
         limits.begin_step(image.frame_length)
-        for decoded in self._decoded(elements, image, rgb, uid):
+        stored, place = StoredBits(image, context.values), _place(context)
+        for decoded in self._decoded(context.elements, image, rgb, uid):
             limits.begin_step(image.frame_length)
             self.note(*decoded.notes)
-            yield decoded
+            high_bit = stored.high_bit(decoded.samples)
+            if high_bit > image.high_bit and not stored.can_grow(high_bit):
+                self.note(f"bits above the {image.bits_stored} stored belong to no overlay, and were kept")
+            elif high_bit > image.high_bit:
+                self.found_high_bits[place] = max(high_bit, self.found_high_bits.get(place, 0))
+            if not self.misfits(context):
+                yield decoded
+
+    def misfits(self, context: PixelContext) -> bool:
+        """Whether values were found that Bits Stored denies."""
+        return _place(context) in self.found_high_bits
 
     def _decoded(
         self, elements: Mapping[int, Element], image: Image, rgb: bool, uid: str | None
@@ -116,3 +149,8 @@ class Rendition:
         return pixels.decoded(
             received.source, elements, image, uid, rgb=rgb, ceilings=ceilings, note=self.note
         )
+
+
+def _place(context: PixelContext) -> int:
+    """What identifies pixel data in an instance: the offset where they start."""
+    return context.elements[PIXEL_DATA].start

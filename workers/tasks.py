@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ from dicomferry.messages.events import (
 )
 from dicomferry.settings import Settings
 from dicomferry.spool import durable, records
-from dicomferry.spool.spool import TRANSCODING, Spool
+from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
 from workers import limits, transcode
+from workers.room import NoRoom, Room, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +67,34 @@ def register(app: Celery, settings: Settings) -> None:
     spool = Spool(settings.spool.absolute())
     redis = redis_client(settings)  # connects at the first command: in the child process
 
+    bounds = bounds_of(settings)
+
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
     def transcode_batch(**message: Any) -> str:
-        results = run_batch(spool, redis, TranscodeBatch.from_message(message), settings.worker.ceilings)
-        return _outcome(results)
+        return _outcome(run_batch(spool, redis, TranscodeBatch.from_message(message), bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What instances may take; without `disk`, renditions may have all that is free."""
+
+    ceilings: Ceilings = Ceilings()
+    disk: Room | None = None
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The bounds that `settings` set."""
+    disk = Room(
+        Spool(settings.spool.absolute()).renditions,
+        shared=True,
+        reserve_mb=settings.ingest.min_free_mb,
+        most_mb=settings.worker.renditions_mb,
+    )
+    return Bounds(settings.worker.ceilings, disk)
 
 
 def run_batch(
-    spool: Spool, redis: Redis, batch: TranscodeBatch, ceilings: Ceilings = Ceilings()
+    spool: Spool, redis: Redis, batch: TranscodeBatch, bounds: Bounds = Bounds()
 ) -> list[Event | None] | None:
     """Make the renditions of a batch and report each at once or a moment later; what became of each.
 
@@ -95,7 +117,7 @@ def run_batch(
             size = _received_size(spool, instance)
             if size is not None and size > QUICK:
                 bundle.send()  # finished renditions need not wait for this one
-            outcome = _run_instance(spool, batch, instance, size, ceilings)
+            outcome = _run_instance(spool, batch, instance, size, bounds)
             results.append(outcome)
             if outcome is not None:
                 bundle.add(outcome)
@@ -134,7 +156,7 @@ def _received_size(spool: Spool, instance: str) -> int | None:
 
 
 def _run_instance(
-    spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, ceilings: Ceilings
+    spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, bounds: Bounds
 ) -> Event | None:
     """Make one rendition; None if there is nothing to report: the dispatcher asks again if it needs to."""
     key = batch.spec.key
@@ -149,7 +171,7 @@ def _run_instance(
             reason = "it killed its worker three times" + _last_end(spool, batch, instance)
             log.error("Failed instance=%s key=%s: %s", instance, key, reason)
             return Failed(batch.id, instance, key, reason)
-        outcome = _transcode(spool, batch, instance, size, ceilings)
+        outcome = _transcode(spool, batch, instance, size, bounds)
         if batch.alone:
             spool.clear_attempts(instance, TRANSCODING)
     except MemoryError:
@@ -178,9 +200,20 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
     return None
 
 
-def _transcode(
-    spool: Spool, batch: TranscodeBatch, instance: str, size: int, ceilings: Ceilings
-) -> Event | None:
+def _no_room(spool: Spool, batch: TranscodeBatch, instance: str, error: NoRoom) -> Event | None:
+    """What fits later waits; what is too large for the spool fails after three attempts."""
+    _remove_leftovers(spool, batch, instance)  # or they take the room that it needs
+    if isinstance(error, TooLarge):
+        with suppress(OSError):
+            if spool.add_attempt(instance, ROOM) >= MAX_ATTEMPTS:
+                log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, error)
+                return Failed(batch.id, instance, batch.spec.key, f"{error}; tried three times")
+    level = logging.WARNING if error.first else logging.INFO
+    log.log(level, "Postponed instance=%s key=%s: %s", instance, batch.spec.key, error)
+    return None
+
+
+def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bounds: Bounds) -> Event | None:
     """Run the codec once.
 
     Raises:
@@ -197,7 +230,8 @@ def _transcode(
                 batch.spec,
                 verify=batch.verify,
                 recorded=True,
-                ceilings=ceilings,
+                ceilings=bounds.ceilings,
+                disk=bounds.disk,
             )
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)
@@ -207,6 +241,8 @@ def _transcode(
         return Failed(batch.id, instance, key, str(error))
     except MemoryError:
         raise
+    except NoRoom as error:
+        return _no_room(spool, batch, instance, error)
     except (Transient, OSError) as error:
         log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
         return None
@@ -215,7 +251,9 @@ def _transcode(
         reason = f"unexpected {type(error).__name__} at {location_of(error)}"
         log.error("Failed instance=%s key=%s: %s", instance, key, reason)  # noqa: TRY400  see above
         return Failed(batch.id, instance, key, reason)
-    rendered = Rendered(batch.id, instance, key, report.notes, report.digest or "", report.verified)
+    rendered = Rendered(
+        batch.id, instance, key, report.notes, report.digest or "", report.verified, report.size
+    )
     log.info("Rendered instance=%s key=%s%s", instance, key, f": {rendered.words}" if rendered.words else "")
     return rendered
 
@@ -223,9 +261,10 @@ def _transcode(
 def _rendered(spool: Spool, batch: TranscodeBatch, instance: str) -> Rendered:
     """The event for an existing rendition, from its record."""
     key = batch.spec.key
-    record = records.read(spool.rendition(batch.boot, instance, key)) or {}
-    found = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
-    return Rendered(batch.id, instance, key, *found)
+    path = spool.rendition(batch.boot, instance, key)
+    record = records.read(path) or {}
+    notes, digest, verified = (str(record.get(name, "")) for name in ("notes", "digest_before", "verified"))
+    return Rendered(batch.id, instance, key, notes, digest, verified, path.stat().st_size)
 
 
 def _error_name(error: Exception) -> str:
@@ -242,13 +281,17 @@ def record_end(spool: Spool, batch: TranscodeBatch, error: BaseException) -> Non
     log.error("ChildLost batch=%s n=%d: %s", batch.id, len(batch.instances), words)
     for instance in batch.instances:
         # Partial files would fill the disk. If another worker is writing one by now, its batch is repeated.
-        for left in durable.leftover_temporaries(spool.rendition(batch.boot, instance, batch.spec.key)):
-            left.unlink(missing_ok=True)
+        _remove_leftovers(spool, batch, instance)
     if batch.alone:
         path = _end_path(spool, batch, batch.instances[0])
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(words)
+
+
+def _remove_leftovers(spool: Spool, batch: TranscodeBatch, instance: str) -> None:
+    for left in durable.leftover_temporaries(spool.rendition(batch.boot, instance, batch.spec.key)):
+        left.unlink(missing_ok=True)
 
 
 def _last_end(spool: Spool, batch: TranscodeBatch, instance: str) -> str:

@@ -5,7 +5,6 @@ can be made again.
 """
 
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from workers.dataset.received import deflate, encoding_of, open_received
 from workers.dataset.reencode import Reencoder
 from workers.dataset.replacement import PixelContext, Replacement
 from workers.rendition import Rendition
+from workers.room import Room
 from workers.verify import check_file, is_chosen
 
 __all__ = ["Report", "Unsuitable", "transcode"]
@@ -40,6 +40,7 @@ class Report:
     notes: str = ""  # what was changed or found, in words
     digest: str | None = None  # of the pixel cells received; None if none were compared
     verified: str = ""  # how the rendition was compared with them; empty if it was not
+    size: int = 0  # bytes of the file
 
 
 def transcode(
@@ -50,15 +51,17 @@ def transcode(
     verify: str = "never",
     recorded: bool = False,
     ceilings: Ceilings = Ceilings(),
+    disk: Room | None = None,
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
     `verify` is "always", "sampled" or "never". An encapsulated rendition is decoded back and compared; the
     file of a native one is read back. With `recorded` the result is written into the rendition's File Meta
-    Information (see `records`).
+    Information (see `records`). Without `disk`, the rendition may have all that is free on the disk.
 
     Raises:
         Unsuitable: the transfer syntax cannot hold this instance.
+        NoRoom: the disk has no room for it.
         Permanent: the instance is damaged, or no decoder knows its syntax; `verify.VerificationFailed`: the
             rendition differs from the source.
         OSError: the disk is full, or a file is missing.
@@ -69,18 +72,16 @@ def transcode(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = durable.temporary_path(target)
     try:
-        with open_received(source, target.parent, ceilings) as received, ExitStack() as cleanup:
+        with (
+            (disk or Room(target.parent)).claim(target) as claim,
+            open_received(source, target.parent, ceilings, claim) as received,
+        ):
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
             room = records.ROOM if recorded and chosen else b""
-            rendition = Rendition(received, syntax, spec, target.parent, cleanup, ceilings, chosen)
-            with temporary.open("w+b", buffering=_BUFFER) as out:
-                begin = _write(rendition, out, room)
-                report = _report(rendition)
-                if rendition.proof is not None:
-                    out.flush()
-                    check_file(out, rendition.proof)
-                    if room:
-                        records.fill(out, begin, rendition.proof.record() | {"notes": report.notes})
+            make = partial(Rendition, received, syntax, spec, target.parent, ceilings, chosen, claim)
+            report, found = _make(make({}), temporary, room)
+            if found:  # values that Bits Stored denies, which stands before them in the file
+                report, _ = _make(make(found), temporary, room)
         reach("transcoding.written")
         temporary.rename(target)
         reach("transcoding.renamed")
@@ -90,10 +91,23 @@ def transcode(
     return report
 
 
-def _report(rendition: Rendition) -> Report:
+def _make(rendition: Rendition, temporary: Path, room: bytes) -> tuple[Report, dict[int, int]]:
+    """Write and check one attempt; it counts if it found no High Bit to correct, which is returned too."""
+    with rendition.claim.attempt(), rendition.cleanup, temporary.open("w+b", buffering=_BUFFER) as out:
+        begin = _write(rendition, out, room)
+        report = _report(rendition, out.tell())
+        if rendition.proof is not None and not rendition.found_high_bits:
+            out.flush()
+            check_file(out, rendition.proof)
+            if room:
+                records.fill(out, begin, rendition.proof.record() | {"notes": report.notes})
+    return report, rendition.found_high_bits
+
+
+def _report(rendition: Rendition, size: int) -> Report:
     proof = rendition.proof
     notes = (*rendition.received.notes, *rendition.notes)
-    return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "")
+    return Report("; ".join(notes), proof.digest if proof else None, proof.words if proof else "", size)
 
 
 def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
@@ -112,7 +126,10 @@ def _write(rendition: Rendition, out: BinaryIO, room: bytes) -> int:
         ceilings=rendition.ceilings,
         note=rendition.note,
     )
+    if rendition.source_syntax.native or rendition.same:  # its pixels may be copied
+        rendition.claim.allocate(received.end - received.start, None)
     if uid != syntaxes.DEFLATED_LE:
+        rendition.out = out
         reencoder.write(out, received.start, received.end, received.encoding)
         return begin
     with tempfile.TemporaryFile(dir=rendition.folder) as inflated:

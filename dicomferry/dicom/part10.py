@@ -19,10 +19,8 @@ _TRANSFER_SYNTAX, _PRIVATE = 0x0010, 0x0102
 _LONGEST_READ = 128  # bytes; a UID has 64 at most
 _HEAD_LENGTH = 4096  # bytes of the first read; as a rule this is all that precedes the data set
 # Tags that may begin a data set: group lengths, and the first of the SOP Common Module (PS3.3 C.12.1).
-_FIRST_TAGS = frozenset(
-    ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x14), (8, 0x16), (8, 0x18))
-)
-_FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA"))
+_FIRST_TAGS = frozenset(((2, 0), (2, 1), (2, 2), *((8, number) for number in range(0x19))))
+_FIRST_VRS = frozenset((b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"DT", b"SQ", b"LO", b"SH"))
 _HEADER = struct.Struct("<2xH2sH")
 
 

@@ -59,7 +59,7 @@ class Rendered:
     """Worker: the rendition is on the spool. `notes` says, in words, what was changed besides pixels.
 
     `digest` is that of the source's pixels, `verified` says how the rendition's were compared with them; both
-    are empty where no pixels were decoded.
+    are empty where no pixels were decoded. `size` is that of its file, in bytes.
     """
 
     batch: str
@@ -68,6 +68,7 @@ class Rendered:
     notes: str = ""
     digest: str = ""
     verified: str = ""
+    size: int = 0
 
     @property
     def words(self) -> str:

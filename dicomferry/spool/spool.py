@@ -23,7 +23,9 @@ from dicomferry.spool.instance import UID_BYTES, Instance, State
 from dicomferry.spool.leases import Leases
 
 SCHEMA = 1
-TRANSCODING = "_transcode"  # key of a worker's attempts; no destination can have this name
+# Keys of a worker's attempts, of those that killed it and of those that found no room on the disk; no
+# destination can have these names.
+TRANSCODING, ROOM = "_transcode", "_room"
 _REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
 RECEIVER_BYTES = 8  # in the name of a receiving process, written as hexadecimal digits
 _SMALL = 1 << 14  # bytes; more than any record that we write

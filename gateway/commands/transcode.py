@@ -21,21 +21,34 @@ from workers.files.folder import Job, Kind, Order, Outcome
 from workers.files.parallel import run
 
 
-def convert(jobs: Sequence[Job], order: Order, processes: int | None) -> bool:
-    """Do all jobs and print the results; returns whether none failed. `processes` None is one per core."""
+def convert(jobs: Sequence[Job], order: Order, processes: int | None, *, verbose: bool = False) -> bool:
+    """Do all jobs and print the results; returns whether none failed. `processes` None is one per core.
+
+    What was noted, skipped or left is counted, and with `verbose` named file by file.
+    """
     signal.signal(signal.SIGTERM, _end)  # so that child processes end and leave no temporary files
     began = time.monotonic()
     outcomes = list(_with_progress(run(jobs, order, processes or limits.cores()), len(jobs)))
     seconds = time.monotonic() - began
     console = Console(highlight=False, soft_wrap=True)
     failed = sorted((o for o in outcomes if o.kind is Kind.FAILED), key=lambda o: o.job.source)
-    notes = Counter(o.words for o in outcomes if o.kind in {Kind.MADE, Kind.COPIED} and o.words)
-    for note, count in notes.most_common():
-        console.print(plain(f"{_files(count)}: {note}"))
+    told = [o for o in outcomes if o.kind is not Kind.FAILED and o.words]
+    if verbose:
+        for outcome in sorted(told, key=lambda o: o.job.source):
+            console.print(plain(f"{outcome.job.source}: {outcome.kind.value}: {outcome.words}"))
+    else:
+        for words, count in Counter(map(_counted_words, told)).most_common():
+            console.print(plain(f"{_files(count)}: {words}"))
     if failed:
         _print_failures(console, failed)
     console.print(plain(_summary(outcomes, seconds)))
     return not failed
+
+
+def _counted_words(outcome: Outcome) -> str:
+    if outcome.kind in {Kind.MADE, Kind.COPIED}:
+        return outcome.words
+    return f"{outcome.kind.value}: {outcome.words}"
 
 
 def _with_progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:

@@ -50,7 +50,7 @@ def test_the_demo_delivers_every_image_says_so_and_leaves_nothing(tmp_path: Path
     assert len(rows) >= 20, "a line an image"
     assert max(map(len, rows)) <= 80
     assert ended.stdout.count("first it accepts of its list") == 1, "each reason once"
-    assert "delivered 8 of" in ended.stdout, "no silence in a pipe"
+    assert ended.stdout.count("\ndelivered ") >= 2, "no silence in a pipe"
     received = [dcmread(path) for path in (kept / "received").iterdir()]
     assert len(received) >= 20
     assert len({dataset.SOPInstanceUID for dataset in received}) == len(received)

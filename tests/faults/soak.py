@@ -19,7 +19,9 @@ from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.support.faults import hostile
 from tests.support.faults.history import (
+    HOSTILE,
     Arrived,
     Fault,
     History,
@@ -43,6 +45,7 @@ RECEIVERS = {
     "any": ["all"],
 }
 _DISK_MB = 128
+_HOSTILE = 12  # one object among so many is meant to hurt the others
 
 
 class Battlefield:
@@ -89,6 +92,8 @@ class Battlefield:
                 self.journal,
                 seed=self.seed,
                 per_second=self._per_second,
+                other=hostile.make,
+                one_in=_HOSTILE,
             )
         )
         self.nemesis = Nemesis(
@@ -131,6 +136,13 @@ class Battlefield:
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 self.say(self.progress())
+
+    def rest(self, seconds: float) -> None:
+        """Send on for so long with all whole: nothing but hostile objects may now keep others waiting."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(30.0, max(until - time.monotonic(), 0.1)))
+            self.say(f"at rest: {self.progress()}")
 
     def progress(self) -> str:
         acknowledged = {s.uid for s in self.journal.of(Sent) if s.status == 0}
@@ -175,6 +187,7 @@ def summary(field: Battlefield, history: History, broken: list[Violation], secon
         "arrived": len(history.arrived),
         "delivered": len({(a.uid, a.destination) for a in history.arrived}),
         "duplicates": duplicates(history),
+        "hostile": sum(s.pixels == HOSTILE for s in history.sent if s.status == 0),
         "parked": dict(Counter(p.reason for p in history.parked)),
         "parked_deliveries": len(history.parked),
         "faults": dict(sorted(Counter(f.kind for f in history.faults).items())),
@@ -193,9 +206,10 @@ def run(folder: Path, given: argparse.Namespace, say: Callable[[str], None]) -> 
         say(f"ready after {time.monotonic() - began:.0f} s; {folder}")
         field.attack(60 * given.minutes, given.pause, given.hands)
         say(f"healing: {field.progress()}")
+        field.nemesis.heal()
         if given.hurry:
-            field.nemesis.heal()
             field.forget()
+        field.rest(given.rest)
         field.settle(given.patience)
         history = field.history()
         broken = violations(history)
@@ -218,6 +232,9 @@ def main() -> int:
     parser.add_argument("--hands", type=int, default=2, help="faults that may overlap")
     parser.add_argument(
         "--patience", type=float, default=700.0, help="seconds without a move that end the healing"
+    )
+    parser.add_argument(
+        "--rest", type=float, default=90.0, help="seconds after the faults in which objects are sent on"
     )
     parser.add_argument("--hurry", action="store_true", help="let the spool be read anew once all is whole")
     given = parser.parse_args()

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tests.support.faults.history import (
+    HOSTILE,
     MARKING,
+    TURN,
     Arrived,
     Fault,
     History,
@@ -206,3 +208,46 @@ def test_what_was_sent_again_after_a_refusal_comes_once() -> None:
     history = twice()
     history.sent.insert(0, sent("1.3", 29, 0xA700))
     assert rules(history) == [("duplicate", "1.3", "plain")]
+
+
+def delayed(by: float, *, others: float = 0.0) -> History:
+    """The third object comes so much later, those after it later too."""
+    history = a_sound_history()
+    for index, arrival in enumerate(history.arrived):
+        if arrival.destination == "plain" and arrival.uid >= "1.2":
+            later = by if arrival.uid == "1.2" else others
+            history.arrived[index] = replace(arrival, at=arrival.at + later)
+    return history
+
+
+def test_a_healthy_object_that_others_pass_for_a_minute_is_late() -> None:
+    assert rules(delayed(TURN - 2)) == []
+    assert rules(delayed(TURN + 2)) == [("late", "1.2", "plain")]
+
+
+def test_a_standstill_makes_late_whose_turn_it_was() -> None:
+    history = delayed(TURN + 30, others=TURN + 30)
+    assert rules(history) == [("late", "1.2", "plain")]  # those behind it came right after it
+
+
+def test_while_older_ones_arrive_nobody_is_late() -> None:
+    history = History(ACCEPTS)
+    for number in range(50):  # a backlog, taken at once
+        uid = f"1.{number:02}"
+        history.sent.append(sent(uid, number / 100))
+        history.arrived += [arrived(uid, name, 10.0 * number + 1) for name in ACCEPTS]
+    assert violations(history) == []
+
+
+def test_hostile_objects_may_come_late() -> None:
+    history = delayed(TURN + 2)
+    stores = [replace(s, pixels=HOSTILE) if s.uid == "1.2" else s for s in history.sent]
+    arrivals = [replace(a, pixels=HOSTILE) if a.uid == "1.2" else a for a in history.arrived]
+    assert violations(replace(history, sent=stores, arrived=arrivals)) == []
+
+
+@pytest.mark.parametrize(("ended", "late"), [(19.0, True), (25.0, False), (95.0, False)])
+def test_what_was_sent_before_the_last_fault_was_over_may_come_late(ended: float, late: bool) -> None:
+    history = delayed(TURN + 20)
+    history.faults.append(Fault("kill-worker", ("worker",), 15.0, ended))
+    assert bool(rules(history)) is late

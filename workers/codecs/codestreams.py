@@ -1,7 +1,7 @@
-"""The headers of compressed frames, read before any decoder gets the frame.
+"""The headers of JPEG and JPEG-LS frames, read before any decoder gets the frame.
 
 Decoders hide damage and trust hostile sizes. So the header of a codestream must agree with the data set
-before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C, JPEG 2000: T.800 annex A.
+before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C.
 """
 
 import struct
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from dicomferry.errors import Permanent
 
-_J2K_START = b"\xff\x4f\xff\x51"
-_JP2_START = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = 0xC3
 _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan may define tables later
+_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+_MOST_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
 _TABLES = 0xC4
 _SCAN = 0xDA
 
@@ -36,7 +36,7 @@ def read_jpeg(codestream: bytes) -> Header:
     """The header of a JPEG or JPEG-LS frame.
 
     Raises:
-        Permanent: it has no SOI, no frame header, no Huffman tables, no scan or no EOI.
+        Permanent: it has no SOI, no frame header, no Huffman tables, no scan or no EOI, or too many scans.
     """
     if codestream[:2] != b"\xff\xd8":
         raise Permanent("a JPEG frame does not begin with SOI (T.81 B.2.1)")
@@ -63,6 +63,7 @@ def read_jpeg(codestream: bytes) -> Header:
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
         raise Permanent("a JPEG frame header is cut short")
     precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
+    _check_scans(codestream, found, components, progressive=marker in _PROGRESSIVE)
     identifiers = segment[6 : 6 + 3 * components : 3]
     return Header(
         rows,
@@ -72,6 +73,18 @@ def read_jpeg(codestream: bytes) -> Header:
         transformed=_is_ycbcr(adobe, jfif, identifiers),
         lossless=marker == _LOSSLESS,
     )
+
+
+def _check_scans(
+    codestream: bytes, found: list[tuple[int, bytes, int]], components: int, *, progressive: bool
+) -> None:
+    """Refuse a frame with too many scans; one whose first scan is complete has no other."""
+    _, scan, at = found[-1]
+    if not progressive and scan[:1] == bytes((components,)):
+        return
+    scans = 1 + codestream.count(b"\xff\xda", at)  # which entropy-coded data cannot contain
+    if scans > _MOST_SCANS:
+        raise Permanent(f"a JPEG frame has {scans} scans: no encoder writes more than {_MOST_SCANS}")
 
 
 def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
@@ -124,51 +137,3 @@ def _is_ycbcr(adobe: int | None, jfif: bool, identifiers: bytes) -> bool | None:
     if jfif:
         return True
     return False if identifiers == b"RGB" else None
-
-
-def without_jp2(codestream: bytes) -> bytes:
-    """The JPEG 2000 codestream itself: some old encoders left the boxes of a JP2 file around it."""
-    if not codestream.startswith(_JP2_START):
-        return codestream
-    start = codestream.find(_J2K_START)
-    if start < 0:
-        raise Permanent("a JP2 file in place of a frame holds no codestream")
-    return codestream[start:]
-
-
-def read_j2k(codestream: bytes) -> Header:
-    """The header of a JPEG 2000 or HTJ2K frame, given without JP2 boxes.
-
-    Raises:
-        Permanent: it has no SIZ or no COD, its components differ, or a component is subsampled.
-    """
-    if codestream[:4] != _J2K_START or len(codestream) < 42:
-        raise Permanent("a JPEG 2000 frame does not begin with SOC and SIZ (T.800 A.4)")
-    right, bottom, left, top = struct.unpack_from(">4I", codestream, 8)
-    (components,) = struct.unpack_from(">H", codestream, 40)
-    described = codestream[42 : 42 + 3 * components]
-    if not components or len(described) < 3 * components:
-        raise Permanent("the SIZ of a JPEG 2000 frame is cut short")
-    if described != described[:3] * components:
-        raise Permanent("the components of a JPEG 2000 frame differ in precision or sampling")
-    if described[1:3] != b"\x01\x01":
-        raise Permanent("the components of a JPEG 2000 frame are subsampled (PS3.5 A.4.4)")
-    return Header(
-        rows=bottom - top,
-        columns=right - left,
-        components=components,
-        precision=(described[0] & 0x7F) + 1,
-        signed=bool(described[0] & 0x80),
-        transformed=_has_component_transform(codestream),
-    )
-
-
-def _has_component_transform(codestream: bytes) -> bool:
-    """Whether the first three components were transformed, by COD (T.800 A.6.1)."""
-    at = 2
-    while at + 9 <= len(codestream) and codestream[at + 1] != 0x90:  # SOT ends the main header
-        marker, length = struct.unpack_from(">HH", codestream, at)
-        if marker == 0xFF52:
-            return codestream[at + 8] == 1
-        at += 2 + length
-    raise Permanent("a JPEG 2000 frame has no COD: it is truncated or damaged")

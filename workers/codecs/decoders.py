@@ -17,8 +17,9 @@ import openjpeg
 
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
-from workers.codecs.codestreams import Header, read_j2k, read_jpeg, without_jp2
+from workers.codecs.codestreams import Header, read_jpeg
 from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image
+from workers.codecs.j2k_header import check_work, read_j2k, without_jp2
 from workers.codecs.jpeg_entropy import decode_complete
 from workers.codecs.jxl_header import read_jxl
 
@@ -93,16 +94,36 @@ def _jpeg(codestream: bytes, image: Image, rgb: bool) -> Decoded:
     header = read_jpeg(codestream)
     _check_agreement(header, image)
     if image.samples == 1:
-        return _as_cells(decode_complete(codestream, header, None, None), header, image, image.photometric)
+        values, notes = _unwrapped(decode_complete(codestream, header, None, None), header, image)
+        return _as_cells(values, header, image, image.photometric, notes)
     colour, notes = _jpeg_colour(header, image)
     if header.lossless or colour == RGB:
         # Equal input and output colour spaces: no conversion.
-        values = decode_complete(codestream, header, RGB, RGB)
+        values, wrapped = _unwrapped(decode_complete(codestream, header, RGB, RGB), header, image)
+        notes += wrapped
     else:
         colour_out = RGB if rgb else "YCBCR"
         values = decode_complete(codestream, header, "YCBCR", colour_out)
         colour = RGB if rgb else YBR
     return _as_cells(values, header, image, colour, notes)
+
+
+def _unwrapped(values: np.ndarray, header: Header, image: Image) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Samples as precision or Bits Stored allow: differences are taken modulo 2^16 (T.81 H.1.2.1).
+
+    Some encoders let them wrap at the precision instead: the bits above mean nothing, and GDCM cuts them too.
+    Others state a precision of 12 for 16 bits: these are samples if Bits Stored says so.
+    """
+    bits = _bits_in_use(header, image)
+    if not header.lossless or not int(values.max()) >> bits:
+        return values, ()
+    note = f"differences of the lossless JPEG wrap: what they left above {bits} bits was cut off"
+    return values & values.dtype.type((1 << bits) - 1), (note,)
+
+
+def _bits_in_use(header: Header, image: Image) -> int:
+    """Bits of a cell, from the lowest one, that the codestream or the data set claims for values."""
+    return min(max(header.precision, image.bits_stored, image.high_bit + 1), image.bits_allocated)
 
 
 def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:
@@ -131,6 +152,7 @@ def _jpeg_2000(codestream: bytes, image: Image, _rgb: bool) -> Decoded:
     )
     header = read_j2k(stripped)
     _check_agreement(header, image)
+    check_work(stripped, header.components)
     colour = image.photometric
     if image.samples == 3:
         colour = RGB if header.transformed else _untransformed_colour(image)
@@ -211,19 +233,27 @@ _RLE_EXCESS = 128  # bytes: old encoders write one run too many at the end
 def _packbits(segment: bytes, room: np.ndarray) -> np.ndarray:
     """Unpack one byte per pixel into `room`, whose size is the number of pixels and `_RLE_EXCESS`.
 
-    A byte that pads a segment to even length is not data (PS3.5 G.3.1).
+    A byte that pads a segment to even length is not data (PS3.5 G.3.1). Nor are zeros behind it, however
+    many, which unpack to zeros.
     """
     pixels = room.size - _RLE_EXCESS
     if len(segment) * 64 < pixels:
         raise Permanent("an RLE segment is too short for the image: it is truncated")
-    for content in (segment, segment[:-1]):
-        with suppress(RuntimeError):
-            unpacked = np.asarray(imagecodecs.packbits_decode(content, out=room.data))
-            break
-    else:
-        raise Permanent(f"an RLE segment is damaged, or holds more than the {pixels} bytes of the image")
+    zeros = len(segment) - len(segment.rstrip(b"\0"))
+    for extra in (0, zeros):
+        roomy = np.empty(room.size + extra, np.uint8) if extra else room
+        for content in (segment, segment[:-1]):
+            with suppress(RuntimeError):
+                unpacked = np.asarray(imagecodecs.packbits_decode(content, out=roomy.data))
+                return _first(unpacked, pixels)
+    raise Permanent(f"an RLE segment is damaged, or holds more than the {pixels} bytes of the image")
+
+
+def _first(unpacked: np.ndarray, pixels: int) -> np.ndarray:
     if len(unpacked) < pixels:
         raise Permanent(f"an RLE segment holds {len(unpacked)} bytes of {pixels}: it is truncated")
+    if unpacked[pixels + _RLE_EXCESS :].any():
+        raise Permanent(f"an RLE segment holds more than the {pixels} bytes of the image: it is damaged")
     return unpacked[:pixels]
 
 
@@ -240,7 +270,7 @@ def _as_cells(
     """Put decoded values into pixel cells as the data set describes them (PS3.5 8.1.1).
 
     The data set's Pixel Representation decides: if the codestream has another, its bits are kept as they are.
-    Bits above Bits Stored are kept if the codestream carries them, else they extend the sign.
+    Bits above Bits Stored are kept if the codestream carries them; above its precision they extend the sign.
     """
     if values.shape != image.shape:
         raise Permanent(f"the decoder returned an image of {values.shape} for one of {image.shape}")
@@ -248,8 +278,8 @@ def _as_cells(
     if header.signed and not image.signed:
         cells = cells & ((1 << header.precision) - 1)
         notes += ("the codestream is signed, the data set is not: its bits were kept",)
-    elif image.signed and not header.signed and header.precision <= image.bits_stored:
-        spare = image.bits_allocated - image.bits_stored
+    elif image.signed and not header.signed:
+        spare = image.bits_allocated - _bits_in_use(header, image)
         kind = f"<i{image.bits_allocated // 8}"
         cells = (cells << spare).view(kind) >> spare if spare else cells
     return Decoded(cells, colour, notes)

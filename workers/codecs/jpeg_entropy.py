@@ -14,6 +14,7 @@ import simplejpeg
 
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import FRAME_HEADERS, Header, segments
+from workers.codecs.jpeg_tables import with_known_symbols
 
 RGB, YCBCR, GREY = "RGB", "YCBCR", "GRAY"
 # Arbitrary entropy-coded data without a marker. It begins with neither zeros nor ones: libjpeg-turbo fills in
@@ -24,6 +25,7 @@ _LOSSLESS = 0xC3
 _ONE_PASS = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential, Huffman coding
 _MAX_ROWS = 65500  # of libjpeg-turbo
 _EOI = b"\xff\xd9"
+_LARGEST_CATEGORY = {False: 15, True: 16}  # of a DC difference, by whether the process is lossless
 
 
 def decode_complete(codestream: bytes, header: Header, stored: str | None, target: str | None) -> np.ndarray:
@@ -33,7 +35,20 @@ def decode_complete(codestream: bytes, header: Header, stored: str | None, targe
         Permanent: its entropy-coded data ends early.
         RuntimeError: it cannot be decoded.
     """
+    largest = _LARGEST_CATEGORY[header.lossless]
+    known = with_known_symbols(codestream, largest, 0)
+    values = _decode_checked(known, header, stored, target)
+    if known is codestream:
+        return values
+    # An unused symbol makes no difference. A used one does: of 0, 1 and 15 bits follow, of other differences.
+    for substitute in (1, 15):
+        known = with_known_symbols(codestream, largest, substitute)
+        if not np.array_equal(values, _decode_checked(known, header, stored, target)):
+            raise Permanent(f"a JPEG frame uses DC categories above {largest} (T.81 F.1.2.1, H.1.2)")
+    return values
 
+
+def _decode_checked(codestream: bytes, header: Header, stored: str | None, target: str | None) -> np.ndarray:
     def decode(data: bytes) -> np.ndarray:
         return np.asarray(imagecodecs.jpeg8_decode(data, colorspace=stored, outcolorspace=target))
 

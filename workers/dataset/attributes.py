@@ -91,6 +91,19 @@ def changes_encapsulated(image: Image, photometric: str, high_bit: int) -> dict[
     return changed
 
 
+def corrected(image: Image, values: Mapping[int, bytes]) -> dict[int, tuple[bytes, bytes]]:
+    """VR and value, by tag, of the elements in which `image` has other bits than `values` say."""
+    stated = describe(values)
+    return {
+        tag: (b"US", struct.pack("<H", bits))
+        for tag, bits, before in (
+            (STORED, image.bits_stored, stated.bits_stored),
+            (HIGH_BIT, image.high_bit, stated.high_bit),
+        )
+        if bits != before
+    }
+
+
 def _code_string(text: str) -> bytes:
     return text.encode("ascii") + b" " * (len(text) % 2)
 

@@ -149,7 +149,7 @@ class CellSeparator:
         return changed
 
 
-def _embedded(image: Image, values: Mapping[int, bytes]) -> list[tuple[int, int]]:
+def positions(image: Image, values: Mapping[int, bytes]) -> list[tuple[int, int]]:
     """Group and bit position of each overlay in the cells."""
     low = image.high_bit - image.bits_stored + 1
     found = []
@@ -159,13 +159,20 @@ def _embedded(image: Image, values: Mapping[int, bytes]) -> list[tuple[int, int]
             continue
         position = number(values, base | _POSITION, 0)
         inside = low <= position <= image.high_bit or position >= image.bits_allocated
-        if number(values, base | _ALLOCATED, 0) != image.bits_allocated or inside:
-            continue
+        if number(values, base | _ALLOCATED, 0) == image.bits_allocated and not inside:
+            found.append((group, position))
+    return found
+
+
+def _embedded(image: Image, values: Mapping[int, bytes]) -> list[tuple[int, int]]:
+    """The same, if each overlay can be moved."""
+    found = positions(image, values)
+    for group, _ in found:
+        base = group << 16
         size = (number(values, base | _ROWS, image.rows), number(values, base | _COLUMNS, image.columns))
         if size != (image.rows, image.columns):
             raise Unsuitable(
                 f"overlay {group:04X} of {size[0]} rows and {size[1]} columns stands in the bits of an image "
                 f"of {image.rows} and {image.columns}: it cannot be moved"
             )
-        found.append((group, position))
     return found

@@ -18,8 +18,6 @@ from workers.dataset.elements import EXPLICIT, Element, items
 from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 
-# Bytes of a frame up to which any ratio is believed: a blank image compresses well.
-_HARMLESS = 64 << 20
 # How many of six samples (two pixels) native pixel data hold where pixels share colours.
 _SAMPLES_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
 
@@ -45,6 +43,8 @@ def codestreams(
     uid = transfer_syntax_uid
     parts = split(source.view, elements, image.frames, ceilings, uid)
     note(*parts.notes)
+    coded = sum(fragment.length for fragments in parts.frames for fragment in fragments)
+    ceilings.check_ratio("an image", image.native_length, coded)
 
     def joined(fragments: Fragments) -> bytes:
         return b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
@@ -57,9 +57,7 @@ def codestreams(
                 total += boundaries.count(uid, joined(each))
                 limits.begin_step(image.frame_length)
             raise Permanent(contradiction(image.frames, total, uid))
-        if image.frame_length > max(_HARMLESS, len(codestream) * ceilings.largest_ratio):
-            what = f"a frame of {image.frame_length} bytes is said to be in {len(codestream)}"
-            raise Permanent(ceilings.refusal(what, "largest_ratio"))
+        ceilings.check_ratio("a frame", image.frame_length, len(codestream))
         yield codestream
 
 

@@ -12,10 +12,12 @@ from typing import IO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import encoding, syntaxes
-from dicomferry.dicom.part10 import Meta, read_meta
+from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import Permanent
 from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from workers.dataset.source import Source
+from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
+from workers.room import Claim, NoRoom
 
 _CHUNK = 1 << 20
 _ENCODINGS = {
@@ -34,7 +36,7 @@ class Received:
     end: int
     meta: Meta  # its transfer syntax is the real one, if that is a native one
     encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
-    notes: tuple[str, ...] = ()  # what the file states wrongly about itself
+    notes: tuple[str, ...] = ()  # what the file states wrongly about itself, or not at all
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -43,31 +45,35 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 @contextmanager
-def open_received(path: Path, scratch: Path, ceilings: Ceilings) -> Iterator[Received]:
+def open_received(path: Path, scratch: Path, ceilings: Ceilings, claim: Claim) -> Iterator[Received]:
     """Open a received file; a deflated data set is inflated into a nameless file in `scratch` first.
 
+    `claim` is told of its bytes before they are written.
+
     Raises:
+        NoRoom: the disk has no room for a deflated data set.
         Permanent: it is no DICOM file, or a deflated data set is damaged.
     """
-    meta = read_meta(path)
+    meta, unsaid = find_meta(path)
     with path.open("rb") as file, _mapped(file) as view:
         if meta.transfer_syntax_uid != syntaxes.DEFLATED_LE:
-            yield _received(file, view, meta.offset, meta)
+            yield _received(file, view, meta.offset, meta, unsaid)
             return
         with tempfile.TemporaryFile(dir=scratch) as inflated:
-            _inflate(view, meta.offset, inflated, ceilings)
+            _inflate(view, meta.offset, inflated, ceilings, claim)
             with _mapped(inflated) as content:
-                yield _received(inflated, content, 0, meta)
+                yield _received(inflated, content, 0, meta, unsaid)
 
 
-def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Received:
+def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: tuple[str, ...]) -> Received:
     stated = encoding.encoding_of(meta.transfer_syntax_uid)
     stray = encoding.stray_length(lambda at, size: view[at : at + size], start, len(view), stated)
     start += stray
     if len(view) - start < 8:
         raise Permanent("the file ends before its data set begins: it is truncated")
     real = encoding.shown_encoding(view[start : start + 8]) or stated  # some archives label files wrongly
-    notes = []
+    meta, unsaid = _named(meta, view, start, _ENCODINGS[real], unsaid)
+    notes = list(unsaid)
     if stray:
         notes.append("elements of group 0000 or 0002 at the head of the data set were left out")
     if real != stated:
@@ -77,6 +83,21 @@ def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta) -> Recei
         if meta.transfer_syntax_uid in encoding.NATIVE:
             meta = replace(meta, transfer_syntax_uid=real)
     return Received(Source(view, file.fileno()), start, len(view), meta, _ENCODINGS[real], tuple(notes))
+
+
+def _named(
+    meta: Meta, view: mmap.mmap, start: int, real: Encoding, unsaid: tuple[str, ...]
+) -> tuple[Meta, tuple[str, ...]]:
+    """`meta` with SOP UIDs, of the data set where it lacks them, and the notes `unsaid` on that."""
+    if meta.sop_class_uid and meta.sop_instance_uid:
+        return meta, unsaid
+    try:
+        sop_class, sop_instance = sop_uids(view, start, len(view), real)
+    except Permanent:
+        if unsaid != (EMPTY,):
+            raise
+        return meta, ()  # an object that names itself nowhere stays as it is
+    return replace(meta, sop_class_uid=sop_class, sop_instance_uid=sop_instance), unsaid
 
 
 @contextmanager
@@ -89,25 +110,36 @@ def _mapped(file: IO[bytes]) -> Iterator[mmap.mmap]:
         yield view
 
 
-def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings) -> None:
+def _inflate(view: mmap.mmap, offset: int, out: IO[bytes], ceilings: Ceilings, claim: Claim) -> None:
     """Raw deflate (PS3.5 A.5)."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
+    refused: NoRoom | None = None
     try:
         for at in range(offset, len(view), _CHUNK):
             pending = view[at : at + _CHUNK]
             while pending and not decompressor.eof:
                 content = decompressor.decompress(pending, _CHUNK)
                 pending = decompressor.unconsumed_tail
-                total += out.write(content)
+                total += len(content)
                 if total > ceilings.largest_inflated_mb << 20:
                     raise Permanent(
                         ceilings.refusal("the deflated data set is too large", "largest_inflated_mb")
                     )
+                ceilings.check_ratio("a deflated data set", total, len(view) - offset)
+                if refused is None:
+                    try:
+                        claim.grow(len(content))
+                        out.write(content)
+                    except NoRoom as error:
+                        refused = error  # the rest is counted: whether it ever fits depends on the whole
     except zlib.error as error:
         raise Permanent("the deflated data set is damaged") from error
     if not decompressor.eof:
         raise Permanent("the deflated data set is truncated")
+    if refused is not None:
+        claim.demand(total)
+        raise refused
     out.flush()
 
 

@@ -42,3 +42,6 @@ class Replacement:
 
 
 Replacer = Callable[[PixelContext], Replacement | None]
+
+# Of pixel data whose values Bits Stored denies, in the attempt that finds it: what it writes is thrown away.
+MISFIT = Replacement(content=())

@@ -1,7 +1,7 @@
 """Bytes that are written now and copied to their place later, once what stands before them is known."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -10,9 +10,13 @@ _CHUNK = 1 << 20
 
 
 class ScratchFile:
-    """A nameless file in the folder `scratch`; while it is small it stays in memory."""
+    """A nameless file in the folder `scratch`; while it is small it stays in memory.
 
-    def __init__(self, scratch: Path) -> None:
+    `grow` is told of bytes before they are written, and may refuse them.
+    """
+
+    def __init__(self, scratch: Path, grow: Callable[[int], None] | None = None) -> None:
+        self._grow = grow
         # SpooledTemporaryFile is an IO[bytes] in all but its declared type.
         self._file = cast(IO[bytes], tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(scratch)))  # noqa: SIM115  ours
         self.length = 0
@@ -21,8 +25,11 @@ class ScratchFile:
         """Append bytes.
 
         Raises:
+            Transient: `grow` refuses them.
             OSError: the disk is full.
         """
+        if self._grow is not None:
+            self._grow(len(content))
         self._file.write(content)
         self.length += len(content)
 

@@ -14,21 +14,18 @@ from pathlib import Path
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
-from dicomferry.dicom.part10 import PREFIX_LENGTH, is_bare_data_set, read_meta
+from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import FerryError, Misconfigured, Permanent, location_of
 from dicomferry.spool import durable
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.text import shown
 from workers import limits
+from workers.dataset.unlabelled import find_meta, is_dicom
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # Recompressed JPEG: made of a JPEG alone, which can be restored from it.
 _RECOMPRESSED = "1.2.840.10008.1.2.4.111"
-_BARE = (
-    "a data set without the header of a DICOM file (PS3.10 7.1), which says its transfer syntax: "
-    "DCMTK's `dcmconv IN OUT` writes one"
-)
 _PIXELLESS = "no pixel data: left in its transfer syntax"
 # The setting of lossy targets, by group.
 _SETTING = {
@@ -238,13 +235,15 @@ def convert(job: Job, order: Order) -> Outcome:
 
 
 def _convert(job: Job, order: Order) -> Outcome:
-    if reason := _not_an_instance(job.source):
-        return Outcome(job, Kind.FAILED if job.named else Kind.SKIPPED, reason)
+    if not is_dicom(job.source):
+        return Outcome(job, _without_instance(job), "no DICOM file")
+    meta, unsaid = find_meta(job.source)
+    if meta.sop_class_uid == _DIRECTORY:
+        return Outcome(job, _without_instance(job), "a DICOMDIR: it describes other files as they were")
     if job.target.exists() and not order.overwrite:
-        return _existing(job, order)
-    if read_meta(job.source).transfer_syntax_uid in order.keep:
-        _copy(job.source, job.target)
-        return Outcome(job, Kind.COPIED, written=job.size)
+        return _existing(job, order, made_of=meta.transfer_syntax_uid if unsaid else None)
+    if meta.transfer_syntax_uid in order.keep:
+        return _left(job, meta, order.ceilings, whole=not unsaid)
     # The parent process only distributes work and needs no codecs.
     from dicomferry.errors import NoPixelData, Unsuitable  # noqa: PLC0415
     from workers.transcode import transcode  # noqa: PLC0415
@@ -257,8 +256,7 @@ def _convert(job: Job, order: Order) -> Outcome:
             if job.named:
                 raise
             # A report among the images of a study.
-            _copy(job.source, job.target)
-            return Outcome(job, Kind.COPIED, _PIXELLESS, job.size)
+            return _left(job, meta, order.ceilings, whole=not unsaid, note=_PIXELLESS)
         except Unsuitable as error:
             refusals.append(str(error))
         else:
@@ -266,29 +264,32 @@ def _convert(job: Job, order: Order) -> Outcome:
     raise Permanent("; ".join(refusals))
 
 
-def _not_an_instance(path: Path) -> str | None:
-    """Why the file at `path` holds no SOP instance; None if it does, even a damaged one.
+def _without_instance(job: Job) -> Kind:
+    return Kind.FAILED if job.named else Kind.SKIPPED
 
-    Raises:
-        Permanent: it is a data set without a file header.
+
+def _left(job: Job, meta: Meta, ceilings: Ceilings, *, whole: bool, note: str = "") -> Outcome:
+    """Leave the instance in its transfer syntax: a whole file as it is, others with the header they lack."""
+    if whole or not syntaxes.BY_UID[meta.transfer_syntax_uid].encoded:
+        _copy(job.source, job.target)
+        return Outcome(job, Kind.COPIED, note, job.size)
+    from workers.transcode import transcode  # noqa: PLC0415
+
+    report = transcode(job.source, job.target, RenditionSpec(meta.transfer_syntax_uid), ceilings=ceilings)
+    words = "; ".join(text for text in (report.notes, note) if text)
+    return Outcome(job, Kind.MADE, words, job.target.stat().st_size)
+
+
+def _existing(job: Job, order: Order, made_of: str | None) -> Outcome:
+    """The outcome if the output exists: in a folder, what an earlier run made is not made again.
+
+    `made_of` is the syntax of a file that got a header without being transcoded, if there was one.
     """
-    with path.open("rb") as file:
-        head = file.read(PREFIX_LENGTH)
-    if head[128:] != b"DICM":
-        if is_bare_data_set(head):
-            raise Permanent(_BARE)
-        return "no DICOM file"
-    if read_meta(path).sop_class_uid == _DIRECTORY:
-        return "a DICOMDIR: it describes other files as they were"
-    return None
-
-
-def _existing(job: Job, order: Order) -> Outcome:
-    """The outcome if the output exists: in a folder, what an earlier run made is not made again."""
-    syntax = read_meta(job.target).transfer_syntax_uid
-    made = syntax in {spec.transfer_syntax_uid for spec in order.specs} | order.keep
+    syntax = find_meta(job.target)[0].transfer_syntax_uid
+    made = syntax in {spec.transfer_syntax_uid for spec in order.specs} | order.keep | {made_of}
     if not job.named and (made or filecmp.cmp(job.source, job.target, shallow=False)):
-        return Outcome(job, Kind.PRESENT)
+        what = syntaxes.label(syntax) if made else "the same as the original"
+        return Outcome(job, Kind.PRESENT, f"the output exists and is {what}: --overwrite makes it again")
     raise Permanent(f"{job.target} exists already: --overwrite replaces it")
 
 

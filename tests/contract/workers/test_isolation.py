@@ -1,6 +1,8 @@
 """Codecs that crash, hang or eat memory, through a real dispatcher, a real prefork worker and a real Redis.
 
 The worker's process is given decoders that do so for certain frames; everything else is what runs in earnest.
+No verdict hangs on how busy the machine is: time is over only for the frame that hangs, whose clock is put
+forward, and waits end as soon as what they wait for is there.
 """
 
 import threading
@@ -26,26 +28,27 @@ from tests.support.stages.spools import a_spool, put
 RLE = "1.2.840.10008.1.2.5"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 MEMORY_MB = 512
-PATIENCE = 3.0
 SOUND = 8
 
 START = f"""
 import os
 os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-import ctypes, json, sys
+import ctypes, json, signal, sys
 from dicomferry.logs import configure
 from dicomferry.settings import Settings
 configure("worker")
-from workers import limits, tasks
+from workers import tasks
 from workers.codecs import decoders
 
-limits.PATIENCE = {PATIENCE}
 sound = decoders.DECODERS["{RLE}"]
 
 def decode(codestream, image, rgb):
     if codestream.startswith(b"crash"):
         ctypes.string_at(0)
     if codestream.startswith(b"hang"):
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        if left:  # a deadline runs
+            signal.setitimer(signal.ITIMER_REAL, left / 60)
         ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock, as a codec in C does
     if codestream.startswith(b"eat"):
         eaten = []
@@ -135,9 +138,9 @@ def test_what_a_codec_does_to_its_process_costs_nobody_else_anything(
     request.getfixturevalue("dispatcher")  # all of them in the same batches, then
     try:
         wait_until(
-            lambda: all("rendered" in lines(spool, instance) for instance in sound), "the sound ones", 60
+            lambda: all("rendered" in lines(spool, instance) for instance in sound), "the sound ones", 300
         )
-        wait_until(lambda: all(spool.marker(i.id, "dead", "ws1") for i in bad.values()), "the bad ones", 90)
+        wait_until(lambda: all(spool.marker(i.id, "dead", "ws1") for i in bad.values()), "the bad ones", 300)
     finally:
         print(worker.read_text()[-6000:])
     reasons = {what: spool.marker(i.id, "dead", "ws1")["reason"] for what, i in bad.items()}
@@ -148,7 +151,7 @@ def test_what_a_codec_does_to_its_process_costs_nobody_else_anything(
     assert "more memory than its worker may have, three times" in reasons["eat"]
     # Three ends alone each; the pool may tell of the last one after the dispatcher has drawn its conclusion.
     for how in ("SIGSEGV", "when its time was over"):
-        wait_until(lambda how=how: sum(how in end for end in ends(worker, "n=1:")) >= 3, f"three {how}", 20)
+        wait_until(lambda how=how: sum(how in end for end in ends(worker, "n=1:")) >= 3, f"three {how}", 120)
         assert sum(how in end for end in ends(worker, "n=1:")) <= 4
     assert len(ends(worker)) <= 10  # and a few in company; what only eats is stopped before its child dies
     log = worker.read_text()

@@ -9,12 +9,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
-from dicomferry.dicom.part10 import dataset_offset, read_meta
+from dicomferry.dicom.part10 import PREFIX_LENGTH, dataset_offset, read_meta
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
 from tests.support.images.files import native_pixels, shipped
-from tests.support.images.independent import encode
+from tests.support.images.independent import cells, dump, encode, run
 from tests.support.images.synthetic import dataset, encapsulated
 from tests.support.running.services import program
 from workers.files import folder
@@ -80,21 +80,89 @@ def test_meta_information_that_ends_early_is_refused(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [cut]
 
 
-@pytest.mark.parametrize("name", ["ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "rtstruct.dcm"])
-def test_a_data_set_without_a_header_fails_by_a_message_that_helps(name: str, tmp_path: Path) -> None:
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    (archive / name).write_bytes(shipped(name).read_bytes())
-    wanted = folder.order("uncompressed", Lossy())
-    for inputs, out in ((archive, "out"), (archive / name, "one.dcm")):
-        (job,) = folder.jobs([inputs], tmp_path / out)
-        outcome = folder.convert(job, wanted)
-        assert outcome.kind is Kind.FAILED  # in a folder too: it would be missed
-        assert "dcmconv IN OUT" in outcome.words
-    whole = archive / "whole.dcm"
-    subprocess.run([program("dcmconv"), str(archive / name), str(whole)], check=True, capture_output=True)
-    (job,) = folder.jobs([whole], tmp_path / "whole.dcm")
-    assert folder.convert(job, wanted).kind in {Kind.MADE, Kind.COPIED}
+def converted(source: Path, target: Path, group: str = "uncompressed") -> folder.Outcome:
+    (job,) = folder.jobs([source], target)
+    return folder.convert(job, folder.order(group, Lossy()))
+
+
+def dump_of(path: Path) -> list[str]:
+    return dump(path, r"(0008,0000)")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "rtstruct.dcm", "CT_small.dcm", "no preamble"],
+)
+@pytest.mark.parametrize("option", ["+te", "+ti", "+tb"])
+def test_a_data_set_without_a_header_gets_the_one_that_dcmtk_gives_it(
+    name: str, option: str, tmp_path: Path
+) -> None:
+    bare, ours, theirs = tmp_path / "bare.dcm", tmp_path / "ours.dcm", tmp_path / "theirs.dcm"
+    if name == "no preamble":
+        bare.write_bytes(shipped("CT_small.dcm").read_bytes()[PREFIX_LENGTH:])
+    else:
+        run("dcmconv", option, "-F", str(shipped(name)), str(bare))
+    assert converted(bare, ours).kind is Kind.MADE
+    assert read_meta(ours).transfer_syntax_uid in (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
+    assert read_meta(ours).sop_instance_uid == dcmread(bare, force=True).SOPInstanceUID
+    run("dcmconv", str(bare), str(theirs))
+    assert dump_of(ours) == dump_of(theirs)
+
+
+def test_without_a_header_pixels_are_converted_too_and_what_was_found_is_told(tmp_path: Path) -> None:
+    source = shipped("CT_small.dcm")
+    for option, shown in (("+te", "ExplicitLE"), ("+ti", "ImplicitLE"), ("+tb", "ExplicitBE")):
+        bare, out, back = tmp_path / option, tmp_path / "out.dcm", tmp_path / "back.dcm"
+        run("dcmconv", option, "-F", str(source), str(bare))
+        outcome = converted(bare, out, "rle")
+        assert f"its data set shows {shown}" in outcome.words
+        run("dcmdrle", str(out), str(back))
+        assert native_pixels(back) == native_pixels(source)
+        out.unlink()
+
+
+META_UIDS = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
+
+
+@pytest.mark.parametrize("missing", [META_UIDS[:1], META_UIDS[1:], META_UIDS])
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("group", ["uncompressed", "rle"])
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, RLE, JPEG[:-2] + "70"])
+def test_sop_uids_that_the_meta_information_lacks_are_those_of_the_data_set(
+    uid: str, group: str, empty: bool, missing: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = dcmread(shipped("CT_small.dcm"))
+    encode(shipped("CT_small.dcm"), tmp_path / "whole.dcm", uid)
+    content = (tmp_path / "whole.dcm").read_bytes()
+    for keyword in missing:
+        number = 2 if keyword == META_UIDS[0] else 3
+        at = content.index(struct.pack("<HH2s", 2, number, b"UI"), PREFIX_LENGTH)
+        (length,) = struct.unpack_from("<H", content, at + 6)
+        left = content[at : at + 6] + b"\0\0" if empty else b""
+        content = content[:at] + left + content[at + 8 + length :]
+    (tmp_path / "lacking.dcm").write_bytes(content)
+    outcome = converted(tmp_path / "lacking.dcm", tmp_path / "out.dcm", group)
+    assert outcome.kind is Kind.MADE, outcome.words
+    assert ("leaves SOP UIDs empty" if empty else "lacks SOP UIDs") in outcome.words
+    meta = read_meta(tmp_path / "out.dcm")
+    assert (meta.sop_class_uid, meta.sop_instance_uid) == (made.SOPClassUID, made.SOPInstanceUID)
+    found = cells(tmp_path / "out.dcm", tmp_path)[0]
+    assert (found == made.pixel_array).all()
+
+
+def test_a_file_that_cannot_be_told_fails_by_a_message_that_says_what_is_missing(tmp_path: Path) -> None:
+    made = dcmread(shipped("CT_small.dcm"))
+    del made.SOPInstanceUID
+    del made.file_meta.MediaStorageSOPInstanceUID
+    made.save_as(tmp_path / "unnamed.dcm", enforce_file_format=False)
+    outcome = converted(tmp_path / "unnamed.dcm", tmp_path / "out2.dcm", "rle")
+    assert outcome.kind is Kind.FAILED
+    assert "SOP Instance UID" in outcome.words
+    compressed = shipped("MR_small_RLE.dcm").read_bytes()
+    (tmp_path / "bare.dcm").write_bytes(compressed[dataset_offset(shipped("MR_small_RLE.dcm")) :])
+    outcome = converted(tmp_path / "bare.dcm", tmp_path / "out3.dcm", "jpeg2000")
+    assert outcome.kind is Kind.FAILED
+    assert "in fragments though the syntax is a native one" in outcome.words
 
 
 @pytest.mark.parametrize(("said", "found"), [(EXPLICIT_LE, IMPLICIT_LE), (IMPLICIT_LE, EXPLICIT_LE)])

@@ -8,12 +8,16 @@ times are of one clock, in seconds.
 
 import json
 import threading
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+HOSTILE = "hostile"  # in place of the pixels of an object that is not to be decoded,
+HOSTILE_ROOT = "1.2.826.0.1.3680043.8.498.666."  # whose SOP Instance UID begins so
+TURN = 60.0  # seconds from a healthy object's turn until it has arrived, while nothing is broken
 MARKING = 3.0  # seconds from an object's arrival until the forwarder has read the answer and noted it
 
 
@@ -123,7 +127,7 @@ def violations(history: History) -> list[Violation]:
         found.extend(_kept(history, uid, stores, arrived))
     for (uid, _), arrivals in arrived.items():
         found.extend(_sound(history, sent[uid], sorted(arrivals, key=lambda a: a.at)))
-    return found + list(_doubled(history, sent, arrived))
+    return found + list(_doubled(history, sent, arrived)) + list(_late(history, sent, arrived))
 
 
 def duplicates(history: History) -> int:
@@ -163,6 +167,28 @@ def _sound(history: History, stores: list[Sent], arrivals: list[Arrived]) -> Ite
             )
         if arrival.digest != first.digest:
             yield Violation("differing", uid, destination, "came twice, with different bytes")
+
+
+def _late(
+    history: History, sent: dict[str, list[Sent]], arrived: dict[tuple[str, str], list[Arrived]]
+) -> Iterable[Violation]:
+    """Healthy objects that did not arrive though no older one did either: so it was their turn.
+
+    Only what was sent when the last fault was over, to a destination that answered again, is looked at.
+    """
+    whole = max((fault.ended for fault in history.faults), default=0.0)
+    taken = {uid: [s.ended for s in stores if s.status == 0] for uid, stores in sent.items()}
+    for destination in history.accepts:
+        first = {uid: min(a.at for a in some) for (uid, name), some in arrived.items() if name == destination}
+        answers = min((at for at in first.values() if at > whole), default=0.0)
+        older: list[float] = []  # when those arrived that were taken before
+        for uid in sorted((uid for uid in first if taken.get(uid)), key=lambda uid: min(taken[uid])):
+            before = bisect_right(older, first[uid])
+            turn = max(min(taken[uid]), answers, older[before - 1] if before else 0.0)
+            insort(older, first[uid])
+            healthy = sent[uid][0].pixels != HOSTILE and min(s.began for s in sent[uid]) >= whole
+            if healthy and first[uid] - turn > TURN:
+                yield Violation("late", uid, destination, f"came {first[uid] - turn:.0f} s after its turn")
 
 
 def _doubled(

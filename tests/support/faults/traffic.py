@@ -21,6 +21,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.pixels import compress
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
@@ -37,7 +38,7 @@ from dicomferry.dicom.part10 import dataset_offset, file_header
 from dicomferry.dicom.requestor import associate
 from dicomferry.dicom.syntaxes import resolve
 from gateway.demo.samples import frames_of
-from tests.support.faults.history import Arrived, Journal, Sent
+from tests.support.faults.history import HOSTILE, HOSTILE_ROOT, Arrived, Journal, Sent
 from tests.support.images import synthetic
 
 CT, MR, SC = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", synthetic.SECONDARY_CAPTURE
@@ -86,6 +87,9 @@ KINDS: tuple[tuple[UID, str, int, int, int, Any], ...] = (
 )
 
 
+_OF_OTHERS = {(SC, ExplicitVRLittleEndian), (SC, DeflatedExplicitVRLittleEndian)}
+
+
 def _photometric(samples: int, syntax: UID) -> str:
     if samples == 1:
         return "MONOCHROME2"
@@ -126,11 +130,25 @@ def make(folder: Path, number: int, seed: int) -> Sending:
 
 
 class Pacs:
-    """Sends objects of growing number, each again until it is answered with success."""
+    """Sends objects of growing number, each again until it is answered with success.
+
+    Of those that `other` makes there is one among `one_in`.
+    """
 
     def __init__(
-        self, folder: Path, port: int, journal: Journal, *, seed: int, per_second: float, threads: int = 2
+        self,
+        folder: Path,
+        port: int,
+        journal: Journal,
+        *,
+        seed: int,
+        per_second: float,
+        threads: int = 2,
+        title: str = "PACS",
+        other: Callable[[Path, int, int], Sending] = make,
+        one_in: int = 0,
     ) -> None:
+        self._title, self._other, self._one_in = title, other, one_in
         self._folder, self._port, self._journal, self._seed = folder, port, journal, seed
         self._pause = threads / per_second if per_second else 0.0
         self._numbers = iter(range(10**9))
@@ -176,6 +194,8 @@ class Pacs:
     def _make(self) -> Sending:
         with self._lock:
             number = next(self._numbers)
+        if self._one_in and number % self._one_in == 0:
+            return self._other(self._folder, number // self._one_in, self._seed)
         return make(self._folder, number, self._seed)
 
     def _next(self) -> Sending | None:
@@ -197,10 +217,10 @@ class Pacs:
             self._one_association(sending, chance.randint(1, 20))
 
     def _one_association(self, first: Sending, count: int) -> None:
-        entity = AE("PACS")
+        entity = AE(self._title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _PATIENCE
         entity.connection_timeout = 5
-        for pair in {(kind[1], kind[0]) for kind in KINDS} | {(first.sop_class, first.syntax)}:
+        for pair in {(kind[1], kind[0]) for kind in KINDS} | {(first.sop_class, first.syntax)} | _OF_OTHERS:
             entity.add_requested_context(*pair)
         association = associate(entity, "127.0.0.1", self._port, "FERRY")
         if not association.is_established:
@@ -277,6 +297,8 @@ class Receiver:
 
 
 def _decoded(content: bytes, sop_class: str, uid: str, syntax: str) -> str:
+    if uid.startswith(HOSTILE_ROOT):
+        return HOSTILE
     try:
         dataset = dcmread(DicomBytesIO(file_header(sop_class, uid, syntax) + content))
         if str(dataset.SOPInstanceUID) != uid:

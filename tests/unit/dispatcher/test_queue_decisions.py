@@ -4,7 +4,7 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Found, Keep, MarkDead, Note, NotFound, Reread, Retire
+from dispatcher.commands import DropRenditions, Found, MarkDead, Note, NotFound, Reread, Retire
 from tests.support.stages.queue import (
     delivered,
     destination,
@@ -173,7 +173,7 @@ def test_a_delivered_instance_is_kept_as_long_as_is_configured():
     queue = manager(keep_delivered=HOUR)
     deliver = only(feed(queue, found(1, syntax=EXPLICIT_LE)), DeliverBatch)
     commands = feed(queue, *delivered(deliver), now=100.0)
-    assert Keep("i1") in commands
+    assert DropRenditions("i1") in commands
     assert Retire("i1") not in commands
     assert queue.tracks("i1")
     assert Retire("i1") not in queue.schedule(HOUR + 99)
@@ -196,7 +196,7 @@ def test_what_is_dead_and_what_is_kept_is_counted_with_its_bytes_as_it_comes_and
 
 def test_what_was_kept_before_a_restart_is_kept_for_the_rest_of_its_time():
     queue = manager(keep_delivered=HOUR)
-    assert Keep("i1") in feed(queue, found(1, delivered=["ws1"], delivered_at=50.0), now=100.0)
+    assert DropRenditions("i1") in feed(queue, found(1, delivered=["ws1"], delivered_at=50.0), now=100.0)
     assert Retire("i1") in queue.schedule(HOUR + 50)
 
 

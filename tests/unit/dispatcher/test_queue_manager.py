@@ -1,6 +1,7 @@
 """The queue manager as a table of events and commands, and in a simulated hospital."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,9 +10,9 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
 from dicomferry.spool.instance import RenditionSpec, State
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Found, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
+from dispatcher.commands import DropRenditions, Found, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
 from dispatcher.delivering import DELIVER_MOST, GATHER_FOR
-from dispatcher.lanes import LOOKAHEAD
+from dispatcher.lanes import KEPT_BYTES, LOOKAHEAD, LOOKAHEAD_BYTES
 from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
 from tests.support.stages.queue import (
     CT,
@@ -308,6 +309,96 @@ def test_renditions_are_made_ahead_only_so_far():
             made += len(batch.instances)
             commands += feed(queue, events.Started(batch.id), *rendered(batch), events.Finished(batch.id))
     assert LOOKAHEAD <= made < LOOKAHEAD + TRANSCODE_MOST * (UNSTARTED + 1)
+
+
+def of_size(batch, size):
+    return [replace(event, size=size) for event in rendered(batch)]
+
+
+def rendered_until_it_stops(queue, commands, size):
+    """Have everything rendered that is asked for; how much that was, and what else was asked for."""
+    made, others = 0, []
+    while batches := of(commands, TranscodeBatch):
+        others += [c for c in commands if not of([c], TranscodeBatch)]
+        commands = []
+        for batch in batches:
+            made += len(batch.instances)
+            commands += feed(
+                queue, events.Started(batch.id), *of_size(batch, size), events.Finished(batch.id)
+            )
+    return made, others + commands
+
+
+def test_large_renditions_are_made_ahead_only_so_far():
+    queue = manager()
+    size = LOOKAHEAD_BYTES // 8
+    made, others = rendered_until_it_stops(queue, feed(queue, *(found(n) for n in range(400))), size)
+    assert 8 <= made < 8 + TRANSCODE_MOST * (UNSTARTED + 1)
+    assert queue.lanes["ws1"].bytes_ahead == made * size
+    while queue.entries:  # as they are delivered, others are made
+        assert queue.lanes["ws1"].bytes_ahead <= made * size
+        more, others = rendered_until_it_stops(queue, all_delivered(queue, others), size)
+        assert more or of(others, DeliverBatch) or not queue.entries
+    assert queue.lanes["ws1"].bytes_ahead == 0
+
+
+def all_delivered(queue, commands):
+    """Have everything delivered that is asked for; what is asked for then."""
+    asked_for = []
+    for batch in of(commands, DeliverBatch):
+        asked_for += feed(queue, *delivered(batch), events.Finished(batch.id))
+    return asked_for
+
+
+def switched_off(queue, commands, name):
+    """Let the deliver batches of a lane fail; what is asked for until its probe is due."""
+    asked_for = []
+    for batch in of(commands, DeliverBatch):
+        if batch.destination == name:
+            unreachable = events.Unreachable(batch.id, name, "connection refused")
+            asked_for += feed(queue, unreachable, events.Finished(batch.id))
+    return asked_for + queue.schedule(queue.lanes[name].circuit.probe_at)
+
+
+def test_a_destination_that_is_off_keeps_few_bytes_of_the_disk_and_gets_everything_later():
+    queue, size = manager(), KEPT_BYTES // 4
+    made, others = rendered_until_it_stops(queue, feed(queue, *(found(n) for n in range(40))), size)
+    assert made == 40
+    commands = switched_off(queue, others, "ws1")
+    lane = queue.lanes["ws1"]
+    dropped = [c.instance for c in commands if isinstance(c, DropRenditions)]
+    assert 0 < lane.bytes_ahead <= KEPT_BYTES
+    assert len(dropped) == len(set(dropped)) == 40 - lane.bytes_ahead // size
+    assert not of(commands, TranscodeBatch)
+    probe = only(commands, ProbeBatch)
+    learned = events.Learned(probe.id, "ws1", {CT: [EXPLICIT_LE, IMPLICIT_LE]}, probe=True)
+    commands = feed(queue, learned, events.Finished(probe.id))
+    while queue.entries:
+        made, commands = rendered_until_it_stops(queue, commands, size)
+        assert made or of(commands, DeliverBatch)
+        commands = all_delivered(queue, commands)
+    assert lane.delivered == 40
+
+
+def test_a_rendition_that_another_destination_waits_for_stays():
+    queue = manager(destination("ws1"), destination("ws2"))
+    commands = feed(queue, *(found(n, ("ws1", "ws2")) for n in range(8)))
+    _, others = rendered_until_it_stops(queue, commands, KEPT_BYTES)
+    commands = switched_off(queue, others, "ws1")
+    assert not any(isinstance(c, DropRenditions) for c in commands)
+
+
+def test_what_is_parked_keeps_no_rendition():
+    queue = manager()
+    transcode = only(feed(queue, found(1)), TranscodeBatch)
+    deliver = only(feed(queue, *rendered(transcode), events.Finished(transcode.id)), DeliverBatch)
+    commands = feed(queue, refused(deliver, attempts=99), events.Finished(deliver.id))
+    while batches := of(commands, DeliverBatch) or of(commands, TranscodeBatch):
+        batch = batches[0]
+        told = rendered(batch) if isinstance(batch, TranscodeBatch) else [refused(batch, attempts=99)]
+        commands = feed(queue, *told, events.Finished(batch.id))
+    assert queue.parked == {"i1"}
+    assert DropRenditions("i1") in commands
 
 
 def test_a_deliver_batch_is_bounded_and_one_a_lane():

@@ -88,13 +88,37 @@ def test_what_hangs_in_c_is_killed_when_its_time_is_over():
     assert child(run) == -signal.SIGALRM
 
 
-def test_a_step_that_begins_in_time_gets_the_time_of_a_step(monkeypatch):
+def test_an_instance_has_one_budget_of_time_however_many_steps_it_takes(monkeypatch):
     monkeypatch.setattr(limits, "PATIENCE", 30.0)
 
     def run() -> None:
+        with limits.deadline(0.5):
+            for _ in range(1000):
+                limits.begin_step(1)
+                time.sleep(0.01)
+
+    assert child(run) == -signal.SIGALRM
+
+
+def test_an_instance_that_turns_out_to_be_large_gets_the_time_of_its_native_size_once(monkeypatch):
+    monkeypatch.setattr(limits, "PATIENCE", 0.0)
+
+    def run(seconds: float) -> None:
         with limits.deadline(0.3):
-            limits.begin_step(1)
-            time.sleep(0.5)
+            for _ in range(10):  # frames, an icon, and the whole again
+                limits.extend(limits.PACE)
+                limits.extend(1)
+            time.sleep(seconds)
+
+    assert limits.seconds_for(limits.PACE) == 1.0
+    assert child(lambda: run(0.5)) == 0
+    assert child(lambda: run(3)) == -signal.SIGALRM
+
+
+def test_no_claim_of_a_header_is_more_than_a_timer_holds():
+    def run() -> None:
+        with limits.deadline(1):
+            limits.extend(65535 * 65535 * 2**31)
 
     assert child(run) == 0
 

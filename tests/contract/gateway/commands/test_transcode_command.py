@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -212,6 +213,42 @@ def test_a_run_that_was_interrupted_goes_on_where_it_ended(archive: Path, tmp_pa
     again = transcode(archive, out, "--to", "uncompressed")
     assert digests(out) == made
     assert f"1 transcoded, {len(made) - 1} made before, " in again.stdout
+
+
+def test_what_was_skipped_and_what_changed_is_counted_and_named_when_asked(
+    archive: Path, tmp_path: Path
+) -> None:
+    yellow = ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_small_odd_jpeg.dcm")
+    copied(yellow, archive / "study")
+    shutil.rmtree(archive / "damaged")
+    words = (archive, tmp_path / "out", "--to", "uncompressed")
+    counted = transcode(*words).stdout
+    named = transcode(*words, "--overwrite", "--verbose").stdout
+    assert "2 files: YBR_FULL became RGB\n" in counted
+    assert "2 files: skipped: no DICOM file\n" in counted
+    assert "1 file: skipped: a DICOMDIR: it describes other files as they were\n" in counted
+    assert "README" not in counted
+    lines = dict(line.split(": ", 1) for line in named.splitlines()[:-1])
+    assert (
+        lines.items()
+        >= {
+            f"{archive}/README.TXT": "skipped: no DICOM file",
+            f"{archive}/study/empty": "skipped: no DICOM file",
+            **{f"{archive}/study/{name}": "transcoded: YBR_FULL became RGB" for name in yellow},
+        }.items()
+    )
+    assert list(lines) == sorted(lines)
+
+
+def test_a_second_run_says_what_it_left_and_why(tmp_path: Path) -> None:
+    source = copied(("CT_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm"), tmp_path / "in")
+    words = (source, tmp_path / "out", "--to", "rle")
+    transcode(*words)
+    counted = transcode(*words).stdout
+    assert "2 files: made before: the output exists and is RLE: --overwrite makes it again\n" in counted
+    assert "1 file: made before: the output exists and is the same as the original" in counted
+    named = transcode(*words, "--verbose").stdout
+    assert f"{source}/CT_small.dcm: made before: the output exists and is RLE" in named
 
 
 def test_of_several_folders_each_gets_its_own(tmp_path: Path) -> None:

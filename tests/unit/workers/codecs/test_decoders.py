@@ -1,6 +1,7 @@
 """The codec table: what it covers, and that no decoder is believed further than it deserves."""
 
 import struct
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -14,6 +15,7 @@ from workers.codecs import decoders
 from workers.codecs.decoders import decode
 from workers.codecs.image import Image, to_rgb
 
+DATA = Path(__file__).parents[3] / "data"
 RLE = "1.2.840.10008.1.2.5"
 BASELINE = "1.2.840.10008.1.2.4.50"
 EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -45,8 +47,8 @@ def j2k(values: np.ndarray, bits: int, *, mct: bool = False) -> bytes:
     )
 
 
-def jpeg_lossless(values: np.ndarray) -> bytes:
-    return bytes(imagecodecs.jpeg8_encode(values, lossless=True, predictor=1))
+def jpeg_lossless(values: np.ndarray, bits: int) -> bytes:
+    return bytes(imagecodecs.jpeg8_encode(values, bitspersample=bits, lossless=True, predictor=1))
 
 
 def encoded(uid: str, values: np.ndarray, bits: int) -> bytes:
@@ -63,7 +65,7 @@ def encoded(uid: str, values: np.ndarray, bits: int) -> bytes:
         return j2k(values, bits)
     if uid == HTJ2K:
         return bytes(imagecodecs.htj2k_encode(values))
-    return bytes(imagecodecs.jpegls_encode(values)) if uid == JPEG_LS else jpeg_lossless(values)
+    return bytes(imagecodecs.jpegls_encode(values)) if uid == JPEG_LS else jpeg_lossless(values, bits)
 
 
 def test_the_table_decodes_what_the_syntaxes_say_that_workers_decode() -> None:
@@ -208,3 +210,57 @@ def test_an_rle_segment_may_be_padded_to_even_length() -> None:
     # 64 literal bytes take 65: the pad is not data.
     decoded = decode(RLE, header + b"\x3f" + bytes(range(64)) + b"\x00", described(values, 8), rgb=True)
     assert decoded.samples.tobytes() == bytes(range(64))
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3, 129, 257, 510, 511, 70_001])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_zeros_behind_an_rle_segment_are_no_data(bits: int, zeros: int) -> None:
+    values = picture(40, 40, bits)
+    decoded = decode(RLE, encoded(RLE, values, bits) + bytes(zeros), described(values, bits), rgb=True)
+    assert decoded.samples.tobytes() == values.tobytes()
+
+
+def test_an_image_that_ends_in_zeros_needs_those_that_are_its_own() -> None:
+    values = np.zeros((40, 40), np.uint8)
+    literal = b"".join(b"\x3f" + bytes(64) for _ in range(25))
+    header = struct.pack("<16I", 1, 64, *[0] * 14)
+    for zeros in (0, 510):
+        decoded = decode(RLE, header + literal + bytes(zeros), described(values, 8), rgb=True)
+        assert not decoded.samples.any()
+    with pytest.raises(Permanent, match=r"truncated|damaged"):
+        decode(RLE, header + literal[:-300], described(values, 8), rgb=True)
+
+
+@pytest.mark.parametrize(("stated", "stored"), [(12, 12), (12, 10)])
+def test_a_lossless_jpeg_whose_differences_wrap_is_cut_to_its_precision(stated: int, stored: int) -> None:
+    values = picture(40, 40, 16)
+    codestream = jpeg_lossless(values, stated)  # differences of 16 bits, which is all that a scan knows
+    assert decode(LOSSLESS, codestream, described(values, 16), rgb=True).samples.tobytes() == values.tobytes()
+    decoded = decode(
+        LOSSLESS, codestream, described(values, 12, bits_stored=stored, high_bit=stored - 1), rgb=True
+    )
+    assert (decoded.samples == values & 0xFFF).all()
+    assert "wrap" in decoded.notes[0]
+
+
+def test_signed_samples_beyond_bits_stored_have_the_sign_of_the_codestream() -> None:
+    values = picture(40, 40, 12, signed=True)
+    stored = (values.view(np.uint16) & 0xFFF).astype(np.uint16)
+    image = described(values, 12, bits_stored=10, high_bit=9)
+    decoded = decode(J2K, j2k(stored, 12), image, rgb=True)
+    assert (decoded.samples.view(np.int16) == values).all()
+
+
+def progressive(scans: int) -> bytes:
+    """A blank progressive JPEG, its last scan again and again."""
+    made = (DATA / "codestreams/progressive.jpg").read_bytes()
+    start = made.rindex(b"\xff\xda")
+    return made[:-2] + made[start:-2] * (scans - made.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_each_goes_over_the_frame():
+    blank = np.zeros((512, 512), np.uint8)
+    assert (decode(BASELINE, progressive(6), described(blank, 8), rgb=False).samples == 0).all()
+    decode(BASELINE, progressive(100), described(blank, 8), rgb=False)
+    with pytest.raises(Permanent, match="has 5000 scans"):
+        decode(BASELINE, progressive(5000), described(blank, 8), rgb=False)

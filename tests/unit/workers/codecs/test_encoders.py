@@ -21,10 +21,11 @@ from tests.support.images.cells import back, picture
 from tests.support.images.files import gdcm_pixels
 from tests.support.images.synthetic import dataset, encapsulated
 from workers.codecs import decoders
-from workers.codecs.codestreams import read_j2k, read_jpeg
+from workers.codecs.codestreams import read_jpeg
 from workers.codecs.decoders import decode
 from workers.codecs.encoders import ENCODERS, Encoded, Quality, encode, refusal
 from workers.codecs.image import Image
+from workers.codecs.j2k_header import read_j2k
 from workers.codecs.jxl_header import read_jxl
 
 JPEG = "1.2.840.10008.1.2.4."
