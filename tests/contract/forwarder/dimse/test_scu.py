@@ -122,7 +122,7 @@ def test_storescp_gets_exactly_what_was_sent(tmp_path: Path) -> None:
 
 
 def test_an_odd_data_set_reaches_peers_that_abort_over_an_odd_fragment(tmp_path: Path) -> None:
-    path = Path(__file__).parents[3] / "data" / "cases" / "attributes" / "oddfrag.dcm"
+    path = Path(__file__).parents[3] / "data" / "cases" / "wire" / "oddfrag.dcm"
     at = encoded(path).index(b"\xfe\xff\x00\xe0\xfd\0\0\0")  # its fragment of 253 bytes
     odd = encoded(path)
     legal = odd[: at + 4] + b"\xfe" + odd[at + 5 : at + 261] + b"\0" + odd[at + 261 :]
