@@ -33,6 +33,7 @@ from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import Spool, boot_id
 from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
+from dispatcher.bookkeeping import Bookkeeping
 from dispatcher.commands import (
     Command,
     CountAttempt,
@@ -51,7 +52,6 @@ from dispatcher.manager import QueueManager
 from dispatcher.orders import carry_out
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
-from dispatcher.retirement import Retirement
 from dispatcher.status import snapshot
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Dispatcher:
         self._spool = spool
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
-        self._retirement = Retirement(spool, settings.keep_history)
+        self._books = Bookkeeping(spool, settings.keep_history)
         self._quarantine = Tally(spool.quarantine)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
@@ -137,10 +137,10 @@ class Dispatcher:
             keep_delivered=settings.keep_delivered,
             park=park,
         )
-        for name, count in self._retirement.delivered_counts().items():
+        for name, count in self._books.delivered_counts().items():
             if lane := self._manager.lanes.get(name):
                 lane.delivered = count
-        self._arrivals = Arrivals(self._retirement.last_received_at())
+        self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
         self._canary = uuid.uuid4().hex
@@ -169,7 +169,7 @@ class Dispatcher:
             self._run_round()
         self._record_retired()
         self._remove()
-        self._retirement.close()
+        self._books.close()
         log.info("Stopped")
 
     # In
@@ -237,7 +237,7 @@ class Dispatcher:
 
     def _is_tracked(self, instance: str) -> bool:
         """Whether the instance is known or being removed, so that the spool need not be read for it."""
-        return self._manager.tracks(instance) or instance in self._retirement
+        return self._manager.tracks(instance) or instance in self._books
 
     def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
@@ -314,8 +314,8 @@ class Dispatcher:
         order = orders.read(path)
         notes = list(carry_out(self._spool, order))
         for note in notes:
-            self._retirement.note(note)
-        self._retirement.write()  # before the order's file goes: nothing else tells of it
+            self._books.note(note)
+        self._books.write()  # before the order's file goes: nothing else tells of it
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
         for name in dict.fromkeys(name for item in order.items for name in item.destinations):
@@ -346,11 +346,11 @@ class Dispatcher:
             commands = self._manager.take_commands()
 
     def _record_retired(self) -> None:
-        self._retirement.record(time.time())
+        self._books.record(time.time())
         self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:
-        for instance in self._retirement.remove(until):
+        for instance in self._books.remove(until):
             self._reread(instance)
 
     def _carry_out(self, commands: list[Command]) -> None:
@@ -367,11 +367,11 @@ class Dispatcher:
                     for instance in command.instances:
                         self._reread(instance)
                 case Note():
-                    self._retirement.note(command)
+                    self._books.note(command)
                 case DropRenditions():
                     self._spool.drop_renditions(command.instance)
                 case Retire():
-                    self._retirement.retire(command.instance)
+                    self._books.retire(command.instance)
 
     def _publish(self, command: Publish) -> None:
         batch = command.batch

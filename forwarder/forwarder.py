@@ -13,11 +13,11 @@ from dicomferry.messages.events import EventSender
 from dicomferry.settings import Destination, Settings
 from dicomferry.spool.spool import Spool
 from forwarder import outcome
-from forwarder.delivery import Delivery
 from forwarder.dimse.associations import AssociationPool
 from forwarder.dimse.connection import PeerClosed, PeerFailure
 from forwarder.dimse.proposal import ECHO, calling_title, for_probe
 from forwarder.reports import Reports, Tally
+from forwarder.sending import BatchSender
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ class Forwarder:
         self._reports = Reports(self._spool, sender)
         self._associations = AssociationPool()
         self._stopping = threading.Event()
-        self._delivery = Delivery(settings, self._spool, self._reports, self._associations, self._stopping)
+        self._sending = BatchSender(settings, self._spool, self._reports, self._associations, self._stopping)
 
     def deliver(self, batch: DeliverBatch) -> Tally | None:
         """Send the batch's objects, as far as the destination takes them; the rest stays pending.
 
         None: nothing was to be done, since the batch's lease is gone or held.
         """
-        return self._run(batch, lambda destination: self._delivery.send(batch, destination))
+        return self._run(batch, lambda destination: self._sending.send(batch, destination))
 
     def probe(self, batch: ProbeBatch) -> Tally | None:
         """Ask the destination whether it answers and what it accepts; None as for `deliver`."""
@@ -114,7 +114,7 @@ class Forwarder:
         broke_off: bool = False,
         status: int | None = None,
     ) -> None:
-        self._delivery.note_failure(batch.id, reason)
+        self._sending.note_failure(batch.id, reason)
         self._reports.unreachable(batch, reason, instance, broke_off, status)
 
     def _probe(self, batch: ProbeBatch, destination: Destination) -> str | None:

@@ -10,7 +10,7 @@ from dicomferry.errors import Misconfigured
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dicomferry.spool.spool import SHARDS, Spool
-from dispatcher import retirement, service
+from dispatcher import bookkeeping, service
 from dispatcher.history import lines_of
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
@@ -214,7 +214,7 @@ def test_what_has_ended_and_waits_to_be_removed_is_not_read_again(bench, monkeyp
 
 @pytest.mark.usefixtures("no_time_to_remove")
 def test_what_has_ended_does_not_fill_a_disk_that_is_slow_to_remove_it(bench, monkeypatch):
-    monkeypatch.setattr(retirement, "MAX_UNREMOVED", 1)
+    monkeypatch.setattr(bookkeeping, "MAX_UNREMOVED", 1)
     bench.start()
     instances = [bench.receive() for _ in range(3)]
     bench.learn()

@@ -1,6 +1,6 @@
-"""Ends instances: their history is written, and only then are they removed from the spool.
+"""Keeps the books: writes what happened to the history, and removes instances whose history is written.
 
-History is written and folders are removed together, and never so long that a lane waits for its next batch.
+Both are done together, some of it at a time, so that no lane waits for its next batch.
 """
 
 import logging
@@ -22,7 +22,7 @@ MAX_UNWRITTEN = 20_000  # lines of history that wait for room on the disk
 MAX_UNREMOVED = 2000  # instances: beyond them removal has no time limit, so that a slow disk does not fill
 
 
-class Retirement:
+class Bookkeeping:
     """What has ended and is not yet recorded or removed."""
 
     def __init__(self, spool: Spool, keep_history: float) -> None:

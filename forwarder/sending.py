@@ -62,7 +62,7 @@ class NotTaken(PeerFailure):
         self.status = status
 
 
-class Delivery:
+class BatchSender:
     """Sends batches, from any number of threads, until `stopping` is set."""
 
     def __init__(
