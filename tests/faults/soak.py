@@ -33,7 +33,8 @@ from tests.support.faults.history import (
 )
 from tests.support.faults.nemesis import Nemesis
 from tests.support.faults.siege import SiegedSite, SmallDisk, answers
-from tests.support.faults.traffic import Pacs, Receiver
+from tests.support.faults.traffic import OddReceiver, Pacs, Receiver
+from tests.support.peers.scps import ends_after, relay
 from tests.support.peers.wire import Wire
 from tests.support.running.configuration import destination
 from tests.support.running.processes import wait_until
@@ -43,7 +44,9 @@ RECEIVERS = {
     "rle": ["rle", "ImplicitVRLittleEndian"],
     "jls": ["JPEGLSLossless", "ExplicitVRLittleEndian"],
     "any": ["all"],
+    "odd": ["uncompressed"],
 }
+_HABIT = 5  # objects after which the odd receiver closes each association
 _DISK_MB = 128
 _HOSTILE = 12  # one object among so many is meant to hurt the others
 
@@ -65,16 +68,19 @@ class Battlefield:
     def _enter(self, stack: ExitStack) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(self.folder / "journal.jsonl")
+        self.odd = OddReceiver("odd", RECEIVERS["odd"], self.journal)
         self.receivers = {
-            name: stack.enter_context(Receiver(name, syntaxes, self.journal))
+            name: stack.enter_context(self.odd if name == "odd" else Receiver(name, syntaxes, self.journal))
             for name, syntaxes in RECEIVERS.items()
         }
         self.associations = {"any": 2}
-        self.wires = {name: stack.enter_context(Wire(r.port)) for name, r in self.receivers.items()}
+        ports = {name: receiver.port for name, receiver in self.receivers.items()}
+        ports["odd"] = stack.enter_context(relay(ports["odd"], ends_after(_HABIT, "closes")))
+        self.wires = {name: stack.enter_context(Wire(port)) for name, port in ports.items()}
         destinations = [
             destination(
                 name, wire.port, title=name.upper(), timeout=8,
-                max_associations=self.associations.get(name, 1),
+                max_associations=self.associations.get(name, 1), max_attempts=3, retry_after=2,
                 transfer_syntaxes="negotiate" if name == "any" else RECEIVERS[name],
             )
             for name, wire in self.wires.items()
@@ -160,6 +166,7 @@ class Battlefield:
     def settle(self, patience: float) -> None:
         """All is whole: wait until nothing is left to be done, as long as something moves."""
         self.nemesis.heal()
+        self.odd.is_mended = True
         self.pacs.make_no_more()
         seen, moved, said = None, time.monotonic(), time.monotonic()
         while time.monotonic() - moved < patience:

@@ -43,6 +43,7 @@ from tests.support.images import synthetic
 
 CT, MR, SC = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", synthetic.SECONDARY_CAPTURE
 _AGAIN = 1.0  # seconds after which a sender tries once more
+_ODD = 16  # an odd receiver fails over two objects of so many
 _PATIENCE = 15.0  # seconds that it waits for an answer
 
 
@@ -294,6 +295,22 @@ class Receiver:
         pixels = _decoded(content, str(event.request.AffectedSOPClassUID), uid, syntax)
         self._journal.add(Arrived(self.name, uid, syntax, digest_of(content), pixels, at))
         return 0
+
+
+class OddReceiver(Receiver):
+    """A receiver that fails over some objects, always the same ones: it answers A700, or aborts."""
+
+    is_mended = False
+
+    def _take(self, event: Any) -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        whim = None if self.is_mended else int(digest_of(uid.encode())[:4], 16) % _ODD
+        if whim == 0:
+            return 0xA700
+        if whim == 1:
+            event.assoc.abort()
+            return 0xA700
+        return super()._take(event)
 
 
 def _decoded(content: bytes, sop_class: str, uid: str, syntax: str) -> str:
