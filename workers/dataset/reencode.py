@@ -136,6 +136,12 @@ class Reencoder:
         found = list(islice(elements(self._source.view, start, end, encoding), most + 1))
         if len(found) > most:
             raise Permanent(self._ceilings.refusal("a data set has too many elements", "most_elements"))
+        if any(e.tag >> 16 in STRAY_GROUPS for e in found):
+            self._note("elements of group 0000 or 0002 were left out")
+        if sum(e.tag == PIXEL_DATA for e in found) > 1:
+            raise Permanent(
+                "Pixel Data stands twice in one data set (PS3.5 7.1): nobody can tell which counts"
+            )
         return [e for e in found if e.tag & 0xFFFF and e.tag >> 16 not in STRAY_GROUPS]
 
     def _differs(self, element: Element, replacement: Replacement | None, encoding: Encoding) -> bool:

@@ -23,6 +23,7 @@ class StoredBits:
         self._lowest_plane = min((p for p in planes if p > image.high_bit), default=image.bits_allocated)
         self._unclaimed = above & ((1 << image.bits_allocated) - 1) & ~sum(1 << p for p in planes)
         # Attributes that contradict each other are refused where cells are taken apart.
+        self._extended = self._empty = False  # whether signs were seen extended, and perhaps left out
         self._spare = 1 <= image.bits_stored <= image.high_bit + 1 < image.bits_allocated
 
     def high_bit(self, cells: np.ndarray) -> int:
@@ -47,10 +48,20 @@ class StoredBits:
             return high_bit
         unclaimed = raw.dtype.type(self._unclaimed)
         stray = raw & unclaimed
-        extension = np.where(raw >> high_bit & 1, unclaimed, raw.dtype.type(0))
-        return high_bit if ((stray == 0) | (stray == extension)).all() else needed
+        negative = (raw >> high_bit & 1).astype(bool)
+        extension = np.where(negative, unclaimed, raw.dtype.type(0))
+        if ((stray == 0) | (stray == extension)).all():
+            return high_bit
+        self._extended |= bool((numbers < 0).any())
+        self._empty |= bool((negative & (stray == 0)).any())
+        return needed
 
     def can_grow(self, high_bit: int) -> bool:
-        """Whether no overlay stands below that High Bit, nor, in signed cells, in their sign."""
+        """Whether no overlay stands below that High Bit, nor, in signed cells, in their sign.
+
+        Nor may the bits above signed values be empty: longer values would be no longer negative.
+        """
+        if self._empty and not self._extended:
+            return False
         limit = self._image.bits_allocated - 1 if self._image.signed else high_bit
         return self._lowest_plane > limit

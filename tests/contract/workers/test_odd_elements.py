@@ -320,3 +320,42 @@ def test_bits_below_the_value_that_belong_to_nothing_stay_where_every_bit_is_kep
     assert independent.cells(out, tmp_path)[0].tobytes() == picture.tobytes()
     with pytest.raises(Unsuitable, match="belong to no overlay"):
         rendition(source, J2K)
+
+
+@pytest.mark.parametrize("uid", [J2K, IMPLICIT_LE])
+def test_pixel_data_that_stands_twice_is_refused(tmp_path: Path, uid: str) -> None:
+    cells = image(8, 8, 8)
+    made = dataset(cells.shape, 8)
+    made.add_new("PixelData", "OW", cells.tobytes())
+    source = write(tmp_path / "in.dcm", made, EXPLICIT_LE)
+    again = element(PIXEL_DATA, b"OW", bytes(64), "<", implicit=False)
+    source.write_bytes(source.read_bytes() + again)
+    with pytest.raises(Permanent, match="Pixel Data stands twice"):
+        rendition(source, uid)
+
+
+def test_group_0002_in_an_item_is_left_out_and_said(tmp_path: Path) -> None:
+    inner = element(0x00020010, b"UI", b"1.2.840.10008.1.2.4.90", "<", implicit=False)
+    inner += element(0x00080100, b"SH", b"1130", "<", implicit=False)
+    sequence = element(
+        0x00082218, b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner, "<", implicit=False
+    )
+    source = tmp_path / "in.dcm"
+    uid = b"1.2.3\0"
+    head = element(0x00080016, b"UI", SR.encode() + b"\0", "<", implicit=False)
+    head += element(0x00080018, b"UI", uid, "<", implicit=False)
+    source.write_bytes(file_header(SR, "1.2.3", EXPLICIT_LE) + head + sequence)
+    target, notes = rendition(source, IMPLICIT_LE)
+    assert "elements of group 0000 or 0002 were left out" in notes
+    assert [e.tag for e in dcmread(target).AnatomicRegionSequence[0]] == [0x00080100]
+
+
+def test_signed_values_without_their_sign_bits_are_not_made_positive(tmp_path: Path) -> None:
+    """255 times -1 in 12 bits, the bits above empty, and one value that is too long."""
+    cells = np.full((16, 16), 0x0FFF, "<u2")
+    cells[0, 0] = 0x1001
+    made = dataset(cells.shape, 12, signed=True)
+    made.add_new("PixelData", "OW", cells.tobytes())
+    source = write(tmp_path / "in.dcm", made, EXPLICIT_LE)
+    with pytest.raises(Unsuitable):
+        rendition(source, J2K)
