@@ -131,13 +131,14 @@ def _deliver_samples(
 
 def _hold(console: Console, site: _Installation) -> None:
     """Let everything run until Ctrl-C."""
-    console.print(
-        f"Everything keeps running. Look at http://127.0.0.1:{site.flower}/, send more to FERRY at "
-        f"127.0.0.1:{site.ingest}, or type `dicomferry status --config {site.folder / 'dicomferry.toml'}`. "
-        "Ctrl-C stops it."
-    )
     with suppress(KeyboardInterrupt):
-        signal.pause()
+        console.print(
+            f"Everything keeps running. Look at http://127.0.0.1:{site.flower}/, send more to FERRY at "
+            f"127.0.0.1:{site.ingest}, or type `dicomferry status --config {site.folder}/dicomferry.toml`. "
+            "Ctrl-C stops it."
+        )
+        while True:  # signal.pause() would miss a signal that comes just before it
+            time.sleep(0.5)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def waiting(post: Post, batch: DeliverBatch) -> threading.Thread:
     """A thread in which the batch has read what it reads ahead, and waits for the one that it follows."""
     thread = threading.Thread(target=post.forwarder.deliver, args=[batch])
     thread.start()
-    wait_until(lambda: batch.after in post.forwarder._delivery._followed, "the batch to wait")
+    wait_until(lambda: batch.after in post.forwarder._sending._followed, "the batch to wait")
     return thread
 
 
