@@ -22,7 +22,7 @@ QUEUES = {"worker": TRANSCODE_QUEUE, "forwarder": DELIVER_QUEUE}
 
 @contextmanager
 def running(part: str, folder: Path, broker: str, port: int = 1) -> Iterator["subprocess.Popen[bytes]"]:
-    config = configured(folder, destination("ws", port, timeout=3), broker=broker)
+    config = configured(folder, destination("ws", port, timeout=50), broker=broker)
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
         [*DICOMFERRY, part, "--config", str(config)], stdout=log, stderr=log, start_new_session=True
