@@ -14,17 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.dicom.encoding import STRAY_GROUPS
-from dicomferry.errors import Permanent
-from workers.dataset import attributes, lossy, overlays
-from workers.dataset.attributes import LONGEST_READ
-from workers.dataset.elements import (
+from dicomferry.dicom.elements import (
     ITEM,
     ITEM_END,
     PIXEL_DATA,
     SEQUENCE_END,
-    SHORT_VRS,
-    UNDEFINED,
     Element,
     Encoding,
     content_encoding,
@@ -32,10 +26,14 @@ from workers.dataset.elements import (
     items,
     name,
 )
+from dicomferry.dicom.encoding import SHORT_VRS, STRAY_GROUPS, UNDEFINED, padding
+from dicomferry.errors import Permanent
+from workers.dataset import attributes, lossy, overlays
+from workers.dataset.attributes import LONGEST_READ
 from workers.dataset.replacement import PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.dataset.source import Source
-from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, padding, vr_of
+from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, vr_of
 
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
 _MAX_DEPTH = 100
