@@ -19,6 +19,7 @@ AFFECTED_SOP_INSTANCE_UID, REQUESTED_SOP_INSTANCE_UID = 0x1000, 0x1001
 
 MEDIUM = 0x0000  # Priority
 DATA_SET_FOLLOWS, NO_DATA_SET = 0x0001, 0x0101  # Command Data Set Type
+MAX_COMMAND_SET = 1 << 14  # bytes; that of a C-STORE has 250
 _HEADER = struct.Struct("<HHI")
 
 

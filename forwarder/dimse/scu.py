@@ -219,6 +219,8 @@ class Association:
                     command += part
                     if control & LAST:
                         return bytes(command)
+                if len(command) > dimse.MAX_COMMAND_SET:
+                    raise PeerFailure("the destination answered without an end")
             except DamagedPdvError as error:
                 raise PeerFailure("the destination answered with a damaged PDV") from error
 

@@ -32,7 +32,6 @@ from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
 
 log = logging.getLogger(__name__)
 
-_MAX_COMMAND = 1 << 14  # bytes of a command set; that of a C-STORE has 250
 _CLOSE_TIMEOUT = 5.0  # seconds that a peer gets to close after our last PDU (ARTIM, PS3.8 9.1.5)
 _USER, _PROVIDER = 0, 2  # source of an A-ABORT (PS3.8 9.3.8)
 
@@ -170,7 +169,7 @@ class Association:
                 self._complete(message, message.command)
             return
         message.content += part
-        if len(message.content) > _MAX_COMMAND:
+        if len(message.content) > dimse.MAX_COMMAND_SET:
             raise Violation(Reason.INVALID_PARAMETER, "a command set without an end")
         if control & LAST:
             message.command = command = commands.decode(bytes(message.content))
