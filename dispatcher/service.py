@@ -1,7 +1,7 @@
 """The dispatcher's process: the loop around the queue manager.
 
-It reads events from Redis, passes them to the queue manager and carries out its commands. What Redis loses,
-or a killed process leaves undone, it finds again on the spool.
+It reads events from Redis, passes them to the queue manager and has its commands carried out. What Redis
+loses, or a killed process leaves undone, it finds again on the spool.
 """
 
 import fcntl
@@ -12,44 +12,28 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.messages import events
-from dicomferry.messages.batches import DeliverBatch, new_batch_id
+from dicomferry.messages.batches import new_batch_id
 from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
-from dicomferry.spool import orders
 from dicomferry.spool.instance import State
-from dicomferry.spool.leases import LeaseContent
+from dicomferry.spool.orders import Order
 from dicomferry.spool.spool import Spool, boot_id
 from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
 from dispatcher.bookkeeping import Bookkeeping
-from dispatcher.commands import (
-    Command,
-    CountAttempt,
-    DropRenditions,
-    Found,
-    Lost,
-    MarkDead,
-    Note,
-    NotFound,
-    Publish,
-    Reread,
-    Retire,
-)
-from dispatcher.leases import LeaseWatch
+from dispatcher.commands import Command, Found, Lost, NotFound
+from dispatcher.execution import Executor
+from dispatcher.lease_watch import LeaseWatch
 from dispatcher.manager import QueueManager
-from dispatcher.orders import carry_out
+from dispatcher.ordered_changes import carry_out_waiting
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
 from dispatcher.status import snapshot
@@ -120,6 +104,7 @@ class Dispatcher:
         self._redis = redis
         self._publisher = Publisher(celery_app(settings), redis)
         self._books = Bookkeeping(spool, settings.keep_history)
+        self._executor = Executor(spool, self._publisher, self._books, self._reread, self._on_unpublished)
         self._quarantine = Tally(spool.quarantine)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
@@ -299,25 +284,10 @@ class Dispatcher:
 
     def _apply_orders(self, until: float = float("inf")) -> None:
         """Carry out operators' orders; after `until` (monotonic) the rest waits."""
-        for path in orders.outstanding(self._spool.orders):
-            if time.monotonic() > until:
-                return
-            try:
-                self._carry_out_order(path)
-            except (ValueError, KeyError, TypeError) as error:
-                log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
-                path.rename(orders.refused_path(path))
-            except OSError as error:  # a full disk, or another user's file: it is tried again later
-                log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
+        carry_out_waiting(self._spool, self._books, until, self._look_at_changed)
 
-    def _carry_out_order(self, path: Path) -> None:
-        order = orders.read(path)
-        notes = list(carry_out(self._spool, order))
-        for note in notes:
-            self._books.note(note)
-        self._books.write()  # before the order's file goes: nothing else tells of it
-        path.unlink()
-        log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
+    def _look_at_changed(self, order: Order) -> None:
+        """Look at what an order has changed on the spool."""
         for name in dict.fromkeys(name for item in order.items for name in item.destinations):
             self._manager.ask_again(name)
         for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
@@ -342,8 +312,13 @@ class Dispatcher:
     def _execute(self, commands: list[Command]) -> None:
         # Commands may cause events and these commands, but each round leaves less to do.
         while commands:
-            self._carry_out(commands)
+            self._executor.carry_out(commands)
             commands = self._manager.take_commands()
+
+    def _on_unpublished(self, batch: str, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            self._redis_answers = False
+        self._manager.handle(Lost(batch, died=False), _now())
 
     def _record_retired(self) -> None:
         self._books.record(time.time())
@@ -352,62 +327,3 @@ class Dispatcher:
     def _remove(self, until: float = math.inf) -> None:
         for instance in self._books.remove(until):
             self._reread(instance)
-
-    def _carry_out(self, commands: list[Command]) -> None:
-        for command in commands:
-            match command:
-                case Publish():
-                    self._publish(command)
-                case MarkDead():
-                    self._mark_dead(command)
-                case CountAttempt():
-                    with suppress(OSError):  # the instance is gone, or the disk is full: we remember it
-                        self._spool.add_attempt(command.instance, command.destination)
-                case Reread():
-                    for instance in command.instances:
-                        self._reread(instance)
-                case Note():
-                    self._books.note(command)
-                case DropRenditions():
-                    self._spool.drop_renditions(command.instance)
-                case Retire():
-                    self._books.retire(command.instance)
-
-    def _publish(self, command: Publish) -> None:
-        batch = command.batch
-        try:
-            destination = batch.destination if isinstance(batch, DeliverBatch) else None
-            self._spool.leases.create(batch.id, LeaseContent(command.instances, destination))
-            reach("publication.leased")
-            self._publisher.publish(batch, command.label)
-            reach("publication.published")
-            log.info("Published batch=%s %s", batch.id, command.label)
-        except (OperationalError, RedisError, OSError) as error:
-            log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
-            self._redis_answers = self._redis_answers and isinstance(error, OSError)
-            self._spool.leases.revoke(batch.id)
-            self._manager.handle(Lost(batch.id, died=False), _now())
-
-    def _mark_dead(self, command: MarkDead) -> None:
-        record: dict[str, Any] = {
-            "reason": command.reason,
-            "status": command.status,
-            "attempts": command.attempts,
-            "at": time.time(),
-        }
-        try:
-            reach("burial.begun")
-            self._spool.mark_dead(command.instance, command.destination, record)
-            reach("burial.marked")
-        except FileNotFoundError:
-            return  # the instance is gone: there is nothing to mark
-        except OSError as error:  # a full disk: it is pending on the spool, and is decided again at a start
-            log.warning("NotMarkedDead instance=%s: %s", command.instance, error.strerror or error)
-            return
-        log.warning(
-            "Dead instance=%s uid=%s destination=%s: %s",
-            command.instance,
-            command.sop_instance_uid,
-            command.destination,
-            command.reason,
-        )
