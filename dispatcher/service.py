@@ -31,6 +31,7 @@ from dispatcher.arrivals import Arrivals
 from dispatcher.bookkeeping import Bookkeeping
 from dispatcher.commands import Command, Found, Lost, NotFound
 from dispatcher.execution import Executor
+from dispatcher.inbox import Inbox
 from dispatcher.lease_watch import LeaseWatch
 from dispatcher.manager import QueueManager
 from dispatcher.ordered_changes import carry_out_waiting
@@ -101,7 +102,7 @@ class Dispatcher:
         self.stopping = False
         self._settings = settings
         self._spool = spool
-        self._redis = redis
+        self._inbox = Inbox(redis)
         self._publisher = Publisher(celery_app(settings), redis)
         self._books = Bookkeeping(spool, settings.keep_history)
         self._executor = Executor(spool, self._publisher, self._books, self._reread, self._on_unpublished)
@@ -128,21 +129,19 @@ class Dispatcher:
         self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
-        self._canary = uuid.uuid4().hex
-        self._redis_answers = True
         self._read_at = 0.0
         self._park = park
 
     def run(self) -> None:
         """Work until told to stop."""
         self._spool.sweep()
-        self._forget_events()
+        self._inbox.clear()  # the spool is read next, and tells all of it
         self._reader.take_over()
         self._manager.pause(self._reader.busy_destinations())
         self._apply_orders()
         self._read_spool()
         self._refuse_orphans(park=self._park)
-        self._write_canary()
+        self._inbox.watch()
         self._read_at = time.time()
         log.info("Dispatching destinations=%d", len(self._manager.lanes))
         sync_at = 0.0
@@ -159,29 +158,23 @@ class Dispatcher:
 
     # In
 
-    def _forget_events(self) -> None:
-        try:
-            self._redis.delete(events.EVENTS_KEY)  # the spool is read next, and tells all of it
-        except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
-
     def _poll_events(self) -> None:
         try:
             wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), POLL_FOR)
-            first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
+            first = self._inbox.wait(wait)
             # A wait that a timer cut short does not show that nothing comes.
             self._busy = first is not None or wait < POLL_FOR
             if self._manager.outstanding:  # else no batch is under way, and the event must not wait
                 self._remove(self._poll_at)
                 time.sleep(max(0.0, self._poll_at - time.monotonic()))
             self._poll_at = time.monotonic() + self._poll_interval()
-            rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
-            self._note_redis(answering=True)
+            texts = [first, *self._inbox.waiting(EVENTS_AT_ONCE)] if first else []
+            self._inbox.note_answer()
         except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
+            self._inbox.note_silence(error)
             time.sleep(0.2)
             return
-        for text in [first[1], *(rest or ())] if first else ():
+        for text in texts:
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
@@ -196,14 +189,6 @@ class Dispatcher:
         if outstanding.transcodes_unstarted > 1 and outstanding.transcodes_running:
             return CROWDED_ROUND
         return RENDERING_ROUND if outstanding.transcodes else ROUND
-
-    def _note_redis(self, *, answering: bool, reason: str = "") -> None:
-        if answering != self._redis_answers:
-            log.warning(
-                "Redis%s", "Answers" if answering else f"Silent: {reason}; what is to do waits on the spool"
-            )
-            self._redis_answers = answering
-            self._canary = uuid.uuid4().hex  # events may be lost: read everything again
 
     def _on_received(self, instance: str) -> None:
         # With all instances of its UID: the event of an earlier one may be lost.
@@ -239,22 +224,19 @@ class Dispatcher:
             self._manager.pause(self._reader.busy_destinations())
         self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
         self._apply_orders(until=time.monotonic() + ORDERS_FOR)
-        self._check_leases_and_canary()
+        self._check_inbox_and_leases()
         self._write_status()
 
-    def _check_leases_and_canary(self) -> None:
+    def _check_inbox_and_leases(self) -> None:
         try:
-            # Written each time: a Redis that is full can still be read, but loses events.
-            if self._redis.set(events.CANARY_KEY, self._canary, get=True) != self._canary.encode():
-                log.warning("RedisForgot: its canary is gone; reading the whole spool")
-                self._write_canary()
+            if self._inbox.has_lost_events():
                 self._read_spool()
             for verdict in self._watch.check(list(self._manager.outstanding)):
                 if isinstance(verdict, Lost):
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
                 self._manager.handle(verdict, _now())
         except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
+            self._inbox.note_silence(error)
 
     def _write_status(self) -> None:
         at = time.time()
@@ -265,7 +247,7 @@ class Dispatcher:
             at=at,
             ahead=at - _now(),
             read_at=self._read_at,
-            redis=self._redis_answers,
+            redis=self._inbox.answers,
         ) | self._arrivals.snapshot(_now())
         try:
             self._spool.write_status(status)
@@ -294,17 +276,11 @@ class Dispatcher:
             if not self._reader.is_busy(instance):
                 self._reread(instance)
 
-    def _write_canary(self) -> None:
-        try:
-            self._redis.set(events.CANARY_KEY, self._canary)
-        except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
-
     # Out
 
     def _run_round(self) -> None:
         manager = self._manager
-        self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
+        self._execute(manager.schedule(_now()) if self._inbox.answers else manager.take_commands())
         if not self._busy or time.monotonic() >= self._history_at:
             self._record_retired()
         self._remove(time.monotonic() + REMOVE_FOR if self._busy else math.inf)
@@ -317,7 +293,7 @@ class Dispatcher:
 
     def _on_unpublished(self, batch: str, error: Exception) -> None:
         if not isinstance(error, OSError):
-            self._redis_answers = False
+            self._inbox.answers = False
         self._manager.handle(Lost(batch, died=False), _now())
 
     def _record_retired(self) -> None:
