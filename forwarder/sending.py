@@ -23,7 +23,7 @@ from dicomferry.spool.spool import Spool
 from forwarder import outcome
 from forwarder.dimse.associations import AssociationPool, PooledAssociation
 from forwarder.dimse.connection import PeerClosed, PeerFailure
-from forwarder.dimse.proposal import MOST_CONTEXTS, Context, Proposal, calling_title, for_parcels
+from forwarder.dimse.proposal import MAX_CONTEXTS, Context, Proposal, calling_title, for_parcels
 from forwarder.dimse.scu import Association
 from forwarder.outcome import Disposition, Outcome
 from forwarder.reports import Reports
@@ -282,7 +282,7 @@ def _by_association(
         group: list[Shipment] = []
         contexts: set[Context] = set()
         for shipment in same_title:
-            if len(contexts | {shipment.context}) > MOST_CONTEXTS:
+            if len(contexts | {shipment.context}) > MAX_CONTEXTS:
                 yield title, group
                 group, contexts = [], set()
             group.append(shipment)

@@ -23,7 +23,7 @@ PIXEL_DATA = 0x7FE00010
 
 _DELIMITERS = 0xFFFE  # group of items and delimiters
 _HEADERS = {big: struct.Struct(">HH2sH" if big else "<HH2sH") for big in (False, True)}
-_MAX_DEPTH = 100  # deeper than any SR document; a hostile one must not exhaust the stack
+MAX_DEPTH = 100  # deeper than any SR document; a hostile one must not exhaust the stack
 _RELEASE_SHIFT = 25  # pages are released at every multiple of 32 MiB
 
 
@@ -181,8 +181,8 @@ def _release_pages(source: Bytes, at: int, after: int) -> None:
 
 
 def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
-    if depth > _MAX_DEPTH:
-        raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
+    if depth > MAX_DEPTH:
+        raise Permanent(f"sequences are nested more than {MAX_DEPTH} deep")
     tag, _, value, length = read_header(source, at, end, encoding)
     if tag == SEQUENCE_END:
         return Element(tag, None, at, value, value, value, undefined=False)

@@ -24,7 +24,7 @@ NATIVE = frozenset((IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE))
 
 # Command elements and File Meta Information: no data set has them (PS3.7 6.3, PS3.10 7.1).
 STRAY_GROUPS = frozenset((0x0000, 0x0002))
-_MOST_STRAYS = 256  # elements; both groups together have fewer
+_MAX_STRAYS = 256  # elements; both groups together have fewer
 _LONGEST_FIRST = 0xFFFF  # bytes of a data set's first element in Implicit VR
 
 
@@ -75,7 +75,7 @@ def stray_length(read: Read, start: int, end: int, encoding: str) -> int:
     strays may have another one: File Meta Information is in Explicit VR Little Endian, commands in Implicit.
     """
     at = start
-    for _ in range(_MOST_STRAYS):
+    for _ in range(_MAX_STRAYS):
         header = read(at, 12)
         order = _order_of_stray(header, encoding)
         if not order:

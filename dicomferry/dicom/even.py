@@ -29,10 +29,10 @@ from dicomferry.dicom.encoding import UNDEFINED, dictionary_vr, padding
 from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 
-MOST_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
-_MOST_DEPTH = 50
-_MOST_NAMED = 3  # padded elements in a note
-_SHORT_MOST = 0xFFFE  # the largest even length of 16 bits
+MAX_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
+_MAX_DEPTH = 50
+_MAX_NAMED = 3  # padded elements in a note
+_MAX_SHORT_LENGTH = 0xFFFE  # the largest even length of 16 bits
 _EXTENDED_OFFSETS = 0x7FE00001
 _DEFLATED = frozenset(uid for uid in BY_UID if uid == DEFLATED_LE or uid.endswith((".4.95", ".4.205")))
 _ENCODINGS = {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: EXPLICIT_BIG}  # others: EXPLICIT (PS3.5 annex A)
@@ -79,8 +79,8 @@ def edits(file: BinaryIO, start: int, end: int, transfer_syntax_uid: str) -> tup
     except (Permanent, struct.error):
         return [nul], "its data set has an odd length, from damage or junk: a NUL was sent after it"
     names = [name(tag) for tag in dict.fromkeys(walk.padded)]
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    note = f"its data set has an odd length: {', '.join(names[:_MOST_NAMED])}{more} padded"
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    note = f"its data set has an odd length: {', '.join(names[:_MAX_NAMED])}{more} padded"
     return sorted(walk.edits, key=lambda edit: (edit.at, edit.removed)), note
 
 
@@ -124,7 +124,7 @@ class _Walk:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._left = MOST_HEADERS
+        self._left = MAX_HEADERS
         self.edits: list[Edit] = []
         self.padded: list[int] = []
 
@@ -160,7 +160,7 @@ class _Walk:
     def _element(
         self, header: _Header, end: int, encoding: Encoding, *, depth: int, extended: _Header | None
     ) -> tuple[int, int]:
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise _DamagedError
         undefined = header.length == UNDEFINED
         stop = end if undefined else header.end
@@ -240,7 +240,7 @@ class _Walk:
         """Change a length; by how much its header grows."""
         if header.vr is None or header.value - header.at == 12:
             self._replace(header, header.value - 4, 4, "I", length)
-        elif length <= _SHORT_MOST:
+        elif length <= _MAX_SHORT_LENGTH:
             self._replace(header, header.value - 2, 2, "H", length)
         else:  # too long for its VR: it becomes UN (PS3.5 6.2.2)
             self._replace(header, header.at + 4, 4, "2s2xI", b"UN", length)
