@@ -11,7 +11,7 @@ from workers import limits
 from workers.codecs import decoders, encoders
 from workers.codecs.image import RGB, YBR, YBR_422, Image
 from workers.dataset import attributes, functional_groups, lossy, pixels
-from workers.dataset.encapsulate import DELIMITER, Fragments
+from workers.dataset.fragment_writer import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
 from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
