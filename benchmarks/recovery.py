@@ -7,19 +7,20 @@ The spools are written without syncing, read from the page cache, and deleted.
 
 import argparse
 import itertools
-import json
 import shutil
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from dicomferry.dicom.part10 import file_header
 from dicomferry.settings import Destination
+from dicomferry.spool import records
 from dicomferry.spool.instance import Instance, instance_id
-from dicomferry.spool.spool import SCHEMA, Spool
+from dicomferry.spool.places import RECORD
+from dicomferry.spool.spool import Spool
 from dispatcher.commands import Found, Note
 from dispatcher.history import History
 from dispatcher.manager import QueueManager
@@ -41,10 +42,9 @@ def fill(spool: Spool, count: int) -> None:
             called_ae_title="FERRY", peer="127.0.0.1", received_at=float(number), size=200_000, digest="",
             route="route 1", destinations=to,
         )  # fmt: skip
-        folder = spool.folder(instance.id)
-        folder.mkdir()
-        (folder / "instance.json").write_text(json.dumps({"schema": SCHEMA} | asdict(instance)))
-        (folder / "received.dcm").touch()
+        record = records.fitted({"schema": RECORD} | instance.to_record())
+        assert record is not None
+        spool.received(instance.id).write_bytes(file_header("1.2", "1.2", "1.2", record))
 
 
 def read(spool: Spool) -> float:

@@ -12,9 +12,8 @@ VARIABLE = "DICOMFERRY_CRASH_POINTS"
 POINTS = (
     # Ingest receives.
     "reception.written",  # the whole data set is with the kernel
+    "reception.recorded",  # and the record in its place
     "reception.file-synced",
-    "reception.recorded",  # instance.json is on disk
-    "reception.folder-synced",
     "reception.renamed",  # the instance exists, perhaps not for long
     "reception.shard-synced",  # from here on it exists
     "reception.announced",  # the event is sent, the answer is not
@@ -25,7 +24,8 @@ POINTS = (
     "publication.published",
     "history.written",
     "retirement.begun",  # everything is delivered, the instance still exists
-    "retirement.renamed",  # it is in the trash
+    "retirement.joined",  # it has joined its markers, and exists no longer
+    "retirement.renamed",  # they are in the trash
     "burial.begun",
     "burial.marked",
     # A worker transcodes.

@@ -73,6 +73,8 @@ class SpoolReader:
             state = self._spool.state(instance)
             if state is not None:
                 yield state
+            else:
+                self._spool.remove_rest(instance)
 
     def is_busy(self, instance: str) -> bool:
         """Whether a batch of an earlier dispatcher still has it."""

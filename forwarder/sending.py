@@ -123,13 +123,14 @@ class BatchSender:
     def _is_due(self, shipment: Shipment, destination: Destination) -> bool:
         """Whether it still is after a wait, in which an operator may have decided otherwise."""
         instance = shipment.instance.id
-        return self._spool.folder(instance).exists() and not self._spool.is_delivered(
-            instance, destination.name
-        )
+        return self._spool.exists(instance) and not self._spool.is_delivered(instance, destination.name)
 
     def _shipments(self, batch: DeliverBatch) -> Iterator[Shipment]:
         for parcel in batch.parcels:
-            instance = self._spool.read(parcel.instance)
+            try:
+                instance = self._spool.read(parcel.instance)
+            except OSError as error:
+                raise _unreadable(parcel.instance, error) from error
             if instance is None:
                 continue  # Retired: it was delivered before.
             if self._reports.delivered_before(batch, parcel):
@@ -150,7 +151,7 @@ class BatchSender:
                 self._reports.refused(batch, parcel, None, damage, uid=instance.sop_instance_uid)
                 continue
             except OSError as error:
-                raise _unreadable(instance, error) from error
+                raise _unreadable(parcel.instance, error) from error
             yield Shipment(parcel, instance, path, meta)
 
     def _send_group(
@@ -263,14 +264,14 @@ def _send(association: Association, shipment: Shipment) -> tuple[int | None, Out
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _unreadable(shipment.instance, error) from error
+        raise _unreadable(shipment.instance.id, error) from error
     return status, outcome.of_status(status)
 
 
-def _unreadable(instance: Instance, error: OSError) -> PeerFailure:
+def _unreadable(instance: str, error: OSError) -> PeerFailure:
     """A failure of ours over this object, which goes the way of one of the peer's."""
     failure = PeerFailure(f"internal error: {type(error).__name__}: {error.strerror or 'its file'}")
-    failure.instance = instance.id
+    failure.instance = instance
     return failure
 
 

@@ -4,46 +4,45 @@ The peer gets no answer before its last byte. So writing never raises: on a fail
 for the answer and drops the rest of the object.
 """
 
-import shutil
 import time
-import uuid
-from pathlib import Path
+from contextlib import suppress
 from typing import BinaryIO
 
 from dicomferry.dicom.part10 import file_header
-from dicomferry.spool import durable
+from dicomferry.spool import durable, records
 from dicomferry.spool.digests import Digest
-from dicomferry.spool.spool import Spool
 from ingest.room import FreeSpace, reason_of
+from ingest.staging import Staging
 
 _BUFFER = 1 << 16  # bytes; a longer fragment is written at once
+_HEAD = 1 << 12  # bytes, in which the record has its room: they are written once more, in the end
 
 
 class Arrival:
-    """A data set that arrives, in its own folder of ``incoming``, whose name begins with the receiver's."""
+    """A data set that arrives, as a Part 10 file in ``incoming``."""
 
     def __init__(
-        self, spool: Spool, receiver: str, free_space: FreeSpace, deliveries: int, max_object_mb: int = 0
+        self, staging: Staging, free_space: FreeSpace, deliveries: int, max_object_mb: int = 0
     ) -> None:
-        """`free_space` is shared by all arrivals; `deliveries` is to how many destinations it will go.
+        """All arrivals share `staging` and `free_space`; it will go to `deliveries` destinations.
 
         With `max_object_mb` 0 an object may have any size.
         """
-        self.staging = spool.incoming / f"{receiver}{uuid.uuid4().hex}"
+        self.path = staging.new_path()
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
         self.failure: str | None = None  # why the spool does not hold it
         self.started_at = time.monotonic()
-        self._free_space = free_space
+        self._staging, self._free_space = staging, free_space
         self._deliveries = deliveries
         self._most = max_object_mb * 1_000_000
         self._digest = Digest()
         self._file: BinaryIO | None = None
 
     @property
-    def path(self) -> Path:
-        """Its Part 10 file."""
-        return self.staging / "received.dcm"
+    def record_at(self) -> int:
+        """Offset of the room for its record in the file."""
+        return self.offset - len(records.RECEIVED_ROOM)
 
     @property
     def is_too_large(self) -> bool:
@@ -61,12 +60,13 @@ class Arrival:
         if self.failure is not None:
             return
         try:
-            head = file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-            self.staging.mkdir()
+            room = records.RECEIVED_ROOM
+            head = file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, room)
             self._file = self.path.open("xb", _BUFFER)
             self._file.write(head)
             self.offset = len(head)
         except OSError as error:
+            self._staging.renew()
             self._fail(error)
 
     def write(self, part: memoryview) -> None:
@@ -93,15 +93,17 @@ class Arrival:
             try:
                 with self._file as file:
                     file.flush()
-                    durable.begin_sync(file.fileno())
+                    if self.size > _BUFFER:  # else the fsync follows at once
+                        durable.begin_sync(file.fileno(), _HEAD)
             except OSError as error:
                 self._fail(error)
             self._file = None
 
     def discard(self) -> None:
-        """Remove its folder from ``incoming``, unless it was moved to its place in the spool."""
+        """Remove it from ``incoming``, unless it was moved to its place in the spool."""
         self.close()
-        shutil.rmtree(self.staging, ignore_errors=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _fail(self, error: OSError) -> None:
         self.failure = reason_of(error)

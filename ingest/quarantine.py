@@ -10,9 +10,10 @@ import uuid
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dicomferry.dicom.part10 import read_meta
+from dicomferry.dicom.part10 import dataset_offset, private_information, read_meta
 from dicomferry.errors import Permanent
 from dicomferry.settings import Settings
+from dicomferry.spool import records
 from dicomferry.spool.digests import Digest
 from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
@@ -68,13 +69,12 @@ def readmit(spool: Spool, settings: Settings, kept: Quarantined) -> Instance:
     """
     path = spool.quarantine / kept.id / "received.dcm"
     instance = _read_again(spool, settings, kept, path)
-    staging = spool.incoming / uuid.uuid4().hex
+    staged = spool.incoming / uuid.uuid4().hex
     try:
-        staging.mkdir()
-        _place(path, staging / "received.dcm")
-        spool.commit(staging, instance)
+        _place(path, staged)
+        spool.commit(staged, instance, _room_in(path))
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        staged.unlink(missing_ok=True)
     discard(spool, kept)
     return instance
 
@@ -84,6 +84,12 @@ def _place(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # not every file system has hard links
         shutil.copyfile(source, target)
+
+
+def _room_in(path: Path) -> int | None:
+    """Offset of the room for a record; None in what an earlier version received."""
+    room = len(records.RECEIVED_ROOM)
+    return dataset_offset(path) - room if len(private_information(path)) == room else None
 
 
 def discard(spool: Spool, kept: Quarantined) -> None:

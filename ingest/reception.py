@@ -169,7 +169,7 @@ def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tup
     destination keeps what comes last.
     """
     first = instance_id(sop_instance_uid, digest, destinations)
-    if not spool.folder(first).exists():
+    if not spool.is_taken(first):
         return first
     namesakes = [state for name in spool.namesakes(first) if (state := spool.state(name)) is not None]
     between = max(
@@ -186,11 +186,11 @@ def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tup
         if same and untouched and state.instance.received_at > between:
             return state.instance.id
     again = (instance_id(sop_instance_uid, digest, destinations, str(n)) for n in itertools.count(1))
-    return next(name for name in again if not spool.folder(name).exists())
+    return next(name for name in again if not spool.is_taken(name))
 
 
 def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
-    new = spool.commit(arrival.staging, instance)
+    new = spool.commit(arrival.path, instance, arrival.record_at)
     log.info(
         "%s %s %s %s %d bytes %.0f ms",
         "Received" if new else "ReceivedAgain",
@@ -236,9 +236,13 @@ def _quarantine(spool: Spool, admitted: Admitted, request: Request, arrival: Arr
         "digest": arrival.digest,
     }
     durable.sync_file(arrival.path)
-    durable.write_synced(arrival.staging / "reason.json", json.dumps(record).encode())
-    durable.sync_folder(arrival.staging)
-    arrival.staging.rename(spool.quarantine / name)
+    folder = durable.enfold(arrival.path, "received.dcm")
+    try:
+        durable.write_synced(folder / "reason.json", json.dumps(record).encode())
+        durable.sync_folder(folder)
+        folder.rename(spool.quarantine / name)
+    finally:
+        durable.remove(folder)
     durable.sync_folder(spool.quarantine)
     log.warning("Quarantined %s %s: %s", name, uid, reason)
     return Answer(CANNOT_UNDERSTAND, f"kept as {name[:8]}: {reason}")

@@ -10,7 +10,8 @@ from dicomferry.spool import durable
 from dicomferry.spool.spool import Spool
 from dicomferry.spool.tally import Tally
 
-_PER_INSTANCE = 3  # inodes as it is committed: its folder, received.dcm, instance.json
+_PER_INSTANCE = 2  # inodes as it is committed: its file, and the folder of markers if it will have several
+_PER_DELIVERY = 2  # inodes kept for each that is pending: a marker, and perhaps the folder
 _MB = 1_000_000
 _LEAST_INODES = 1000
 
@@ -19,7 +20,7 @@ class FreeSpace:
     """What is free on the spool: asked of the file system once a second, less what we take in between.
 
     What is left below the marks is for those who work on what is here already: markers, leases, renditions,
-    orders and history. Each pending delivery needs an inode for its marker, which is kept for it besides.
+    orders and history. What each pending delivery may need for its marker is kept for it besides.
     """
 
     def __init__(self, spool: Spool, ingest: Ingest) -> None:
@@ -60,7 +61,7 @@ class FreeSpace:
         least = self._least_inodes
         if least is None:
             least = min(_LEAST_INODES, free.all_inodes // 4)
-        least += self._markers
+        least += _PER_DELIVERY * self._markers
         if free.inodes is not None and free.inodes < least:
             return f"spool has {free.inodes} inodes left, wants {least} (ingest.min_free_inodes)"
         return None

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-from dicomferry.spool import durable
+from dicomferry.dicom.part10 import file_header
+from dicomferry.spool import durable, records
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import Spool
 
@@ -53,14 +54,14 @@ def syncs_an_object(folder: Path) -> int:
     """Syncs of one object, from its reception to the marker of its delivery."""
     spool = Spool(folder / "spool")
     spool.prepare()
-    staging = spool.incoming / "one"
-    staging.mkdir()
-    (staging / "received.dcm").write_bytes(b"")
+    staged = spool.incoming / "one"
+    head = file_header("1.2", "1.2", "1.2", records.RECEIVED_ROOM)
+    staged.write_bytes(head)
     fields = dict.fromkeys(Instance.__dataclass_fields__, "")
     one = Instance(**fields | {"id": instance_id("1.2", "", ("ws",)), "destinations": ("ws",)})  # type: ignore[arg-type]
 
     def pass_through() -> None:
-        spool.commit(staging, one)
+        spool.commit(staged, one, len(head) - len(records.RECEIVED_ROOM))
         spool.mark_delivered(one.id, "ws", {})
 
     return _syncs_of(pass_through)

@@ -5,6 +5,7 @@ fsync(2) of the file, and its name after fsync(2) of its folder.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -19,10 +20,16 @@ from dicomferry.crashpoints import reach
 
 _MIN_FREE_INODES = 64
 # Only Linux has sync_file_range(2): elsewhere fsync does all of the work.
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+_libc = ctypes.CDLL(None, use_errno=True)
+_sync_file_range = getattr(_libc, "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _SYNC_FILE_RANGE_WRITE = 2
+# So has renameat2(2), which not every file system knows.
+_renameat2 = getattr(_libc, "renameat2", None)
+if _renameat2 is not None:
+    _renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 # Of ioctl_iflags(2); the size of a long is part of the request number.
 _FS_IOC_GETFLAGS = 2 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 1
 _FS_IOC_SETFLAGS = 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
@@ -42,10 +49,40 @@ def sync_file(path: Path) -> None:
 sync_folder = sync_file
 
 
-def begin_sync(descriptor: int) -> None:
-    """Start writing a file to disk, so that a later fsync has less to wait for; does not wait itself."""
+def begin_sync(descriptor: int, start: int = 0) -> None:
+    """Start writing a file to disk, so that a later fsync has less to wait for; does not wait itself.
+
+    What precedes `start` may still be written to.
+    """
     if _sync_file_range is not None:
-        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+        _sync_file_range(descriptor, start, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def rename_new(source: Path, target: Path) -> bool:
+    """Rename a file unless there is one at `target`; False then, and `source` stays."""
+    if _renameat2 is not None:
+        names = os.fsencode(source), os.fsencode(target)
+        if _renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number == errno.EEXIST:
+            return False
+        if number not in {errno.EINVAL, errno.ENOSYS}:  # else this file system does not know it: NFS, say
+            raise OSError(number, os.strerror(number), str(source), None, str(target))
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    source.unlink()
+    return True
+
+
+def enfold(file: Path, name: str) -> Path:
+    """Move `file` into a new folder beside it, under `name`; the folder's path begins like the file's."""
+    folder = file.with_name(f"{file.name}.folder")
+    folder.mkdir()
+    file.rename(folder / name)
+    return folder
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -54,6 +91,19 @@ def write_synced(path: Path, content: bytes) -> None:
     try:
         while content:
             content = content[os.write(descriptor, content) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_within(path: Path, at: int, content: bytes) -> None:
+    """Write `content` at that offset of a file, and put all of the file on disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        while content:
+            written = os.pwrite(descriptor, content, at)
+            content, at = content[written:], at + written
+        reach("reception.recorded")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -85,9 +135,16 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder and its content as far as possible; fast where it has a few files and no folder."""
+    """Remove a folder and its content, or a file, as far as possible; fast where it has files alone."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        folder.unlink(missing_ok=True)
+        return
     with suppress(OSError):
-        for name in os.listdir(folder):
+        for name in names:
             os.unlink(f"{folder}/{name}")  # noqa: PTH108  a path costs more than the call
         folder.rmdir()
         return

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
+from typing import Any
 
 UID_BYTES = 8  # of an id: the SOP Instance UID's hash
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One SOP instance as received: what instance.json holds. It never changes."""
+    """One SOP instance as received: what its record holds. It never changes."""
 
     id: str
     sop_class_uid: str
@@ -29,6 +30,25 @@ class Instance:
     destinations: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what is wrong with it and was taken all the same, in words
     sendable: bool = True  # its bytes may leave as they are; else only a rendition may
+
+    def to_record(self) -> dict[str, Any]:
+        """As a mapping of JSON types."""
+        return {name: getattr(self, name) for name in _FIELDS}  # not asdict, which copies deeply
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Instance":
+        """The reverse of `to_record`, also of what an earlier version wrote.
+
+        Raises:
+            KeyError, TypeError: it is no such record.
+        """
+        return cls(
+            **record
+            | {"destinations": tuple(record["destinations"]), "notes": tuple(record.get("notes", ()))}
+        )
+
+
+_FIELDS = tuple(field.name for field in fields(Instance))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,31 @@
 """The spool: the source of truth. docs/architecture.md names its folders and files.
 
-Relies on `durable`: an instance exists as soon as its folder is renamed, and a marker appears whole or not at
+Relies on `durable`: an instance exists as soon as its file is renamed, and a marker appears whole or not at
 all. Nothing from the network becomes a path part: ids are hashes, the settings check names of destinations,
 transfer syntaxes come from the table.
 """
 
 import json
-import os
 import shutil
 import time
-import uuid
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import durable, records
 from dicomferry.spool.instance import UID_BYTES, Instance, State
 from dicomferry.spool.leases import Leases
+from dicomferry.spool.markers import Markers
+from dicomferry.spool.places import RECORD, Places
 
-SCHEMA = 1
+SCHEMA = 2  # of the layout; 1 is read too, see `places`
 # Keys of a worker's attempts, of those that killed it and of those that found no room on the disk; no
 # destination can have these names.
 TRANSCODING, ROOM = "_transcode", "_room"
-_REDIRECTED, _RENEWED = "redirected.json", "renewed.json"
 RECEIVER_BYTES = 8  # in the name of a receiving process, written as hexadecimal digits
-_SMALL = 1 << 14  # bytes; more than any record that we write
-_FIELDS = tuple(field.name for field in fields(Instance))
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -42,7 +38,7 @@ def boot_id() -> str:
         return "unknown-boot"
 
 
-class Spool:
+class Spool(Markers):
     """The folders of one spool, and all reading and writing in them."""
 
     def __init__(self, root: Path) -> None:
@@ -53,6 +49,7 @@ class Spool:
         self.renditions = root / "renditions"
         self.leases = Leases(root / "leases")
         self.trash = root / "trash"
+        super().__init__(Places(self.instances, self.trash))
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
         self.orders = root / "orders"
@@ -73,13 +70,16 @@ class Spool:
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
             (self.renditions / boot_id()).mkdir(exist_ok=True)
-            durable.spread_subfolders(self.renditions / boot_id())
-            durable.spread_subfolders(self.incoming)
+            for folder in (
+                self.renditions / boot_id(), self.incoming, *(self.instances / shard for shard in SHARDS)
+            ):  # fmt: skip
+                durable.spread_subfolders(folder)
             version = self.root / "schema.json"
-            if not version.exists():
+            found = json.loads(version.read_bytes())["schema"] if version.exists() else 0
+            if found < SCHEMA:  # from now on an earlier version refuses it
                 durable.replace(version, json.dumps({"schema": SCHEMA}).encode())
                 durable.sync_folder(self.instances)
-            found = json.loads(version.read_bytes())["schema"]
+                found = SCHEMA
         except (OSError, ValueError, KeyError) as error:
             raise Misconfigured(f"spool {self.root}: cannot be used: {error}") from error
         if found != SCHEMA:
@@ -91,47 +91,36 @@ class Spool:
     # Instances
 
     def folder(self, instance: str) -> Path:
-        """The folder of the instance with that id."""
-        return Path(f"{self.instances}/{instance[:2]}/{instance}")
+        """The folder of the instance's markers; as a rule there is none."""
+        return self._places.folder(instance)
 
     def received(self, instance: str) -> Path:
         """The file as received: Part 10, data set bytes exactly as the peer sent them."""
-        return Path(f"{self.instances}/{instance[:2]}/{instance}/received.dcm")
+        return self._places.received(instance)
 
-    def commit(self, staging: Path, instance: Instance) -> bool:
-        """Sync `staging`, which holds received.dcm, and make it the instance's folder.
+    def exists(self, instance: str) -> bool:
+        """Whether the instance is there."""
+        return self._places.exists(instance)
 
-        When it returns, the caller may answer success. False: the same instance exists already and is still
-        pending, so nothing is left to do; `staging` is removed then too.
+    def is_taken(self, instance: str) -> bool:
+        """Whether no other object may have that id."""
+        return self._places.is_taken(instance)
+
+    def commit(self, staged: Path, instance: Instance, record_at: int | None = None) -> bool:
+        """Sync `staged`, a Part 10 file, and make it the instance; it is gone then.
+
+        `record_at` is the offset of its `records.RECEIVED_ROOM`, None where it has none. When this returns,
+        the caller may answer success. False: the same instance exists already and is still pending, so
+        nothing is left to do; `staged` may remain.
 
         Raises:
-            OSError: the instance is not safe; `staging` may remain, and is removed later.
+            OSError: the instance is not safe; `staged` may remain.
         """
-        reach("reception.written")
-        durable.sync_file(staging / "received.dcm")
-        reach("reception.file-synced")
-        durable.write_synced(staging / "instance.json", _dump(instance))
-        reach("reception.recorded")
-        durable.sync_folder(staging)
-        reach("reception.folder-synced")
-        final = self.folder(instance.id)
-        try:
-            staging.rename(final)
-        except OSError:
-            if not (final / "instance.json").exists():
-                raise
-            durable.remove(staging)
-            # The process that renamed it may not have synced the shard yet, and we will answer success too.
-            durable.sync_folder(final.parent)
-            return False
-        reach("reception.renamed")
-        durable.sync_folder(final.parent)
-        reach("reception.shard-synced")
-        return True
+        return self._places.commit(staged, record_at, instance)
 
     def ids(self, shard: str) -> list[str]:
-        """Ids of the instances in one shard."""
-        return os.listdir(self.instances / shard)
+        """Ids of the instances in one shard; some may be gone."""
+        return self._places.ids(shard)
 
     def namesakes(self, instance: str) -> list[str]:
         """Ids of all instances with the same SOP Instance UID as `instance`, including `instance`."""
@@ -140,15 +129,7 @@ class Spool:
 
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
-        try:
-            content: dict[str, Any] = json.loads(_read_small(self.folder(instance) / "instance.json"))
-        except FileNotFoundError:
-            return None
-        if content.pop("schema") != SCHEMA:
-            raise Misconfigured(f"instance {instance} was written by another version of dicomferry")
-        content["destinations"] = tuple(content["destinations"])
-        content["notes"] = tuple(content.get("notes", ()))
-        return Instance(**content)
+        return self._places.read(instance)
 
     def state(self, instance: str) -> State | None:
         """The instance and its markers, or None where it is not (or no longer) there."""
@@ -160,104 +141,24 @@ class Spool:
 
     def _read_state(self, instance: str) -> State | None:
         """The state without `delivered_at`, for which each delivered marker has to be read."""
+        names = self._places.markers(instance)
         found = self.read(instance)
         if found is None:
             return None
-        try:
-            names = os.listdir(self.folder(instance))
-        except FileNotFoundError:
-            return None
-        redirected, redirected_at = self._redirected(instance) if _REDIRECTED in names else (None, 0.0)
-        renewed_at = self._renewed(instance) if _RENEWED in names else 0.0
-        delivered = frozenset(_between(name, "delivered-", ".json") for name in names) - {""}
-        dead = frozenset(_between(name, "dead-", ".json") for name in names) - {""} - delivered
-        if redirected is not None:
-            dead &= frozenset(redirected)
-        attempts = {
-            what: self.attempts(instance, what) for name in names if (what := _between(name, "attempts-", ""))
-        }
-        return State(found, delivered, dead, attempts, redirected, renewed_at=max(redirected_at, renewed_at))
-
-    def redirect(self, instance: str, destinations: tuple[str, ...], why: str) -> None:
-        """Durably replace the destinations of an instance."""
-        record = {"schema": SCHEMA, "destinations": destinations, "why": why, "at": time.time()}
-        durable.replace(self.folder(instance) / _REDIRECTED, json.dumps(record).encode())
-
-    def _redirected(self, instance: str) -> tuple[tuple[str, ...] | None, float]:
-        try:
-            record = json.loads((self.folder(instance) / _REDIRECTED).read_bytes())
-        except FileNotFoundError:
-            return None, 0.0
-        return tuple(record["destinations"]), record["at"]
-
-    def renew(self, instance: str) -> None:
-        """Record durably that an operator asked for its delivery; its age counts from now."""
-        durable.replace(self.folder(instance) / _RENEWED, json.dumps({"at": time.time()}).encode())
-
-    def _renewed(self, instance: str) -> float:
-        try:
-            at: float = json.loads((self.folder(instance) / _RENEWED).read_bytes())["at"]
-        except FileNotFoundError:
-            return 0.0
-        return at
-
-    def mark_delivered(self, instance: str, destination: str, record: dict[str, Any]) -> None:
-        """Record durably that `destination` has the instance; this overrides a dead marker."""
-        durable.replace(self.folder(instance) / f"delivered-{destination}.json", json.dumps(record).encode())
-
-    def mark_dead(self, instance: str, destination: str, record: dict[str, Any]) -> None:
-        """Record durably that a delivery is dead, with its reason."""
-        durable.replace(self.folder(instance) / f"dead-{destination}.json", json.dumps(record).encode())
-
-    def marker(self, instance: str, kind: str, destination: str) -> dict[str, Any] | None:
-        """The content of a marker (`kind` "delivered" or "dead"), or None where there is none."""
-        try:
-            content: dict[str, Any] = json.loads(
-                _read_small(self.folder(instance) / f"{kind}-{destination}.json")
-            )
-        except FileNotFoundError:
-            return None
-        return content
-
-    def unmark(self, instance: str, kind: str, destination: str) -> None:
-        """Durably remove a marker (`kind` "delivered" or "dead"); the delivery is pending again."""
-        path = self.folder(instance) / f"{kind}-{destination}.json"
-        with suppress(FileNotFoundError):
-            path.unlink()
-            durable.sync_folder(path.parent)
-
-    def is_delivered(self, instance: str, destination: str) -> bool:
-        """Whether there is a delivered marker."""
-        return (self.folder(instance) / f"delivered-{destination}.json").exists()
-
-    def add_attempt(self, instance: str, what: str) -> int:
-        """Durably count an attempt before it is made; returns the number of attempts with this one."""
-        return durable.append_synced(self.folder(instance) / f"attempts-{what}", b".")
-
-    def clear_attempts(self, instance: str, what: str) -> None:
-        """Reset the count of attempts."""
-        (self.folder(instance) / f"attempts-{what}").unlink(missing_ok=True)
-
-    def attempts(self, instance: str, what: str) -> int:
-        """How many attempts were counted."""
-        try:
-            return (self.folder(instance) / f"attempts-{what}").stat().st_size
-        except FileNotFoundError:
-            return 0
+        return self._marked(found, names)
 
     def retire(self, instance: str) -> bool:
         """Remove an instance if all its deliveries are delivered; returns whether they are."""
         state = self._read_state(instance)
         if state is None or set(state.destinations) - state.delivered:
             return False
-        trashed = self.trash / f"{instance}.{uuid.uuid4().hex[:8]}"
-        with suppress(FileNotFoundError):
-            reach("retirement.begun")
-            self.folder(instance).rename(trashed)
-            reach("retirement.renamed")
-            durable.remove(trashed)
+        self._places.remove(instance)
         self.drop_renditions(instance)
         return True
+
+    def remove_rest(self, instance: str) -> None:
+        """Remove what killed processes left of an instance that is gone."""
+        self._places.remove_rest(instance)
 
     def drop_renditions(self, instance: str) -> None:
         """Delete the renditions of an instance; they can be made again."""
@@ -279,11 +180,11 @@ class Spool:
         return found
 
     def sweep(self) -> None:
-        """Delete renditions of other boots or of no instance, and the trash; the dispatcher's first act."""
+        """Delete what belongs to no instance, and the trash; the dispatcher's first act."""
         for boot in self.renditions.iterdir():
             for folder in boot.iterdir():
                 # A second worker may have made it while its instance was retired.
-                if boot.name != boot_id() or not self.folder(folder.name).exists():
+                if boot.name != boot_id() or not self.exists(folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
             if boot.name != boot_id():
                 shutil.rmtree(boot, ignore_errors=True)
@@ -296,14 +197,14 @@ class Spool:
 
     def learn(self, destination: str, accepted: dict[str, list[str]]) -> None:
         """Remember which transfer syntaxes a peer accepted, by SOP class."""
-        record = {"schema": SCHEMA, "accepted": accepted, "seen_at": time.time()}
+        record = {"schema": RECORD, "accepted": accepted, "seen_at": time.time()}
         durable.replace(self.destinations / f"{destination}.json", json.dumps(record).encode())
 
     def learned(self, destination: str) -> dict[str, list[str]]:
         """Which transfer syntaxes a peer accepted, by SOP class; empty where none are remembered."""
         try:
             record = json.loads((self.destinations / f"{destination}.json").read_bytes())
-            accepted: dict[str, list[str]] = record["accepted"] if record["schema"] == SCHEMA else {}
+            accepted: dict[str, list[str]] = record["accepted"] if record["schema"] == RECORD else {}
         except (FileNotFoundError, ValueError, KeyError):
             return {}
         return accepted
@@ -327,27 +228,3 @@ class Spool:
     def forget_status(self) -> None:
         """Delete the last snapshot, so that the next one to appear is new."""
         self._status.unlink(missing_ok=True)
-
-
-def _dump(instance: Instance) -> bytes:
-    # Not asdict, which copies deeply.
-    return json.dumps({"schema": SCHEMA} | {name: getattr(instance, name) for name in _FIELDS}).encode()
-
-
-def _read_small(path: Path) -> bytes:
-    """The content of a small file, in three system calls; `Path.read_bytes` takes nine."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        content = os.read(descriptor, _SMALL)
-    finally:
-        os.close(descriptor)
-    return content if len(content) < _SMALL else path.read_bytes()
-
-
-def _between(name: str, prefix: str, suffix: str) -> str:
-    """The part of `name` between `prefix` and `suffix`; empty where it lacks one of them."""
-    return (
-        name[len(prefix) : len(name) - len(suffix)]
-        if name.startswith(prefix) and name.endswith(suffix)
-        else ""
-    )

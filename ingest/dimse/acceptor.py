@@ -9,7 +9,6 @@ import logging
 import os
 import resource
 import secrets
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from dicomferry.errors import Misconfigured
 from dicomferry.messages.broker import redis_client
 from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
+from dicomferry.spool import durable
 from dicomferry.spool.spool import RECEIVER_BYTES, Spool
 from ingest.dimse.listener import Listener
 from ingest.dimse.scp import Scp
@@ -66,7 +66,8 @@ def serving(settings: Settings) -> Iterator[Listener]:
     spool.prepare()
     events = EventSender(redis_client(settings)) if settings.broker else None
     with _receiver_lease(spool) as receiver:
-        listener = _listener(settings, Scp(settings, spool, receiver, events))
+        scp = Scp(settings, spool, receiver, events)
+        listener = _listener(settings, scp)
         _sweep(spool)
         listener.start()
         titles = ", ".join(ae.title for ae in settings.ae)
@@ -75,6 +76,7 @@ def serving(settings: Settings) -> Iterator[Listener]:
             yield listener
         finally:
             listener.stop()
+            scp.close()
             if events is not None:
                 events.close()
             log.info("Stopped")
@@ -119,7 +121,7 @@ def _sweep(spool: Spool) -> None:
         if spool.receivers.state(name[: 2 * RECEIVER_BYTES]) != "running"
     ]
     for name in left:
-        shutil.rmtree(spool.incoming / name, ignore_errors=True)
+        durable.remove(spool.incoming / name)
     for receiver in spool.receivers.batches():
         spool.receivers.revoke(receiver)
     if left:

@@ -15,6 +15,7 @@ from ingest.arrival import Arrival
 from ingest.dimse.negotiation import AssociationRequest
 from ingest.reception import CANNOT_UNDERSTAND, INTERNAL_FAULT, Answer, Request, receive, refusal
 from ingest.room import FreeSpace, QuarantineRoom
+from ingest.staging import Staging
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Scp:
 
     def __init__(self, settings: Settings, spool: Spool, receiver: str, events: EventSender | None) -> None:
         self.settings = settings
-        self._receiver = receiver
+        self._staging = Staging(spool.incoming, receiver)
         self._spool = spool
         self._free_space = FreeSpace(spool, settings.ingest)
         self._quarantine_room = QuarantineRoom(spool, settings.ingest)
@@ -81,6 +82,10 @@ class Scp:
         with self._lock:
             self._associations.pop(association, None)
 
+    def close(self) -> None:
+        """Leave nothing in ``incoming``; every association has ended."""
+        self._staging.close()
+
     def associations(self) -> frozenset[Place]:
         """The admitted associations that have not ended."""
         with self._lock:
@@ -91,7 +96,7 @@ class Scp:
         if refusal(admitted, request) is not None:
             return None
         most, deliveries = self.settings.ingest.max_object_mb, len(admitted.destinations)
-        arrival = Arrival(self._spool, self._receiver, self._free_space, deliveries, most)
+        arrival = Arrival(self._staging, self._free_space, deliveries, most)
         uid = request.sop_instance_uid if is_uid(request.sop_instance_uid) else ""
         arrival.open(request.sop_class_uid, uid, request.transfer_syntax_uid)
         return arrival

@@ -141,7 +141,7 @@ def test_an_instance_costs_ingest_no_more_than_it_did(tmp_path: Path, broker: st
             mrs = fresh_copies("MR_small.dcm", count, tmp_path / f"mr{count}")
             pairs = zip(cts(tmp_path / f"ct{count}", count), mrs, strict=True)
             assert send(place.ingest, [path for pair in pairs for path in pair]).returncode == 0
-            received.append(size_of(place.spool.instances.glob("*/*/received.dcm")))
+            received.append(size_of(place.spool.instances.glob("*/*.dcm")))
     calls = returned_in(place.trace)
     begins = [n for n, call in enumerate(calls) if call.name == "accept4" and call.result >= 0]
     few, many = (

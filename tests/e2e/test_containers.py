@@ -133,7 +133,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_and_the_others_share_the_wo
 def instances(composition: Composition) -> str:
     """What stands on the spool."""
     (dispatcher,) = composition.containers("dispatcher")
-    return docker("exec", dispatcher, "find", "/var/lib/dicomferry/instances", "-name", "instance.json")
+    return docker("exec", dispatcher, "find", "/var/lib/dicomferry/instances", "-name", "*.dcm")
 
 
 def hosts_that_transcoded(composition: Composition) -> set[str]:

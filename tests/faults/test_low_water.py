@@ -28,7 +28,7 @@ from tests.support.running.mounts import small_file_system
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.running.services import program
-from tests.support.stages.ingesting import IngestProcess
+from tests.support.stages.ingesting import IngestProcess, leftovers
 from tests.support.stages.spools import instances_of
 
 MB = 1_000_000
@@ -68,8 +68,8 @@ class Alone(IngestProcess):
     def uids(self) -> list[str]:
         return [found.sop_instance_uid for found in instances_of(self.spool)]
 
-    def leftovers(self) -> list[Path]:
-        return list(self.spool.incoming.iterdir())
+    def leftovers(self) -> list[str]:
+        return leftovers(self.spool)
 
 
 @pytest.fixture
@@ -158,10 +158,8 @@ def test_what_is_answered_success_as_the_spool_fills_is_whole(alone: Alone) -> N
     assert 0 < len(taken) < 320
     assert alone.free() > 8 * MB
     assert sorted(alone.uids()) == sorted(taken)
-    for name in alone.spool.instances.glob("*/*"):
-        instance = alone.spool.read(name.name)
-        assert instance is not None
-        content = alone.spool.received(name.name).read_bytes()
+    for instance in instances_of(alone.spool):
+        content = alone.spool.received(instance.id).read_bytes()
         assert content.endswith(data_set(instance.sop_instance_uid.encode(), pixels=100_000))
     assert alone.leftovers() == []
 
@@ -175,8 +173,8 @@ def test_the_same_object_from_many_at_once_is_one_instance_and_success_for_all(a
         statuses = [status for some in senders.map(store, range(8)) for status in some]
     assert statuses == [0x0000] * 80
     assert alone.uids() == ["1.2.3"]
-    (folder,) = alone.spool.instances.glob("*/*")
-    alone.spool.mark_delivered(folder.name, "ws1", {"status": 0})
+    (instance,) = instances_of(alone.spool)
+    alone.spool.mark_delivered(instance.id, "ws1", {"status": 0})
     with Raw.associated(alone.port) as peer:
         assert [peer.store(b"1.2.3", data_set(pixels=50_000)) for _ in range(2)] == [0, 0]
         assert alone.uids() == ["1.2.3"] * 2  # what was delivered is delivered again, once

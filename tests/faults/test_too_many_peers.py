@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomferry.spool.spool import Spool
 from tests.support.peers.dcmtk import serves
 from tests.support.peers.raw import (
     AC,
@@ -26,7 +27,7 @@ from tests.support.peers.raw import (
     store_request,
 )
 from tests.support.running.processes import wait_until
-from tests.support.stages.ingesting import IngestProcess
+from tests.support.stages.ingesting import IngestProcess, leftovers
 
 J2K = "1.2.840.10008.1.2.4.90"
 
@@ -76,7 +77,7 @@ def test_of_500_associations_at_once_as_many_as_allowed_are_served_and_the_other
     assert status_of(part, "VmHWM") - memory < 150_000
     for number in range(3):
         serves(part.port, tmp_path / f"after-{number}")
-    assert list((tmp_path / "part/spool/incoming").iterdir()) == []
+    assert leftovers(Spool(tmp_path / "part/spool")) == []
 
 
 def test_a_flood_of_silent_connections_keeps_nobody_out(part: IngestProcess, tmp_path: Path) -> None:
@@ -110,8 +111,6 @@ def test_an_object_of_10_gb_is_received_in_bounded_memory(part: IngestProcess, t
         peer.sock.settimeout(250)
         assert peer.status() == 0x0000
     assert status_of(part, "VmHWM") - memory < 40_000
-    received = max(
-        (tmp_path / "part/spool/instances").glob("*/*/received.dcm"), key=lambda p: p.stat().st_size
-    )
+    received = max((tmp_path / "part/spool/instances").glob("*/*.dcm"), key=lambda p: p.stat().st_size)
     assert received.stat().st_size > piece * pieces
     received.unlink()

@@ -1,6 +1,5 @@
 """Operators' orders on a real dispatcher, spool and Redis: what each does, and what it leaves alone."""
 
-import json
 import time
 
 import pytest
@@ -23,7 +22,7 @@ from tests.support.images.files import fresh_copies, shipped, uid_of
 from tests.support.peers.dcmtk import send
 from tests.support.running.processes import wait_until
 from tests.support.stages.ingesting import an_ingest, data_set_of
-from tests.support.stages.spools import a_spool, put
+from tests.support.stages.spools import a_spool, change_record, put
 
 PLAIN = "CT_small.dcm"  # needs no rendition
 REFUSED = {"reason": "refused: cannot understand (0xC000)", "status": 0xC000, "attempts": 5}
@@ -127,8 +126,7 @@ def test_an_order_that_was_cut_by_a_crash_is_simply_carried_out_again(bench):
 def test_what_dies_of_its_age_is_not_dead_at_once_when_it_is_retried(bench):
     bench.configure({"name": "ws1", "max_age": "1h"})
     instance = put(bench.spool, shipped(PLAIN), "ws1")
-    record = bench.spool.folder(instance.id) / "instance.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"received_at": time.time() - 7200}))
+    change_record(bench.spool, instance, received_at=time.time() - 7200)
     bench.start()
     wait_until(lambda: bench.spool.state(instance.id).dead, "the delivery to be too old")
     (done,) = dead(bench.spool, EVERYTHING, time.time())

@@ -320,9 +320,9 @@ def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, brok
         post = Post(tmp_path, broker, ws={"port": peer.port})
         instance = post.put()
         marker = post.spool.folder(instance.id) / "delivered-ws.json"
-        (
-            marker.parent / f".{marker.name}.{os.getpid()}.{threading.get_ident()}.tmp"
-        ).mkdir()  # No marker can be written.
+        (marker.parent / f".{marker.name}.{os.getpid()}.{threading.get_ident()}.tmp").mkdir(
+            parents=True
+        )  # No marker can be written.
         heard = post.deliver(instance, post.put())
         assert len(peer.datasets) == 1
     assert only(Unreachable, heard)[0].reason.startswith("internal error: IsADirectoryError")

@@ -1,6 +1,5 @@
 """Batches that share an association: one kept for the next, and one that waits for the batch it follows."""
 
-import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -131,7 +130,7 @@ def test_what_was_delivered_or_discarded_while_its_batch_waited_is_not_sent(
         delivered, discarded, due = post.put(), post.put(), post.put()
         follower = waiting(post, post.batch(delivered, discarded, due, after=first.id))
         post.spool.mark_delivered(delivered.id, "ws", {"status": 0})
-        shutil.rmtree(post.spool.folder(discarded.id))
+        post.spool.received(discarded.id).unlink()
         post.forwarder.deliver(first)
         follower.join()
         assert post.spool.is_delivered(due.id, "ws")

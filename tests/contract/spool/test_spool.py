@@ -1,20 +1,26 @@
 """The spool on a real file system: commits, markers, leases."""
 
 import fcntl
+import json
 import multiprocessing
 import os
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import leases
+from dicomferry.spool.digests import digest_of
 from dicomferry.spool.instance import RenditionSpec, State, instance_id
 from dicomferry.spool.leases import LeaseContent
-from dicomferry.spool.spool import Spool, boot_id
+from dicomferry.spool.spool import SHARDS, Spool, boot_id
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
+from tests.support.running.services import program
+from tests.support.stages.ingesting import data_set_of
 from tests.support.stages.spools import a_spool, put
 
 IMAGE = "MR_small_jp2klossless.dcm"
@@ -31,18 +37,98 @@ def state_of(spool, instance) -> State:
     return state
 
 
-def test_what_was_committed_is_read_back_as_it_was(spool):
-    instance = put(spool, shipped(IMAGE), "ws1", "ws2")
+@pytest.fixture(params=["file", "folder"])
+def in_folder(request):
+    """Whether an instance stands there as schema 1 put it."""
+    return request.param == "folder"
+
+
+def ids(spool):
+    return [name for shard in SHARDS for name in spool.ids(shard)]
+
+
+@pytest.mark.parametrize("destinations", [("ws1",), ("ws1", "ws2")])
+def test_what_was_committed_is_read_back_as_it_was(spool, in_folder, destinations):
+    instance = put(spool, shipped(IMAGE), *destinations, in_folder=in_folder)
     assert spool.read(instance.id) == instance
-    assert state_of(spool, instance.id).pending == ("ws1", "ws2")
+    assert state_of(spool, instance.id).pending == destinations
+    assert ids(spool) == [instance.id]
+    assert spool.exists(instance.id)
+    assert digest_of(data_set_of(spool.received(instance.id))) == instance.digest
 
 
-def test_the_same_instance_while_pending_is_committed_once(spool):
-    first = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
-    second = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
+def test_the_same_instance_while_pending_is_committed_once(spool, in_folder):
+    first = put(spool, shipped(IMAGE), "ws1", fresh_uid=False, in_folder=in_folder)
+    second = put(spool, shipped(IMAGE), "ws1", fresh_uid=False, in_folder=in_folder)
     assert first.id == second.id
-    assert sum(len(spool.ids(shard.name)) for shard in spool.instances.iterdir()) == 1
+    assert ids(spool) == [first.id]
     assert not list(spool.incoming.iterdir())
+
+
+def test_a_record_that_is_too_long_for_its_room_has_a_file(spool):
+    names = tuple(f"workstation-{number}" for number in range(200))
+    instance = put(spool, shipped(IMAGE), *names)
+    assert (spool.folder(instance.id) / "instance.json").exists()
+    assert spool.read(instance.id) == instance
+    assert state_of(spool, instance.id).pending == names
+
+
+def test_other_programs_read_the_one_file(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    assert dcmread(spool.received(instance.id)).SOPInstanceUID == instance.sop_instance_uid
+    subprocess.run([program("dcmdump"), "-q", spool.received(instance.id)], check=True, capture_output=True)
+
+
+def test_markers_of_the_same_object_that_came_before_are_not_those_of_this_one(spool):
+    """A dispatcher was killed while it removed an instance, and its sender sends it again."""
+    first = put(spool, shipped(IMAGE), "ws1", "ws2", fresh_uid=False)
+    for name in first.destinations:
+        spool.mark_delivered(first.id, name, {"status": 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", killed_at_second(Path.rename))
+        with pytest.raises(KeyboardInterrupt):
+            spool.retire(first.id)
+    assert spool.state(first.id) is None
+    assert spool.is_taken(first.id)
+    second = put(spool, shipped(IMAGE), "ws1", "ws2", fresh_uid=False)
+    assert second.id == first.id
+    assert state_of(spool, second.id).pending == ("ws1", "ws2")
+    spool.mark_delivered(second.id, "ws1", {"status": 0})
+    assert state_of(spool, second.id).pending == ("ws2",)
+
+
+def killed_at_second(call):
+    calls = []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return call(*arguments)
+
+    return killed
+
+
+def test_what_is_left_of_an_instance_that_is_gone_is_removed_and_nothing_else(spool, in_folder):
+    gone, there = (put(spool, shipped(IMAGE), "ws1", in_folder=in_folder) for _ in range(2))
+    for instance in (gone, there):
+        spool.add_attempt(instance.id, "ws1")
+    spool.received(gone.id).unlink()
+    (spool.folder(gone.id) / "instance.json").unlink(missing_ok=True)
+    for instance in (gone, there):
+        spool.remove_rest(instance.id)
+    assert ids(spool) == [there.id]
+    assert spool.attempts(there.id, "ws1") == 1
+
+
+def test_no_marker_is_left_of_what_is_gone(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    spool.received(instance.id).unlink()
+    with pytest.raises(FileNotFoundError):
+        spool.mark_delivered(instance.id, "ws1", {})
+    with pytest.raises(FileNotFoundError):
+        spool.add_attempt(instance.id, "ws1")
+    assert not ids(spool)
 
 
 def test_ids_differ_by_destinations_content_and_repetition():
@@ -55,8 +141,8 @@ def test_ids_differ_by_destinations_content_and_repetition():
     assert len(ids) == 4
 
 
-def test_a_delivered_marker_wins_over_a_dead_one(spool):
-    instance = put(spool, shipped(IMAGE), "ws1")
+def test_a_delivered_marker_wins_over_a_dead_one(spool, in_folder):
+    instance = put(spool, shipped(IMAGE), "ws1", in_folder=in_folder)
     spool.mark_dead(instance.id, "ws1", {"reason": "refused"})
     spool.mark_delivered(instance.id, "ws1", {"status": 0})
     state = state_of(spool, instance.id)
@@ -64,8 +150,8 @@ def test_a_delivered_marker_wins_over_a_dead_one(spool):
     assert not state.dead
 
 
-def test_an_instance_that_is_not_delivered_everywhere_is_never_retired(spool):
-    instance = put(spool, shipped(IMAGE), "ws1", "ws2")
+def test_an_instance_that_is_not_delivered_everywhere_is_never_retired(spool, in_folder):
+    instance = put(spool, shipped(IMAGE), "ws1", "ws2", in_folder=in_folder)
     spool.mark_delivered(instance.id, "ws1", {})
     assert not spool.retire(instance.id)
     assert spool.read(instance.id) == instance
@@ -73,10 +159,11 @@ def test_an_instance_that_is_not_delivered_everywhere_is_never_retired(spool):
     assert spool.retire(instance.id)
     assert spool.read(instance.id) is None
     assert not list(spool.trash.iterdir())
+    assert not ids(spool)
 
 
-def test_attempts_are_counted_across_processes_and_forgotten_when_cleared(spool):
-    instance = put(spool, shipped(IMAGE), "ws1")
+def test_attempts_are_counted_across_processes_and_forgotten_when_cleared(spool, in_folder):
+    instance = put(spool, shipped(IMAGE), "ws1", in_folder=in_folder)
     assert [spool.add_attempt(instance.id, "transcode") for _ in range(3)] == [1, 2, 3]
     assert state_of(Spool(spool.root), instance.id).attempts == {"transcode": 3}
     spool.clear_attempts(instance.id, "transcode")
@@ -103,6 +190,13 @@ def test_a_spool_of_another_schema_is_refused_and_not_touched(spool):
     (spool.root / "schema.json").write_text('{"schema": 99}')
     with pytest.raises(Misconfigured, match="has schema 99"):
         Spool(spool.root).prepare()
+    assert (spool.root / "schema.json").read_text() == '{"schema": 99}'
+
+
+def test_a_spool_of_schema_1_is_from_now_on_refused_by_the_version_that_wrote_it(spool):
+    (spool.root / "schema.json").write_text('{"schema": 1}')
+    Spool(spool.root).prepare()
+    assert json.loads((spool.root / "schema.json").read_text()) == {"schema": 2}
 
 
 # Leases

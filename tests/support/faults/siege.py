@@ -141,18 +141,18 @@ class SiegedSite(Site):
     def on_spool(self) -> tuple[list[Parked], list[Left]]:
         """What stands on the spool: what is parked, and what is left to be done."""
         spool, parked, left = Spool(self.spool), [], []
-        for path in self.instances():
+        for name in self.instances():
             try:
-                state = spool.state(path.name)
+                state = spool.state(name)
             except (OSError, ValueError):
                 continue
             if state is None:
                 continue
             uid = state.instance.sop_instance_uid
-            for name in state.dead:
-                record = spool.marker(path.name, "dead", name) or {}
-                parked.append(Parked(uid, name, str(record.get("reason", ""))))
-            left += [Left(uid, name) for name in state.pending]
+            for destination in state.dead:
+                record = spool.marker(name, "dead", destination) or {}
+                parked.append(Parked(uid, destination, str(record.get("reason", ""))))
+            left += [Left(uid, destination) for destination in state.pending]
             if not state.dead and not state.pending:
                 left.append(Left(uid, ""))
         for path in (self.spool / "quarantine").glob("*/reason.json"):
@@ -162,12 +162,14 @@ class SiegedSite(Site):
 
     def litter(self) -> list[str]:
         """What should not be there when nothing is left to be done; it may still be on its way out."""
-        standing = {path.name for path in self.instances()}
+        standing = set(self.instances())
         found = []
         for folder, folders, files in os.walk(self.spool):  # which passes over what has just gone
             where = Path(folder).relative_to(self.spool)
             names = [*folders, *files]
-            if str(where) in {"incoming", "leases", "trash"}:
+            if where.parts[:1] == ("incoming",):
+                found += [str(where / name) for name in files]
+            elif str(where) in {"leases", "trash"}:
                 found += [str(where / name) for name in names]
             elif where.parent == Path("renditions"):
                 found += [str(where / name) for name in names if name not in standing]

@@ -136,9 +136,9 @@ class Site:
         lane: dict[str, Any] = next(lane for lane in self.status()["lanes"] if lane["destination"] == name)
         return lane
 
-    def instances(self) -> list[Path]:
-        """Folders of the instances that stand on the spool."""
-        return list((self.spool / "instances").glob("*/*"))
+    def instances(self) -> list[str]:
+        """Ids of the instances that stand on the spool."""
+        return sorted({path.name.removesuffix(".dcm") for path in (self.spool / "instances").glob("*/*")})
 
     def wait_drained(self, seconds: float = 60.0) -> None:
         """Wait until every instance is delivered everywhere and retired."""

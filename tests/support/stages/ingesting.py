@@ -54,7 +54,12 @@ class Ingest:
         return data_set_of(self.spool.received(instance.id))
 
     def leftovers(self) -> list[str]:
-        return [path.name for path in self.spool.incoming.iterdir()]
+        return leftovers(self.spool)
+
+
+def leftovers(spool: Spool) -> list[str]:
+    """Names of the files in ``incoming``."""
+    return [path.name for path in spool.incoming.rglob("*") if path.is_file()]
 
 
 def data_set_of(path: Path) -> bytes:

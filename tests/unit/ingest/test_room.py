@@ -46,7 +46,7 @@ def test_the_spool_takes_no_more_below_either_mark_and_names_the_key(
         assert len(shortage) <= 64  # Error Comment, VR LO
 
 
-def test_an_instance_takes_its_inodes_and_one_for_each_marker_between_two_looks(
+def test_an_instance_takes_its_inodes_and_two_for_each_delivery_between_two_looks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     looks = []
@@ -57,24 +57,24 @@ def test_an_instance_takes_its_inodes_and_one_for_each_marker_between_two_looks(
 
     monkeypatch.setattr(durable, "free_room", look)
     space = FreeSpace(Spool(tmp_path), Ingest())
-    # The first look comes after it was counted, so that only its two markers are left: then 18, 13 and so on.
-    assert [space.shortage(deliveries=2) for _ in range(4)] == [None] * 4
+    # The first look comes after it was counted, so that only its two markers are left: then 16, 10 and so on.
+    assert [space.shortage(deliveries=2) for _ in range(3)] == [None] * 3
     assert len(looks) == 1
     assert space.shortage(deliveries=2) is None  # too few by our count: the file system is asked
     assert len(looks) == 2
 
 
-def test_an_inode_is_kept_for_the_marker_of_each_pending_delivery(
+def test_two_inodes_are_kept_for_each_pending_delivery(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(durable, "free_room", lambda _: FreeRoom(PLENTY, 1500, 100_000))
+    monkeypatch.setattr(durable, "free_room", lambda _: FreeRoom(PLENTY, 2000, 100_000))
     spool = Spool(tmp_path)
     space = FreeSpace(spool, Ingest())
     spool.write_status({"at": 1.0, "lanes": [{"pending": 300}, {"pending": 200}]})
     assert space.shortage() is None
     spool.write_status({"at": 2.0, "lanes": [{"pending": 300}, {"pending": 201}]})
     monkeypatch.setattr(space, "_measured_at", 0.0)
-    assert space.shortage() == "spool has 1500 inodes left, wants 1501 (ingest.min_free_inodes)"
+    assert space.shortage() == "spool has 2000 inodes left, wants 2002 (ingest.min_free_inodes)"
     spool.write_status({"at": 3.0, "lanes": [{"pending": 300}, {"pending": 0}]})
     assert space.shortage() is None
     monkeypatch.setattr(space, "_measured_at", 0.0)

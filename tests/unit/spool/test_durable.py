@@ -1,8 +1,13 @@
 """Durable writes, where writing fails."""
 
+import ctypes
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from dicomferry.spool import durable
 
@@ -36,6 +41,22 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("call", [durable._renameat2, None, lambda *_: ctypes.set_errno(errno.EINVAL) or -1])
+def test_a_file_is_renamed_unless_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., int] | None
+) -> None:
+    monkeypatch.setattr(durable, "_renameat2", call)
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    assert durable.rename_new(tmp_path / "first", tmp_path / "final")
+    assert not durable.rename_new(tmp_path / "second", tmp_path / "final")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "final": "first", "second": "second",
+    }  # fmt: skip
+    with pytest.raises(FileNotFoundError):
+        durable.rename_new(tmp_path / "first", tmp_path / "other")
+
+
 def flags_of(folder: Path) -> str:
     found = subprocess.run(["lsattr", "-d", str(folder)], capture_output=True, text=True, check=False)
     return found.stdout.partition(" ")[0]
@@ -62,6 +83,7 @@ def test_a_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
         (tmp_path / name / "file").touch()
     (tmp_path / "deep" / "deeper").mkdir()
     (tmp_path / "deep" / "deeper" / "file").touch()
-    for name in ("plain", "deep", "missing"):
+    (tmp_path / "file").touch()
+    for name in ("plain", "deep", "missing", "file"):
         durable.remove(tmp_path / name)
     assert not list(tmp_path.iterdir())

@@ -118,7 +118,7 @@ def test_what_an_older_version_wrote_down_as_it_came_is_harmless_too(tmp_path, s
     """Records on the spool of 0.1.0, in which values stand as the peer sent them."""
     with private_redis() as url:
         bench = Bench(tmp_path / "spool", url)
-        instance = put(bench.spool, shipped("CT_small.dcm"), "ws1", calling=said)
+        instance = put(bench.spool, shipped("CT_small.dcm"), "ws1", calling=said, in_folder=True)
         path = bench.spool.folder(instance.id) / "instance.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"modality": said}))
         bench.spool.mark_dead(instance.id, "ws1", {"reason": f"refused: {said}", "at": 1.0, "status": None})

@@ -292,22 +292,21 @@ def test_a_large_object_is_received_in_bounded_memory(tmp_path: Path) -> None:
     finally:
         part.stop()
     assert grown < 40_000, f"{grown} kB more than before, for an object of {size >> 10} kB"
-    assert any(path.stat().st_size > size for path in tmp_path.glob("spool/instances/*/*/received.dcm"))
+    assert any(path.stat().st_size > size for path in tmp_path.glob("spool/instances/*/*.dcm"))
 
 
-def test_success_is_sent_after_file_folder_and_shard_are_synced(tmp_path: Path) -> None:
+def test_success_is_sent_after_file_and_shard_are_synced(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    calls = "trace=fsync,rename,sendto,openat"
+    calls = "trace=fsync,rename,renameat2,pwrite64,sendto,openat"
     part = IngestProcess(tmp_path, program("strace"), "-f", "-y", "-s", "64", "-e", calls, "-o", str(trace))
     try:
         assert send(part.port, [shipped("CT_small.dcm")]).returncode == 0
     finally:
         stop_traced(part.process)
     steps = [
-        r"fsync\(\d+<[^>]*/incoming/\w+/received\.dcm>\) += 0",
-        r"fsync\(\d+<[^>]*/incoming/\w+/instance\.json>\) += 0",
-        r"fsync\(\d+<[^>]*/incoming/\w+>\) += 0",
-        r"rename\(.*instances.*= 0",
+        r'pwrite64\(\d+<[^>]*/incoming/\w+/\w+>, "\{\\"schema',
+        r"fsync\(\d+<[^>]*/incoming/\w+/\w+>\) += 0",
+        r"rename(at2)?\(.*instances.*= 0",
         r"fsync\(\d+<[^>]*/instances/\w\w>\) += 0",
         r'sendto\(\d+<[^>]*>, "\\4\\0',  # a P-DATA-TF: the response
     ]

@@ -294,9 +294,10 @@ def test_an_association_that_ends_in_the_middle_leaves_nothing(ingest: Ingest, w
 
 
 def test_a_start_sweeps_what_a_killed_ingest_left(tmp_path: Path) -> None:
-    left = tmp_path / "spool" / "incoming" / "left"
-    left.mkdir(parents=True)
-    (left / "received.dcm").write_bytes(b"half")
+    incoming = tmp_path / "spool" / "incoming"
+    (incoming / "folder").mkdir(parents=True)  # an earlier version's
+    (incoming / "folder" / "received.dcm").write_bytes(b"half")
+    (incoming / "file").write_bytes(b"half")
     with an_ingest(tmp_path) as ingest:
         assert ingest.leftovers() == []
 
@@ -308,7 +309,7 @@ def test_a_start_sweeps_nothing_that_another_ingest_receives(tmp_path: Path) -> 
         for fragment in fragments[:4]:
             association.dul.send_pdu(fragment)
         wait_until(first.leftovers, "the object to begin to arrive")
-        (first.spool.incoming / f"{'0' * 48}").mkdir()  # of one that was killed
+        (first.spool.incoming / f"{'0' * 48}").touch()  # of one that was killed
         with an_ingest(tmp_path) as second:
             assert len(second.leftovers()) == 1
             assert send(second.port, [shipped("MR_small.dcm")]).returncode == 0

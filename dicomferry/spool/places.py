@@ -1,0 +1,169 @@
+"""Where an instance stands, in either of two layouts; nothing else knows of them.
+
+A file ``ab/<id>.dcm``, whose File Meta Information holds the instance's record. Its markers are in the folder
+``ab/<id>``, which is made for the first of them. While either stands the id is given to no other object.
+
+A folder ``ab/<id>`` with ``received.dcm``, ``instance.json`` and the markers: so schema 1 wrote them all, and
+we do where a record is longer than its room.
+"""
+
+import errno
+import json
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dicomferry.crashpoints import reach
+from dicomferry.errors import Misconfigured
+from dicomferry.spool import durable, records
+from dicomferry.spool.instance import Instance
+
+RECORD = 1  # version of what records and markers hold
+_SUFFIX, _RECEIVED, _RECORD_FILE = ".dcm", "received.dcm", "instance.json"
+# What is delivered everywhere first joins its markers under this name, and then leaves together with them.
+# Else the same object, if it comes again meanwhile, would meet them, and be taken for delivered.
+_ENDED = "ended.dcm"
+_SMALL = 1 << 14  # bytes; more than any record that we write
+
+
+class Places:
+    """The instances of one spool, in 256 shards."""
+
+    def __init__(self, root: Path, trash: Path) -> None:
+        self._root, self._trash = root, trash
+
+    def file(self, instance: str) -> Path:
+        """The instance as one file."""
+        return Path(f"{self._root}/{instance[:2]}/{instance}{_SUFFIX}")
+
+    def folder(self, instance: str) -> Path:
+        """The folder of its markers, which may not exist."""
+        return Path(f"{self._root}/{instance[:2]}/{instance}")
+
+    def received(self, instance: str) -> Path:
+        """The file as received: Part 10, data set bytes exactly as the peer sent them."""
+        file = self.file(instance)
+        if not file.exists() and (earlier := self.folder(instance) / _RECEIVED).exists():
+            return earlier
+        return file
+
+    def exists(self, instance: str) -> bool:
+        """Whether the instance is on the spool."""
+        return self.file(instance).exists() or (self.folder(instance) / _RECORD_FILE).exists()
+
+    def is_taken(self, instance: str) -> bool:
+        """Whether no other object may have that id: it is on the spool, or markers of it are."""
+        return self.file(instance).exists() or self.folder(instance).exists()
+
+    def ids(self, shard: str) -> list[str]:
+        """Ids of what stands in one shard; of some there may be markers alone."""
+        return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name in os.listdir(self._root / shard)))
+
+    def read(self, instance: str) -> Instance | None:
+        """The instance with that id, or None where it is not (or no longer) there."""
+        try:
+            record = records.read(self.file(instance))
+        except FileNotFoundError:
+            try:
+                record = json.loads(read_small(self.folder(instance) / _RECORD_FILE))
+            except FileNotFoundError:
+                return None
+        if record is None or record.pop("schema", None) != RECORD:
+            raise Misconfigured(f"instance {instance} was written by another version of dicomferry")
+        return Instance.from_record(record)
+
+    def markers(self, instance: str) -> list[str]:
+        """Names of its markers; ask before `read`, so that none is missed of what is removed meanwhile."""
+        try:
+            names = os.listdir(self.folder(instance))
+        except FileNotFoundError:
+            return []
+        return [] if _ENDED in names else names
+
+    def make_folder(self, instance: str) -> Path:
+        """The folder for a marker, which is made where it is missing.
+
+        Raises:
+            FileNotFoundError: the instance is gone.
+        """
+        folder = self.folder(instance)
+        if (folder / _ENDED).exists():  # of the same object, which came before
+            self._throw_away(folder)
+        if not folder.exists():
+            if not self.file(instance).exists():
+                raise FileNotFoundError(errno.ENOENT, "the instance is gone", instance)
+            folder.mkdir(exist_ok=True)
+            durable.sync_folder(folder.parent)
+        return folder
+
+    def commit(self, staged: Path, record_at: int | None, instance: Instance) -> bool:
+        """Make `staged`, a Part 10 file, the instance; False where there is one with that id.
+
+        `record_at` is the offset of its `records.RECEIVED_ROOM`, None where it has none.
+        """
+        record = {"schema": RECORD} | instance.to_record()
+        fitted = records.fitted(record) if record_at is not None else None
+        reach("reception.written")
+        if fitted is None or record_at is None:
+            return self._commit_folder(staged, record, instance)
+        durable.write_within(staged, record_at, fitted)
+        reach("reception.file-synced")
+        final = self.file(instance.id)
+        if len(instance.destinations) > 1:  # there will be markers: one sync for both names
+            self.folder(instance.id).mkdir(exist_ok=True)
+        new = durable.rename_new(staged, final)
+        reach("reception.renamed")
+        # Also where it is not new: whoever renamed it may not have got so far, and we answer success too.
+        durable.sync_folder(final.parent)
+        reach("reception.shard-synced")
+        return new
+
+    def _commit_folder(self, staged: Path, record: dict[str, Any], instance: Instance) -> bool:
+        durable.sync_file(staged)
+        folder = durable.enfold(staged, _RECEIVED)
+        final = self.folder(instance.id)
+        try:
+            durable.write_synced(folder / _RECORD_FILE, json.dumps(record).encode())
+            durable.sync_folder(folder)
+            folder.rename(final)
+        except OSError:
+            if not self.exists(instance.id):
+                raise
+            return False
+        finally:
+            durable.remove(folder)
+            durable.sync_folder(final.parent)
+        return True
+
+    def remove(self, instance: str) -> None:
+        """Remove an instance, which has markers, and these."""
+        folder = self.folder(instance)
+        reach("retirement.begun")
+        with suppress(FileNotFoundError):
+            self.file(instance).rename(folder / _ENDED)
+            reach("retirement.joined")
+        self._throw_away(folder)
+
+    def _throw_away(self, folder: Path) -> None:
+        trashed = self._trash / f"{folder.name}.{uuid.uuid4().hex[:8]}"
+        with suppress(FileNotFoundError):
+            folder.rename(trashed)
+            reach("retirement.renamed")
+            durable.remove(trashed)
+
+    def remove_rest(self, instance: str) -> None:
+        """Remove the markers of an instance that is gone: a killed process left them."""
+        if not self.exists(instance):
+            self._throw_away(self.folder(instance))
+
+
+def read_small(path: Path) -> bytes:
+    """The content of a small file, in three system calls; `Path.read_bytes` takes nine."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(descriptor, _SMALL)
+    finally:
+        os.close(descriptor)
+    return content if len(content) < _SMALL else path.read_bytes()
