@@ -34,9 +34,7 @@ from workers.room import NoRoom, Room, TooLarge
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-INODES_LEFT = (
-    128  # no rendition is begun with fewer: what is rendered already could not be marked as delivered
-)
+INODES_LEFT = 128  # with fewer no rendition is begun: what is rendered could not be marked as delivered
 TURN = 5.0  # seconds: what a batch has not begun by then goes back, so that others have their turn
 QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
 

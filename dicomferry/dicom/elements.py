@@ -100,7 +100,7 @@ def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: 
         at = element.end
 
 
-def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
+def items(source: Bytes, sequence: Element, encoding: Encoding) -> Iterator[Element]:
     """The items of a sequence, or the fragments of encapsulated pixel data, which are items too.
 
     `encoding` is the encoding of the items' content.
@@ -110,7 +110,7 @@ def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 
     """
     at = sequence.value
     while at < sequence.stop:
-        item = _item(source, at, sequence.stop, encoding, depth)
+        item = _item(source, at, sequence.stop, encoding, depth=0)
         if item.tag == SEQUENCE_END:
             return
         yield item
