@@ -23,7 +23,7 @@ from dicomferry.spool import durable
 LARGE = 16 << 20  # bytes; a smaller rendition is written before anybody could count it
 _FLOOR = 64 << 20  # bytes that renditions may take in any case where the disk has them
 _MEASURE_EVERY = 10.0  # seconds; in between, what has gone from the free space counts as renditions
-_MB = 1_000_000  # as of min_free_mb
+_MB = durable.MB
 
 
 class NoRoom(Transient):
