@@ -20,7 +20,7 @@ from benchmarks.peers.jobs import J2K_CT, PASSED_CT, RLE_CT
 from benchmarks.report import scaling
 from benchmarks.report.results import FERRY, Results
 from dispatcher.lanes import LOOKAHEAD
-from dispatcher.rendering import TRANSCODE_MOST
+from dispatcher.rendering import MAX_TRANSCODE_INSTANCES
 
 _FOLDER = Path("/var/tmp")  # noqa: S108  a disk, where /tmp may be memory; our own folder is made in it
 _PARTS = ("ingest", "dispatcher", "worker", "forwarder")  # the parts that write to the spool
@@ -80,7 +80,7 @@ def main() -> None:
             association=results.of_stage(
                 "ingest_then_forward", PASSED_CT, lambda found: found["forward"]["rate_from_first"]
             ),
-            workers_ahead=LOOKAHEAD // TRANSCODE_MOST,
+            workers_ahead=LOOKAHEAD // MAX_TRANSCODE_INSTANCES,
         )
     finally:
         shutil.rmtree(folder)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dicomferry.messages.events import CallerRejected
 
-_MOST = 5  # callers that are remembered
+_MAX_CALLERS = 5  # callers that are remembered
 _LATELY = 86_400.0  # seconds
 
 
@@ -25,7 +25,7 @@ class Arrivals:
         key = event.calling, event.called, event.host
         self._rejected.pop(key, None)
         self._rejected[key] = now, event.why
-        if len(self._rejected) > _MOST:
+        if len(self._rejected) > _MAX_CALLERS:
             del self._rejected[next(iter(self._rejected))]
 
     def snapshot(self, now: float) -> dict[str, Any]:

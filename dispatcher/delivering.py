@@ -14,9 +14,9 @@ from dispatcher.plan import Choice
 from dispatcher.state import QueueState
 from dispatcher.suspects import Suspects
 
-DELIVER_MOST, DELIVER_BYTES = 256, 256 << 20  # of one batch: objects, bytes received
+MAX_DELIVER_OBJECTS, MAX_DELIVER_BYTES = 256, 256 << 20  # of one batch: objects, bytes received
 DELIVER_LEAST = 16  # objects: fewer are not divided among the associations of a lane
-GATHER_MOST = 32  # ready objects wait for those being rendered until they are so many,
+MAX_GATHERED = 32  # ready objects wait for those being rendered until they are so many,
 GATHER_FOR = 0.25  # or for that long, in seconds: every batch costs its messages, however small it is
 
 
@@ -37,7 +37,7 @@ class Delivering:
 
     def _is_gathering(self, lane: Lane, now: float) -> bool:
         """Whether the ready deliveries wait a moment for more; sets the timer that ends the wait."""
-        enough = lane.counts[Place.READY] >= min(GATHER_MOST, lane.counts[Place.RENDERING])
+        enough = lane.counts[Place.READY] >= min(MAX_GATHERED, lane.counts[Place.RENDERING])
         if not enough and not lane.gathers_until:
             lane.gathers_until = now + GATHER_FOR
             self._state.timers.at(lane.gathers_until, lane.destination.name)
@@ -50,10 +50,10 @@ class Delivering:
         share = max(-(-lane.counts[Place.READY] // len(openings)), DELIVER_LEAST)
         after = openings.pop(0)
         on_trial = lane.circuit.state is Circuit.TRIAL
-        most = 1 if on_trial else min(share, DELIVER_MOST)
+        most = 1 if on_trial else min(share, MAX_DELIVER_OBJECTS)
         if on_trial and lane.suspects:
             lane.bring_forward()
-        deliveries = lane.take_ready(most, DELIVER_BYTES)
+        deliveries = lane.take_ready(most, MAX_DELIVER_BYTES)
         if not deliveries:
             return
         parcels = tuple(

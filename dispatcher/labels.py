@@ -42,5 +42,5 @@ def _received(deliveries: Sequence[Delivery]) -> str:
 
 
 def _joined(names: dict[str, None]) -> str:
-    shown = list(names)[:3]
-    return "+".join(shown) + ("+..." if len(names) > len(shown) else "")
+    first = list(names)[:3]
+    return "+".join(first) + ("+..." if len(names) > len(first) else "")

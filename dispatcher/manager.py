@@ -57,8 +57,7 @@ class QueueManager:
         self.lanes = state.lanes
         self.entries = state.entries
         self.dead_elsewhere = state.dead_elsewhere
-        self.kept = state.kept
-        self.with_dead, self.with_kept = state.with_dead, state.with_kept
+        self.with_dead, self.kept = state.with_dead, state.kept
         self.outstanding = state.outstanding
         self._expiry: Timers[Delivery] = Timers()  # deliveries, at the end of their destination's max_age
         self._probing = Probing(state)
@@ -184,7 +183,7 @@ class QueueManager:
     def _on_not_found(self, event: NotFound, now: float) -> None:
         del now
         self._state.count_dead(event.instance, frozenset())
-        self._state.forget_kept(event.instance)
+        self._state.kept.remove(event.instance)
         entry = self.entries.get(event.instance)
         if entry is not None:
             for delivery in list(entry.deliveries.values()):

@@ -14,7 +14,7 @@ from dispatcher.outstanding import Job
 from dispatcher.state import QueueState
 
 UNSTARTED = 4  # transcode batches in Celery that no worker has started, at least
-TRANSCODE_MOST, TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
+MAX_TRANSCODE_INSTANCES, MAX_TRANSCODE_BYTES = 16, 64 << 20  # of one batch: instances, bytes received
 TRANSCODE_LEAST = 1 << 20  # bytes received, some hundredths of a second: less is not divided among workers
 
 
@@ -64,10 +64,10 @@ class Rendering:
         first = lane.to_render.first(caller)
         least = TRANSCODE_LEAST // max(first.entry.size if first else 0, 1)
         parts = max(4, 2 * self._state.outstanding.transcodes_running)
-        most = min(TRANSCODE_MOST, max(-(-lane.counts[Place.TO_RENDER] // parts), least))
+        most = min(MAX_TRANSCODE_INSTANCES, max(-(-lane.counts[Place.TO_RENDER] // parts), least))
         groups: list[tuple[RenditionSpec, list[Delivery]]] = []
         together: dict[RenditionSpec, list[Delivery]] = {}
-        for delivery in lane.take_to_render(caller, most, TRANSCODE_BYTES):
+        for delivery in lane.take_to_render(caller, most, MAX_TRANSCODE_BYTES):
             entry, spec = delivery.entry, delivery.choice.spec
             # Without a spec it was planned again meanwhile, and goes as received.
             if spec is None or self._state.renditions.exists(entry.id, spec):

@@ -1,7 +1,7 @@
 """The dispatcher's process: the loop around the queue manager.
 
-It reads events from Redis, passes them to the queue manager and carries out its commands. What Redis loses,
-or a killed process leaves undone, it finds again on the spool.
+It reads events from Redis, passes them to the queue manager and has its commands carried out. What Redis
+loses, or a killed process leaves undone, it finds again on the spool.
 """
 
 import fcntl
@@ -12,44 +12,29 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.messages import events
-from dicomferry.messages.batches import DeliverBatch, new_batch_id
+from dicomferry.messages.batches import new_batch_id
 from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
-from dicomferry.spool import orders
 from dicomferry.spool.instance import State
-from dicomferry.spool.leases import LeaseContent
+from dicomferry.spool.orders import Order
 from dicomferry.spool.spool import Spool, boot_id
 from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
 from dispatcher.bookkeeping import Bookkeeping
-from dispatcher.commands import (
-    Command,
-    CountAttempt,
-    DropRenditions,
-    Found,
-    Lost,
-    MarkDead,
-    Note,
-    NotFound,
-    Publish,
-    Reread,
-    Retire,
-)
-from dispatcher.leases import LeaseWatch
+from dispatcher.commands import Command, Found, Lost, NotFound
+from dispatcher.execution import Executor
+from dispatcher.inbox import Inbox
+from dispatcher.lease_watch import LeaseWatch
 from dispatcher.manager import QueueManager
-from dispatcher.orders import carry_out
+from dispatcher.ordered_changes import carry_out_waiting
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
 from dispatcher.status import snapshot
@@ -117,9 +102,10 @@ class Dispatcher:
         self.stopping = False
         self._settings = settings
         self._spool = spool
-        self._redis = redis
+        self._inbox = Inbox(redis)
         self._publisher = Publisher(celery_app(settings), redis)
         self._books = Bookkeeping(spool, settings.keep_history)
+        self._executor = Executor(spool, self._publisher, self._books, self._reread, self._on_unpublished)
         self._quarantine = Tally(spool.quarantine)
         self._reader = SpoolReader(spool)
         self._watch = LeaseWatch(spool, self._publisher.queued)
@@ -143,21 +129,19 @@ class Dispatcher:
         self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
-        self._canary = uuid.uuid4().hex
-        self._redis_answers = True
         self._read_at = 0.0
         self._park = park
 
     def run(self) -> None:
         """Work until told to stop."""
         self._spool.sweep()
-        self._forget_events()
+        self._inbox.clear()  # the spool is read next, and tells all of it
         self._reader.take_over()
         self._manager.pause(self._reader.busy_destinations())
         self._apply_orders()
         self._read_spool()
         self._refuse_orphans(park=self._park)
-        self._write_canary()
+        self._inbox.watch()
         self._read_at = time.time()
         log.info("Dispatching destinations=%d", len(self._manager.lanes))
         sync_at = 0.0
@@ -174,29 +158,23 @@ class Dispatcher:
 
     # In
 
-    def _forget_events(self) -> None:
-        try:
-            self._redis.delete(events.EVENTS_KEY)  # the spool is read next, and tells all of it
-        except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
-
     def _poll_events(self) -> None:
         try:
             wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), POLL_FOR)
-            first = self._redis.blpop([events.EVENTS_KEY], timeout=wait)
+            first = self._inbox.wait(wait)
             # A wait that a timer cut short does not show that nothing comes.
             self._busy = first is not None or wait < POLL_FOR
             if self._manager.outstanding:  # else no batch is under way, and the event must not wait
                 self._remove(self._poll_at)
                 time.sleep(max(0.0, self._poll_at - time.monotonic()))
             self._poll_at = time.monotonic() + self._poll_interval()
-            rest = self._redis.lpop(events.EVENTS_KEY, EVENTS_AT_ONCE) if first else None
-            self._note_redis(answering=True)
+            texts = [first, *self._inbox.waiting(EVENTS_AT_ONCE)] if first else []
+            self._inbox.note_answer()
         except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
+            self._inbox.note_silence(error)
             time.sleep(0.2)
             return
-        for text in [first[1], *(rest or ())] if first else ():
+        for text in texts:
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
@@ -211,14 +189,6 @@ class Dispatcher:
         if outstanding.transcodes_unstarted > 1 and outstanding.transcodes_running:
             return CROWDED_ROUND
         return RENDERING_ROUND if outstanding.transcodes else ROUND
-
-    def _note_redis(self, *, answering: bool, reason: str = "") -> None:
-        if answering != self._redis_answers:
-            log.warning(
-                "Redis%s", "Answers" if answering else f"Silent: {reason}; what is to do waits on the spool"
-            )
-            self._redis_answers = answering
-            self._canary = uuid.uuid4().hex  # events may be lost: read everything again
 
     def _on_received(self, instance: str) -> None:
         # With all instances of its UID: the event of an earlier one may be lost.
@@ -254,22 +224,19 @@ class Dispatcher:
             self._manager.pause(self._reader.busy_destinations())
         self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
         self._apply_orders(until=time.monotonic() + ORDERS_FOR)
-        self._check_leases_and_canary()
+        self._check_inbox_and_leases()
         self._write_status()
 
-    def _check_leases_and_canary(self) -> None:
+    def _check_inbox_and_leases(self) -> None:
         try:
-            # Written each time: a Redis that is full can still be read, but loses events.
-            if self._redis.set(events.CANARY_KEY, self._canary, get=True) != self._canary.encode():
-                log.warning("RedisForgot: its canary is gone; reading the whole spool")
-                self._write_canary()
+            if self._inbox.has_lost_events():
                 self._read_spool()
             for verdict in self._watch.check(list(self._manager.outstanding)):
                 if isinstance(verdict, Lost):
                     log.warning("BatchLost batch=%s died=%s", verdict.batch, verdict.died)
                 self._manager.handle(verdict, _now())
         except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
+            self._inbox.note_silence(error)
 
     def _write_status(self) -> None:
         at = time.time()
@@ -280,7 +247,7 @@ class Dispatcher:
             at=at,
             ahead=at - _now(),
             read_at=self._read_at,
-            redis=self._redis_answers,
+            redis=self._inbox.answers,
         ) | self._arrivals.snapshot(_now())
         try:
             self._spool.write_status(status)
@@ -299,42 +266,21 @@ class Dispatcher:
 
     def _apply_orders(self, until: float = float("inf")) -> None:
         """Carry out operators' orders; after `until` (monotonic) the rest waits."""
-        for path in orders.outstanding(self._spool.orders):
-            if time.monotonic() > until:
-                return
-            try:
-                self._carry_out_order(path)
-            except (ValueError, KeyError, TypeError) as error:
-                log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
-                path.rename(orders.refused_path(path))
-            except OSError as error:  # a full disk, or another user's file: it is tried again later
-                log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
+        carry_out_waiting(self._spool, self._books, until, self._look_at_changed)
 
-    def _carry_out_order(self, path: Path) -> None:
-        order = orders.read(path)
-        notes = list(carry_out(self._spool, order))
-        for note in notes:
-            self._books.note(note)
-        self._books.write()  # before the order's file goes: nothing else tells of it
-        path.unlink()
-        log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
+    def _look_at_changed(self, order: Order) -> None:
+        """Look at what an order has changed on the spool."""
         for name in dict.fromkeys(name for item in order.items for name in item.destinations):
             self._manager.ask_again(name)
         for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
 
-    def _write_canary(self) -> None:
-        try:
-            self._redis.set(events.CANARY_KEY, self._canary)
-        except RedisError as error:
-            self._note_redis(answering=False, reason=str(error))
-
     # Out
 
     def _run_round(self) -> None:
         manager = self._manager
-        self._execute(manager.schedule(_now()) if self._redis_answers else manager.take_commands())
+        self._execute(manager.schedule(_now()) if self._inbox.answers else manager.take_commands())
         if not self._busy or time.monotonic() >= self._history_at:
             self._record_retired()
         self._remove(time.monotonic() + REMOVE_FOR if self._busy else math.inf)
@@ -342,8 +288,13 @@ class Dispatcher:
     def _execute(self, commands: list[Command]) -> None:
         # Commands may cause events and these commands, but each round leaves less to do.
         while commands:
-            self._carry_out(commands)
+            self._executor.carry_out(commands)
             commands = self._manager.take_commands()
+
+    def _on_unpublished(self, batch: str, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            self._inbox.answers = False
+        self._manager.handle(Lost(batch, died=False), _now())
 
     def _record_retired(self) -> None:
         self._books.record(time.time())
@@ -352,62 +303,3 @@ class Dispatcher:
     def _remove(self, until: float = math.inf) -> None:
         for instance in self._books.remove(until):
             self._reread(instance)
-
-    def _carry_out(self, commands: list[Command]) -> None:
-        for command in commands:
-            match command:
-                case Publish():
-                    self._publish(command)
-                case MarkDead():
-                    self._mark_dead(command)
-                case CountAttempt():
-                    with suppress(OSError):  # the instance is gone, or the disk is full: we remember it
-                        self._spool.add_attempt(command.instance, command.destination)
-                case Reread():
-                    for instance in command.instances:
-                        self._reread(instance)
-                case Note():
-                    self._books.note(command)
-                case DropRenditions():
-                    self._spool.drop_renditions(command.instance)
-                case Retire():
-                    self._books.retire(command.instance)
-
-    def _publish(self, command: Publish) -> None:
-        batch = command.batch
-        try:
-            destination = batch.destination if isinstance(batch, DeliverBatch) else None
-            self._spool.leases.create(batch.id, LeaseContent(command.instances, destination))
-            reach("publication.leased")
-            self._publisher.publish(batch, command.label)
-            reach("publication.published")
-            log.info("Published batch=%s %s", batch.id, command.label)
-        except (OperationalError, RedisError, OSError) as error:
-            log.warning("NotPublished batch=%s: %s; it stays on the spool", batch.id, error)
-            self._redis_answers = self._redis_answers and isinstance(error, OSError)
-            self._spool.leases.revoke(batch.id)
-            self._manager.handle(Lost(batch.id, died=False), _now())
-
-    def _mark_dead(self, command: MarkDead) -> None:
-        record: dict[str, Any] = {
-            "reason": command.reason,
-            "status": command.status,
-            "attempts": command.attempts,
-            "at": time.time(),
-        }
-        try:
-            reach("burial.begun")
-            self._spool.mark_dead(command.instance, command.destination, record)
-            reach("burial.marked")
-        except FileNotFoundError:
-            return  # the instance is gone: there is nothing to mark
-        except OSError as error:  # a full disk: it is pending on the spool, and is decided again at a start
-            log.warning("NotMarkedDead instance=%s: %s", command.instance, error.strerror or error)
-            return
-        log.warning(
-            "Dead instance=%s uid=%s destination=%s: %s",
-            command.instance,
-            command.sop_instance_uid,
-            command.destination,
-            command.reason,
-        )

@@ -11,10 +11,11 @@ from sys import intern
 from dicomferry.dicom.syntaxes import label
 from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
-from dicomferry.spool.instance import State
+from dicomferry.spool.instance import Instance, State
 from dispatcher import circuit as circuits
 from dispatcher.commands import Command, DropRenditions, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
+from dispatcher.held import Held, Kept
 from dispatcher.lanes import Delivery, Doubt, Entry, Lane, Place
 from dispatcher.outstanding import Outstanding
 from dispatcher.plan import Choice, NoChoice, choose
@@ -22,27 +23,6 @@ from dispatcher.renditions import Renditions
 from dispatcher.timers import Timers
 
 LONGEST_RETRY = 3600.0  # seconds between two attempts of one object
-
-
-class Held:
-    """Instances that stay though nothing of them is pending, and their bytes in all."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._sizes: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def add(self, instance: str, size: int) -> None:
-        """Add an instance, once."""
-        self.remove(instance)
-        self._sizes[instance] = size
-        self.bytes += size
-
-    def remove(self, instance: str) -> None:
-        """Remove an instance, if it is there."""
-        self.bytes -= self._sizes.pop(instance, 0)
 
 
 class QueueState:
@@ -70,14 +50,12 @@ class QueueState:
         self.dead: dict[str, frozenset[str]] = {}  # by instance: destinations
         self.dead_elsewhere = Counter[str]()  # by destination that the settings do not have
         self.orphans: set[Delivery] = set()  # pending for such a destination
-        self.kept: dict[str, float] = {}  # delivered instances, and until when they stay
-        self.with_dead, self.with_kept = Held(), Held()  # the instances in `dead` and in `kept`
+        self.with_dead, self.kept = Held(), Kept()  # the instances in `dead`; delivered ones that stay
         self.outstanding = Outstanding()
         self.renditions = Renditions()
         self.duplicates = Duplicates()
         self.timers: Timers[str | Delivery] = Timers()  # lanes to wake, delayed deliveries to plan again
         self._keep_delivered = keep_delivered
-        self._retention: Timers[str] = Timers()  # kept instances, at the end of their time
         self._woken: dict[str, None] = {}  # lanes with something new to schedule
         self._commands: list[Command] = []
 
@@ -251,25 +229,8 @@ class QueueState:
             state.asked_at,
             sendable=instance.sendable,
         )
-        self.forget_kept(entry.id)
-        words = (
-            f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
-            f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
-            f"{instance.called_ae_title}, {instance.route}"
-        )
-        words = "; ".join((words, *instance.notes))
-        self.add_command(
-            Note(
-                instance.id,
-                instance.sop_instance_uid,
-                "received",
-                "",
-                words,
-                instance.received_at,
-                study=instance.study_instance_uid,
-                series=instance.series_instance_uid,
-            )
-        )
+        self.kept.remove(entry.id)
+        self.add_command(_received_note(instance))
         if self.duplicates.add(entry):
             self.note(entry, "queued", "", "behind an earlier object with this SOP Instance UID")
         for other in self.duplicates.later(entry):  # they were read from the spool before this one
@@ -295,9 +256,7 @@ class QueueState:
         self.remove_entry(entry)
         until = entry.delivered_at + self._keep_delivered
         if self._keep_delivered and until > now:
-            self.kept[entry.id] = until
-            self.with_kept.add(entry.id, entry.size)
-            self._retention.at(until, entry.id)
+            self.kept.keep(entry.id, entry.size, until)
             self.add_command(DropRenditions(entry.id))
         else:
             self.add_command(Retire(entry.id))
@@ -309,15 +268,8 @@ class QueueState:
 
     def end_retention(self, now: float) -> None:
         """Retire the kept instances whose time is over."""
-        for instance in self._retention.due(now):
-            if self.kept.get(instance, now + 1) <= now:
-                self.forget_kept(instance)
-                self.add_command(Retire(instance))
-
-    def forget_kept(self, instance: str) -> None:
-        """It is no longer kept, whatever follows."""
-        self.kept.pop(instance, None)
-        self.with_kept.remove(instance)
+        for instance in self.kept.take_ended(now):
+            self.add_command(Retire(instance))
 
     # Commands
 
@@ -338,3 +290,22 @@ class QueueState:
         """The commands added since the last call."""
         commands, self._commands = self._commands, []
         return commands
+
+
+def _received_note(instance: Instance) -> Note:
+    """The first line of an instance's history."""
+    words = (
+        f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
+        f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
+        f"{instance.called_ae_title}, {instance.route}"
+    )
+    return Note(
+        instance.id,
+        instance.sop_instance_uid,
+        "received",
+        "",
+        "; ".join((words, *instance.notes)),
+        instance.received_at,
+        study=instance.study_instance_uid,
+        series=instance.series_instance_uid,
+    )

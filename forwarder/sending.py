@@ -23,17 +23,15 @@ from dicomferry.spool.spool import Spool
 from forwarder import outcome
 from forwarder.dimse.associations import AssociationPool, PooledAssociation
 from forwarder.dimse.connection import PeerClosed, PeerFailure
-from forwarder.dimse.proposal import MOST_CONTEXTS, Context, Proposal, calling_title, for_parcels
+from forwarder.dimse.proposal import MAX_CONTEXTS, Context, Proposal, calling_title, for_parcels
 from forwarder.dimse.scu import Association
 from forwarder.outcome import Disposition, Outcome
 from forwarder.reports import Reports
 
 log = logging.getLogger(__name__)
 
-_REOPEN_PAUSES = (
-    0.5,
-    0.1,
-)  # seconds before asking a peer again that closed and gives no association, last first
+# Seconds, the last first, before a peer is asked again that closed and gives no association.
+_REOPEN_PAUSES = (0.5, 0.1)
 _PROMPT = 1.0  # seconds within which it said so; who lets us wait is not asked again
 _MARKERS = 1 << 20  # bytes of free space: enough for the markers of all objects being sent
 _FULL = "the spool is full: what was sent now could not be marked as delivered, and would come twice"
@@ -236,14 +234,13 @@ class BatchSender:
                 status, result = _send(association, shipment)
                 if result.disposition is Disposition.UNABLE:
                     raise NotTaken(result.words, status)
+                uid = shipment.instance.sop_instance_uid
                 if result.disposition is Disposition.DELIVERED and status is not None:
-                    syntax = shipment.meta.transfer_syntax_uid
-                    uid, note = shipment.instance.sop_instance_uid, association.changed
+                    syntax, note = shipment.meta.transfer_syntax_uid, association.changed
                     self._reports.delivered(
                         batch, shipment.parcel, syntax, status, result, uid=uid, note=note
                     )
                 else:
-                    uid = shipment.instance.sop_instance_uid
                     self._reports.refused(batch, shipment.parcel, status, result, uid=uid)
             except PeerFailure as failure:
                 failure.instance = shipment.instance.id
@@ -282,7 +279,7 @@ def _by_association(
         group: list[Shipment] = []
         contexts: set[Context] = set()
         for shipment in same_title:
-            if len(contexts | {shipment.context}) > MOST_CONTEXTS:
+            if len(contexts | {shipment.context}) > MAX_CONTEXTS:
                 yield title, group
                 group, contexts = [], set()
             group.append(shipment)

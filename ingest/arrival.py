@@ -36,7 +36,7 @@ class Arrival:
         self.started_at = time.monotonic()
         self._free_space = free_space
         self._deliveries = deliveries
-        self._most = max_object_mb * 1_000_000
+        self._most = max_object_mb * durable.MB
         self._digest = Digest()
         self._file: BinaryIO | None = None
 

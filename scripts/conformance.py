@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomferry.dicom.syntaxes import BEST_LOSSLESS, TABLE, Capability, Syntax
-from forwarder.dimse.proposal import MOST_CONTEXTS
+from forwarder.dimse.proposal import MAX_CONTEXTS
 from forwarder.outcome import of_rejection, of_status
 from ingest import reception
 from ingest.dimse.contexts import STORAGE
@@ -91,7 +91,7 @@ def _contexts() -> Iterable[str]:
     yield ""
     yield (
         "**As SCU** it proposes one context for each SOP class and transfer syntax, so that the "
-        f"answer says what the peer takes of each; at most {MOST_CONTEXTS} in one association. What "
+        f"answer says what the peer takes of each; at most {MAX_CONTEXTS} in one association. What "
         "was answered is remembered by SOP class. A data set goes byte for byte as in its file, unless its "
         "length is odd, which peers abort over (PS3.8 E.1): then its odd values are padded (PS3.5 7.1.1), or "
         "where it is damaged or ends in junk a NUL follows it; `explain` says so. Odd values inside a data "

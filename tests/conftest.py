@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicomferry.dicom.requestor import fix_lost_responses
 from forwarder.dimse import scu
+from gateway.local.requestor import fix_lost_responses
 from tests.support.running.turns import Turns
 
 # Many tests send with pynetdicom, which would now and then lose a response.

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import Element
+from dicomferry.dicom.encoding import UNDEFINED
 from dicomferry.errors import Permanent, Unsuitable
 from workers import limits
 from workers.codecs import decoders, encoders
 from workers.codecs.image import RGB, YBR, YBR_422, Image
 from workers.dataset import attributes, functional_groups, lossy, pixels
-from workers.dataset.elements import UNDEFINED, Element
-from workers.dataset.encapsulate import DELIMITER, Fragments
+from workers.dataset.fragment_writer import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
 from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile

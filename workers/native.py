@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import PIXEL_DATA, Element
 from dicomferry.errors import Unsuitable
 from workers.codecs.image import YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, pixels
-from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.overlays import BitPacker
 from workers.dataset.replacement import MISFIT, PixelContext, Replacement
 from workers.rendition import Rendition

@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import PIXEL_DATA, Element
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
 from workers import limits
 from workers.codecs.encoders import Quality
 from workers.codecs.image import Decoded, Image
 from workers.dataset import attributes, lossy, pixels
-from workers.dataset.elements import PIXEL_DATA, Element
 from workers.dataset.received import Received
 from workers.dataset.replacement import PixelContext
 from workers.dataset.scratch import ScratchFile

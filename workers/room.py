@@ -26,7 +26,7 @@ _LARGE_PART = 64  # of a small disk: there a rendition is large from this part o
 _FLOOR = 64 << 20  # bytes that renditions may take in any case where the disk has them
 _FLOOR_PART = 4  # but never more than this part of the disk
 _MEASURE_EVERY = 10.0  # seconds; in between, what has gone from the free space counts as renditions
-_MB = 1_000_000  # as of min_free_mb
+_MB = durable.MB
 
 
 class NoRoom(Transient):

@@ -13,6 +13,7 @@ from typing import IO, BinaryIO, cast
 from dicomferry.ceilings import Ceilings
 from dicomferry.crashpoints import reach
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import PIXEL_DATA
 from dicomferry.dicom.part10 import file_header
 from dicomferry.errors import NoPixelData, Permanent, Unsuitable
 from dicomferry.spool import durable, records
@@ -20,7 +21,6 @@ from dicomferry.spool.instance import RenditionSpec
 from workers import encapsulated, native
 from workers.dataset import attributes, lossy
 from workers.dataset.completeness import FLOATS, truncation
-from workers.dataset.elements import PIXEL_DATA
 from workers.dataset.received import deflate, encoding_of, open_received
 from workers.dataset.reencode import Reencoder
 from workers.dataset.replacement import PixelContext, Replacement

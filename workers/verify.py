@@ -17,6 +17,7 @@ import numpy as np
 from imagecodecs import deflate_crc32  # libdeflate's: a tenth of the time that zlib takes
 
 from dicomferry.ceilings import Ceilings
+from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from dicomferry.dicom.part10 import meta_of
 from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE, label
 from dicomferry.errors import Permanent
@@ -24,7 +25,6 @@ from dicomferry.spool.digests import Digest, digest_of
 from workers import limits
 from workers.codecs.image import Image
 from workers.codecs.proof_decoders import proof_decoder
-from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Element, elements
 from workers.dataset.frames import split
 from workers.dataset.source import Source
 

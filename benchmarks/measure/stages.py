@@ -28,7 +28,7 @@ from dicomferry.spool.instance import RenditionSpec
 from dicomferry.spool.leases import LeaseContent
 from dicomferry.spool.spool import boot_id
 from dispatcher.publisher import Publisher
-from dispatcher.rendering import TRANSCODE_MOST
+from dispatcher.rendering import MAX_TRANSCODE_INSTANCES
 
 _WARM = 8  # objects
 _ASSOCIATIONS = (1, 4, 16, 64)
@@ -144,7 +144,7 @@ def _transcode(
             site.spool.drop_renditions(instance)
         os.sync()
         before, redis_before = usage({"worker": session})["worker"], _redis_usage(redis)
-        seconds = _make_renditions(site, broker, spec, instances, TRANSCODE_MOST)
+        seconds = _make_renditions(site, broker, spec, instances, MAX_TRANSCODE_INSTANCES)
         used = usage({"worker": session})["worker"].since(before)
         cpu, commands = (now - then for now, then in zip(_redis_usage(redis), redis_before, strict=True))
     made = [site.spool.rendition(boot_id(), instance, spec.key).exists() for instance in instances]

@@ -12,26 +12,29 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
-from pydicom.datadict import dictionary_VR
+from dicomferry.dicom.elements import (
+    EXPLICIT,
+    EXPLICIT_BIG,
+    IMPLICIT,
+    ITEM,
+    ITEM_END,
+    PIXEL_DATA,
+    SEQUENCE_END,
+    Encoding,
+    content_encoding,
+    name,
+    read_header,
+)
+from dicomferry.dicom.encoding import UNDEFINED, dictionary_vr, padding
+from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.errors import Permanent
 
-from dicomferry.dicom.encoding import LONG_VRS
-from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
-
-MOST_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
-_MOST_DEPTH = 50
-_MOST_NAMED = 3  # padded elements in a note
-_UNDEFINED = 0xFFFFFFFF
-_SHORT_MOST = 0xFFFE  # the largest even length of 16 bits
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_EXTENDED_OFFSETS, _PIXEL_DATA = 0x7FE00001, 0x7FE00010
-_DEFLATED = frozenset(uid for uid in BY_UID if uid == DEFLATED_LE or uid.endswith((".4.95", ".4.205")))
-# PS3.5 6.2; the others are padded with NUL.
-_SPACE_PADDED = frozenset(
-    (
-        b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO",
-        b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT",
-    )
-)  # fmt: skip
+MAX_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
+_MAX_DEPTH = 50
+_MAX_NAMED = 3  # padded elements in a note
+_MAX_SHORT_LENGTH = 0xFFFE  # the largest even length of 16 bits
+_EXTENDED_OFFSETS = 0x7FE00001
+_ENCODINGS = {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: EXPLICIT_BIG}  # others: EXPLICIT (PS3.5 annex A)
 
 
 class Edit(NamedTuple):
@@ -42,13 +45,14 @@ class Edit(NamedTuple):
     added: bytes
 
 
-class _DamagedError(Exception):
+class _DamagedError(Permanent):
     """The structure cannot be read."""
 
 
 class _Header(NamedTuple):
     tag: int
     vr: bytes | None
+    order: str  # of its bytes, as `struct` spells it
     at: int
     value: int
     length: int
@@ -66,16 +70,16 @@ def edits(file: BinaryIO, start: int, end: int, transfer_syntax_uid: str) -> tup
     if (end - start) % 2 == 0:
         return [], ""
     nul = Edit(end, 0, b"\0")
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         return [nul], "its deflated data set has an odd length: a NUL was sent after it"
-    walk = _Walk(file, ">" if transfer_syntax_uid == EXPLICIT_BE else "<")
+    walk = _Walk(file)
     try:
-        walk.data_set(start, end, explicit=transfer_syntax_uid != IMPLICIT_LE)
-    except (_DamagedError, struct.error):
+        walk.data_set(start, end, _ENCODINGS.get(transfer_syntax_uid, EXPLICIT))
+    except (Permanent, struct.error):
         return [nul], "its data set has an odd length, from damage or junk: a NUL was sent after it"
-    names = [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in dict.fromkeys(walk.padded)]
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    note = f"its data set has an odd length: {', '.join(names[:_MOST_NAMED])}{more} padded"
+    names = [name(tag) for tag in dict.fromkeys(walk.padded)]
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    note = f"its data set has an odd length: {', '.join(names[:_MAX_NAMED])}{more} padded"
     return sorted(walk.edits, key=lambda edit: (edit.at, edit.removed)), note
 
 
@@ -117,92 +121,92 @@ class Spliced:
 class _Walk:
     """Collects the edits of one data set; the methods return by how many bytes they lengthen it."""
 
-    def __init__(self, file: BinaryIO, order: str) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._order = order
-        self._left = MOST_HEADERS
+        self._left = MAX_HEADERS
         self.edits: list[Edit] = []
         self.padded: list[int] = []
 
     def data_set(
-        self, at: int, end: int, *, explicit: bool, depth: int = 0, item: bool = False
+        self, at: int, end: int, encoding: Encoding, *, depth: int = 0, item: bool = False
     ) -> tuple[int, int]:
         """Elements up to `end`, or to the delimiter of an `item`; growth, and the offset behind them."""
         grown = Counter[int]()  # by group
-        group_lengths: dict[int, int] = {}
+        group_lengths: dict[int, _Header] = {}
         extended: _Header | None = None
         while at < end:
-            header = self._header(at, end, explicit=explicit)
-            if header.tag == _ITEM_END and item:
+            header = self._header(at, end, encoding)
+            if header.tag == ITEM_END and item:
                 at = header.value
                 break
             if header.tag >> 16 == 0xFFFE:
                 raise _DamagedError
             if header.tag & 0xFFFF == 0 and header.length == 4:
-                group_lengths[header.tag >> 16] = header.value
+                group_lengths[header.tag >> 16] = header
             if header.tag == _EXTENDED_OFFSETS:
                 extended = header
-            growth, at = self._element(header, end, explicit=explicit, depth=depth, extended=extended)
+            growth, at = self._element(header, end, encoding, depth=depth, extended=extended)
             grown[header.tag >> 16] += growth
         else:
             if item:
                 raise _DamagedError
-        for group, value in group_lengths.items():
+        for group, header in group_lengths.items():
             if grown[group]:
-                (length,) = self._unpack("I", value)
-                self._replace(value, 4, "I", length + grown[group])
+                (length,) = self._unpack(header, "I")
+                self._replace(header, header.value, 4, "I", length + grown[group])
         return grown.total(), at
 
     def _element(
-        self, header: _Header, end: int, *, explicit: bool, depth: int, extended: _Header | None
+        self, header: _Header, end: int, encoding: Encoding, *, depth: int, extended: _Header | None
     ) -> tuple[int, int]:
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise _DamagedError
-        undefined = header.length == _UNDEFINED
+        undefined = header.length == UNDEFINED
         stop = end if undefined else header.end
         if stop > end:
             raise _DamagedError
-        if undefined and (header.tag == _PIXEL_DATA or header.vr not in {b"SQ", b"UN", None}):
-            return self._fragments(header, end, extended)
-        vr = header.vr or _vr(header.tag)
+        if undefined and (header.tag == PIXEL_DATA or header.vr not in {b"SQ", b"UN", None}):
+            return self._fragments(header, end, encoding, extended)
+        vr = header.vr or dictionary_vr(header.tag).encode()
         if undefined or vr == b"SQ":
-            inner = explicit and vr != b"UN"  # PS3.5 6.2.2
-            growth, after = self._sequence(header, stop, explicit=inner, depth=depth)
+            growth, after = self._sequence(header, stop, content_encoding(vr, encoding), depth=depth)
             if growth and not undefined:
                 growth += self._set_length(header, header.length + growth)
             return growth, after if undefined else stop
         return self._pad(header, vr), stop
 
-    def _sequence(self, header: _Header, end: int, *, explicit: bool, depth: int) -> tuple[int, int]:
+    def _sequence(self, header: _Header, end: int, encoding: Encoding, *, depth: int) -> tuple[int, int]:
         growth, at = 0, header.value
         while at < end:
-            item = self._header(at, end, explicit=False)
-            if item.tag == _SEQUENCE_END and header.length == _UNDEFINED:
+            item = self._header(at, end, encoding)
+            if item.tag == SEQUENCE_END and header.length == UNDEFINED:
                 return growth, item.value
-            undefined = item.length == _UNDEFINED
+            undefined = item.length == UNDEFINED
             stop = end if undefined else item.end
-            if item.tag != _ITEM or stop > end:
+            if item.tag != ITEM or stop > end:
                 raise _DamagedError
-            more, at = self.data_set(item.value, stop, explicit=explicit, depth=depth + 1, item=undefined)
+            more, at = self.data_set(item.value, stop, encoding, depth=depth + 1, item=undefined)
             if more and not undefined:
                 self._set_length(item, item.length + more)
             growth += more
-        if header.length == _UNDEFINED:
+        if header.length == UNDEFINED:
             raise _DamagedError
         return growth, at
 
-    def _fragments(self, header: _Header, end: int, extended: _Header | None) -> tuple[int, int]:
+    def _fragments(
+        self, header: _Header, end: int, encoding: Encoding, extended: _Header | None
+    ) -> tuple[int, int]:
         """Encapsulated pixel data (PS3.5 A.4); old files may lack its delimiter."""
         growth, at = 0, header.value
         table: _Header | None = None  # the Basic Offset Table is the first item
         moved: dict[int, int] = {}  # where a fragment begins, after the table: as received, as sent
         first = 0
         while at < end:
-            item = self._header(at, end, explicit=False)
-            if item.tag == _SEQUENCE_END:
+            item = self._header(at, end, encoding)
+            if item.tag == SEQUENCE_END:
                 at = item.value
                 break
-            if item.tag != _ITEM or item.end > end:
+            if item.tag != ITEM or item.end > end:
                 raise _DamagedError
             if table is None:
                 table, first = item, item.end
@@ -219,57 +223,42 @@ class _Walk:
         """Correct a table of offsets, unless it is wrong as received."""
         if table is None or not table.length or table.length % struct.calcsize("<" + code):
             return
-        offsets = self._unpack(f"{table.length // struct.calcsize('<' + code)}{code}", table.value)
+        offsets = self._unpack(table, f"{table.length // struct.calcsize('<' + code)}{code}")
         if all(offset in moved for offset in offsets):
             corrected = [moved[offset] for offset in offsets]
-            self._replace(table.value, table.length, f"{len(corrected)}{code}", *corrected)
+            self._replace(table, table.value, table.length, f"{len(corrected)}{code}", *corrected)
 
     def _pad(self, header: _Header, vr: bytes, tag: int | None = None) -> int:
         if header.length % 2 == 0:
             return 0
         self.padded.append(header.tag if tag is None else tag)
-        self.edits.append(Edit(header.end, 0, b" " if vr in _SPACE_PADDED else b"\0"))
+        self.edits.append(Edit(header.end, 0, padding(vr)))
         return 1 + self._set_length(header, header.length + 1)
 
     def _set_length(self, header: _Header, length: int) -> int:
         """Change a length; by how much its header grows."""
-        if header.vr is None or header.vr in LONG_VRS:
-            self._replace(header.value - 4, 4, "I", length)
-        elif length <= _SHORT_MOST:
-            self._replace(header.value - 2, 2, "H", length)
+        if header.vr is None or header.value - header.at == 12:
+            self._replace(header, header.value - 4, 4, "I", length)
+        elif length <= _MAX_SHORT_LENGTH:
+            self._replace(header, header.value - 2, 2, "H", length)
         else:  # too long for its VR: it becomes UN (PS3.5 6.2.2)
-            self._replace(header.at + 4, 4, "2s2xI", b"UN", length)
+            self._replace(header, header.at + 4, 4, "2s2xI", b"UN", length)
             return 4
         return 0
 
-    def _header(self, at: int, end: int, *, explicit: bool) -> _Header:
+    def _header(self, at: int, end: int, encoding: Encoding) -> _Header:
         self._left -= 1
-        if self._left < 0 or end - at < 8:
+        if self._left < 0:
             raise _DamagedError
         self._file.seek(at)
-        head = self._file.read(12)
-        group, number = struct.unpack_from(self._order + "HH", head)
-        tag, vr = group << 16 | number, head[4:6]
-        if not explicit or group == 0xFFFE:
-            return _Header(tag, None, at, at + 8, *struct.unpack_from(self._order + "I", head, 4))
-        if not (vr.isalpha() and vr.isupper()):
-            raise _DamagedError
-        if vr in LONG_VRS:
-            return _Header(tag, vr, at, at + 12, *struct.unpack_from(self._order + "I", head, 8))
-        return _Header(tag, vr, at, at + 8, *struct.unpack_from(self._order + "H", head, 6))
+        tag, vr, size, length = read_header(self._file.read(12), 0, end - at, encoding)
+        return _Header(tag, vr, encoding.order, at, at + size, length)
 
-    def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
-        self._file.seek(at)
-        return struct.unpack(self._order + layout, self._file.read(struct.calcsize(self._order + layout)))
+    def _unpack(self, header: _Header, layout: str) -> tuple[int, ...]:
+        """The value of an element, as numbers."""
+        self._file.seek(header.value)
+        layout = header.order + layout
+        return struct.unpack(layout, self._file.read(struct.calcsize(layout)))
 
-    def _replace(self, at: int, removed: int, layout: str, *values: int | bytes) -> None:
-        self.edits.append(Edit(at, removed, struct.pack(self._order + layout, *values)))
-
-
-def _vr(tag: int) -> bytes:
-    """The VR of a tag in Implicit VR; UN where the dictionary does not know it, or names several."""
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return b"UN"
-    return vr.encode() if len(vr) == 2 else b"UN"
+    def _replace(self, header: _Header, at: int, removed: int, layout: str, *values: int | bytes) -> None:
+        self.edits.append(Edit(at, removed, struct.pack(header.order + layout, *values)))

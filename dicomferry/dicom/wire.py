@@ -19,13 +19,18 @@ from pynetdicom.pdu_primitives import (
 )
 
 from dicomferry.dicom.identifiers import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomferry.errors import FerryError
 
 PDU_HEADER = struct.Struct(">BxI")  # PDU type, length of what follows
-PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
+_PDV_HEADER = struct.Struct(">IBB")  # length of what follows, presentation context, message control header
 COMMAND, LAST = 1, 2  # bits of the message control header (PS3.8 annex E.2)
 _P_DATA_HEAD = struct.Struct(">BxIIBB")  # a P-DATA-TF with one PDV, up to its fragment (PS3.8 9.3.5)
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+
+class DamagedPdvError(FerryError):
+    """A P-DATA-TF cannot be read; the message says where."""
 
 
 class Pdu(IntEnum):
@@ -50,7 +55,7 @@ def fragment_size(maximum_length: int | None, limit: int) -> int:
 
     `maximum_length` is the peer's, 0 or None if it has none (PS3.8 annex D.1); `limit` is ours.
     """
-    return max(min(maximum_length or limit, limit) - PDV_HEADER.size, 2) & ~1
+    return max(min(maximum_length or limit, limit) - _PDV_HEADER.size, 2) & ~1
 
 
 def fragments(
@@ -66,6 +71,24 @@ def fragments(
         last = end if start + len(part) == len(message) else 0
         yield _P_DATA_HEAD.pack(Pdu.P_DATA_TF, len(part) + 6, len(part) + 2, context_id, control | last)
         yield part
+
+
+def pdvs(content: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The presentation context, the message control header and the fragment of each PDV of a P-DATA-TF.
+
+    Raises:
+        DamagedPdvError: after the PDVs before the damage.
+    """
+    at = 0
+    while at < len(content):
+        if at + _PDV_HEADER.size > len(content):
+            raise DamagedPdvError("a PDV ends early")
+        length, context_id, control = _PDV_HEADER.unpack_from(content, at)
+        at += 4
+        if not 2 <= length <= len(content) - at:
+            raise DamagedPdvError(f"a PDV of {length} bytes in {len(content) - at}")
+        yield context_id, control, content[at + 2 : at + length]
+        at += length
 
 
 def user_information(maximum_length: int) -> list[Any]:

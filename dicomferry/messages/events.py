@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 
 SEND_INTERVAL = 0.02  # seconds; events of this time share one command, since each command wakes a process
+MAX_UNSENT = 100_000  # events that wait for Redis in one process
 EVENTS_KEY = "dicomferry:events"
 CANARY_KEY = "dicomferry:canary"  # gone when Redis has lost its data
 
@@ -197,8 +198,8 @@ def parse(text: str | bytes) -> Event | None:
 class EventSender:
     """Sends events from any thread; never waits for Redis and never raises."""
 
-    def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
-        self._redis, self._limit = redis, limit
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._send_now = threading.Event()  # set where a queued event is urgent
         self._thread: threading.Thread | None = None
@@ -208,7 +209,7 @@ class EventSender:
         """Queue events; they are sent in order, those of a short time in one command."""
         self._start()
         for event in events:
-            if self._waiting.qsize() >= self._limit:
+            if self._waiting.qsize() >= MAX_UNSENT:
                 return  # the dispatcher will find the facts on the spool
             self._waiting.put(event)
             if isinstance(event, Finished):  # the dispatcher gives the lane more work upon it

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from dicomferry.settings import Destination
 from forwarder.dimse.connection import PeerFailure
-from forwarder.dimse.proposal import MOST_CONTEXTS, Context, Proposal
+from forwarder.dimse.proposal import MAX_CONTEXTS, Context, Proposal
 from forwarder.dimse.scu import Association
 
 log = logging.getLogger(__name__)
@@ -209,4 +209,4 @@ def _serves_one(pooled: PooledAssociation) -> bool:
 def _widened(contexts: Sequence[Context], more: Collection[Context]) -> tuple[Context, ...]:
     """`contexts`, and `more` if one association can carry all of them."""
     both = tuple(dict.fromkeys((*contexts, *sorted(more))))
-    return both if len(both) <= MOST_CONTEXTS else tuple(contexts)
+    return both if len(both) <= MAX_CONTEXTS else tuple(contexts)

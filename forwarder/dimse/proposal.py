@@ -16,7 +16,7 @@ from dicomferry.spool.instance import Instance
 Context = tuple[str, str]  # SOP class UID, transfer syntax UID
 
 ECHO: Context = (VERIFICATION, IMPLICIT_LE)
-MOST_CONTEXTS = 128  # odd ids 1 to 255 (PS3.8 9.3.2.2)
+MAX_CONTEXTS = 128  # odd ids 1 to 255 (PS3.8 9.3.2.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def for_parcels(needs: Iterable[Context], shown: Sequence[str]) -> Proposal:
     complete = []
     for sop_class in dict.fromkeys(sop_class for sop_class, _ in contexts):
         more = [(sop_class, syntax) for syntax in shown if (sop_class, syntax) not in contexts]
-        if len(contexts) + len(more) <= MOST_CONTEXTS:
+        if len(contexts) + len(more) <= MAX_CONTEXTS:
             contexts.update(dict.fromkeys(more))
             complete.append(sop_class)
     return Proposal(tuple(contexts), tuple(complete))
@@ -57,7 +57,7 @@ def for_probe(sop_classes: Iterable[str], shown: Sequence[str]) -> list[Proposal
     contexts: list[Context] = [ECHO]
     complete: list[str] = []
     for sop_class in dict.fromkeys(sop_classes):
-        if len(contexts) + len(shown) > MOST_CONTEXTS and complete:
+        if len(contexts) + len(shown) > MAX_CONTEXTS and complete:
             proposals.append(Proposal(tuple(contexts), tuple(complete)))
             contexts, complete = [], []
         contexts += [(sop_class, syntax) for syntax in shown]

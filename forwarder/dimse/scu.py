@@ -1,14 +1,13 @@
 """One association with one destination, as its requestor: C-STORE and C-ECHO.
 
-pynetdicom encodes the request. After that we send the bytes of the files
-ourselves, a block at a time: pynetdicom would run two threads for each association that poll a thousand
-times a second. PS3.7 9.3 (commands), PS3.8 9.3 (PDUs).
+pynetdicom encodes the request. After that we send the bytes of the files ourselves, a block at a time:
+pynetdicom would run two threads for each association, which poll a thousand times a second. PS3.7 9.3
+(commands), PS3.8 9.3 (PDUs).
 """
 
 import os
 import socket
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,18 +16,19 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom import even, negotiation
+from dicomferry.dicom import dimse, even, negotiation
 from dicomferry.dicom.identifiers import APPLICATION_CONTEXT
 from dicomferry.dicom.negotiation import DamagedNegotiationError, Negotiation
 from dicomferry.dicom.part10 import Meta
 from dicomferry.dicom.wire import (
     COMMAND,
     LAST,
-    PDV_HEADER,
+    DamagedPdvError,
     Pdu,
     fragment_size,
     fragments,
     pdu,
+    pdvs,
     user_information,
 )
 from dicomferry.settings import Destination
@@ -39,8 +39,6 @@ from forwarder.outcome import of_rejection
 _RELEASE_SECONDS = 2.0  # seconds to wait for the answer; nothing depends on it
 _OUR_MAXIMUM = 1 << 16  # bytes of a P-DATA-TF that we take; responses are small
 _BLOCK = 1 << 18  # bytes passed to the kernel at once
-_C_STORE_RQ, _C_ECHO_RQ, _RESPONSE = 0x0001, 0x0030, 0x8000
-_NO_DATA_SET = 0x0101
 
 
 class Association:
@@ -105,7 +103,6 @@ class Association:
         """Send the data set of the file at `path` by C-STORE; the response's status.
 
         It leaves byte for byte, unless its length is odd: then it is padded, and `changed` says so.
-
         Elements at its head that no data set has stay here (see `encoding.stray_length`).
 
         Raises:
@@ -130,7 +127,7 @@ class Association:
             changes, self.changed = even.edits(file, meta.begin, end, meta.transfer_syntax_uid)
             source = even.Spliced(file, meta.begin, end, changes)
             left = source.length
-            command = self._encode_command(_C_STORE_RQ, meta.sop_class_uid, meta.sop_instance_uid)
+            command = self._encode_command(dimse.C_STORE, meta.sop_class_uid, meta.sop_instance_uid)
             head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
             block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size
             while True:
@@ -142,13 +139,13 @@ class Association:
                 if not left:
                     break
         reach("delivery.sent")
-        return self._read_status(_C_STORE_RQ)
+        return self._read_status(dimse.C_STORE)
 
     def echo(self) -> int:
         """C-ECHO; the response's status. Raises as `store`."""
-        command = self._encode_command(_C_ECHO_RQ, ECHO[0])
+        command = self._encode_command(dimse.C_ECHO, ECHO[0])
         self._connection.send(b"".join(fragments(self.accepted[ECHO], command, self._fragment_size, COMMAND)))
-        return self._read_status(_C_ECHO_RQ)
+        return self._read_status(dimse.C_ECHO)
 
     def release(self) -> None:
         """End it in order (PS3.8 7.2), and close; a peer that does not answer is left alone."""
@@ -167,15 +164,21 @@ class Association:
         self._connection.abort()
 
     def _encode_command(self, field: int, sop_class: str, sop_instance: str | None = None) -> bytes:
-        """A command set in Implicit VR Little Endian (PS3.7 6.3.1, 9.3.1, 9.3.5)."""
+        """The command set of a request (PS3.7 9.3.1, 9.3.5)."""
         self._message_id = self._message_id % 0xFFFF + 1
-        elements = _uid(0x0002, sop_class) + _us(0x0100, field) + _us(0x0110, self._message_id)
+        head = (
+            _uid(dimse.AFFECTED_SOP_CLASS_UID, sop_class),
+            dimse.number(dimse.COMMAND_FIELD, field),
+            dimse.number(dimse.MESSAGE_ID, self._message_id),
+        )
         if sop_instance is None:
-            elements += _us(0x0800, _NO_DATA_SET)
-        else:
-            priority_medium = 0
-            elements += _us(0x0700, priority_medium) + _us(0x0800, 1) + _uid(0x1000, sop_instance)
-        return struct.pack("<HHII", 0, 0, 4, len(elements)) + elements
+            return dimse.command_set(*head, dimse.number(dimse.DATA_SET_TYPE, dimse.NO_DATA_SET))
+        return dimse.command_set(
+            *head,
+            dimse.number(dimse.PRIORITY, dimse.MEDIUM),
+            dimse.number(dimse.DATA_SET_TYPE, dimse.DATA_SET_FOLLOWS),
+            _uid(dimse.AFFECTED_SOP_INSTANCE_UID, sop_instance),
+        )
 
     def _read(self) -> tuple[Pdu, bytearray]:
         """Read a PDU; answer the peer's release, which ends the association."""
@@ -188,26 +191,37 @@ class Association:
 
     def _read_status(self, request: int) -> int:
         """Read the response to the request just sent; its status."""
+        values, _ = dimse.decode(self._read_command())  # what is damaged behind the status harms nobody
+        field, answered = (
+            dimse.number_in(values, element)
+            for element in (dimse.COMMAND_FIELD, dimse.MESSAGE_ID_RESPONDED_TO)
+        )
+        if field != request | dimse.RESPONSE or answered != self._message_id:
+            raise PeerFailure("the destination answered something else than was asked")
+        status = dimse.number_in(values, dimse.STATUS)
+        if status is None:
+            raise PeerFailure("the destination answered without a status")
+        self.responses += 1
+        return status
+
+    def _read_command(self) -> bytes:
+        """Read PDUs until a command set is complete."""
         command = bytearray()
         while True:
             kind, content = self._read()
             if kind != Pdu.P_DATA_TF:
                 raise PeerFailure("the destination answered out of turn")
-            ended = False
-            for control, part in _pdvs(content):
-                if not control & COMMAND:
-                    raise PeerFailure("the destination answered with a data set")
-                command += part
-                ended = bool(control & LAST)
-            if ended:
-                break
-        elements = dict(_us_elements(bytes(command)))
-        if elements.get(0x0100) != request | _RESPONSE or elements.get(0x0120) != self._message_id:
-            raise PeerFailure("the destination answered something else than was asked")
-        if 0x0900 not in elements:
-            raise PeerFailure("the destination answered without a status")
-        self.responses += 1
-        return elements[0x0900]
+            try:
+                for _, control, part in pdvs(memoryview(content)):
+                    if not control & COMMAND:
+                        raise PeerFailure("the destination answered with a data set")
+                    command += part
+                    if control & LAST:
+                        return bytes(command)
+                if len(command) > dimse.MAX_COMMAND_SET:
+                    raise PeerFailure("the destination answered without an end")
+            except DamagedPdvError as error:
+                raise PeerFailure("the destination answered with a damaged PDV") from error
 
 
 def _context_id(index: int) -> int:
@@ -245,33 +259,5 @@ def _read_exactly(source: even.Spliced, size: int) -> bytes:
     return content
 
 
-def _uid(element: int, value: str) -> bytes:
-    encoded = value.encode("ascii")
-    encoded += b"\0" * (len(encoded) % 2)
-    return struct.pack("<HHI", 0, element, len(encoded)) + encoded
-
-
-def _us(element: int, value: int) -> bytes:
-    return struct.pack("<HHIH", 0, element, 2, value)
-
-
-def _pdvs(content: bytearray) -> Iterator[tuple[int, bytes]]:
-    """The message control header and the fragment of each PDV in a P-DATA-TF."""
-    at = 0
-    while at + 6 <= len(content):
-        length, _, control = PDV_HEADER.unpack_from(content, at)
-        if length < 2 or at + 4 + length > len(content):
-            raise PeerFailure("the destination answered with a damaged PDV")
-        yield control, bytes(content[at + 6 : at + 4 + length])
-        at += 4 + length
-
-
-def _us_elements(command: bytes) -> Iterator[tuple[int, int]]:
-    """Element number and value of each 2 byte element (VR US) of a command set."""
-    at = 0
-    while at + 8 <= len(command):
-        element, length = struct.unpack_from("<2xHI", command, at)
-        at += 8
-        if length == 2 and at + 2 <= len(command):
-            yield element, int.from_bytes(command[at : at + 2], "little")
-        at += length
+def _uid(element: int, uid: str) -> bytes:
+    return dimse.text(element, uid.encode("ascii"))

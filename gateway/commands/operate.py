@@ -193,7 +193,7 @@ def _seconds(text: str | None, option: str) -> float | None:
         return None
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
 
-    from dicomferry.settings import Seconds  # noqa: PLC0415
+    from dicomferry.setting_values import Seconds  # noqa: PLC0415
 
     try:
         return TypeAdapter(Seconds).validate_python(text)

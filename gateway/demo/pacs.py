@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 from pynetdicom import AE
 
-from dicomferry.dicom.requestor import associate
 from dicomferry.errors import FerryError
 from gateway.demo.samples import Sample
+from gateway.local.requestor import associate
 
 
 def send(samples: Sequence[Sample], port: int, advance: Callable[[], object]) -> dict[str, float]:

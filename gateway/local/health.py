@@ -44,7 +44,7 @@ def check_ingest(settings: Settings, timeout: float = _TIMEOUT) -> None:
     from pynetdicom import AE  # noqa: PLC0415  half a second that the other checks need not spend
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # noqa: PLC0415
 
-    from dicomferry.dicom.requestor import associate  # noqa: PLC0415
+    from gateway.local.requestor import associate  # noqa: PLC0415
 
     called = _least_restricted(settings.ae)
     calling = called.callers[0].title if called.callers else "HEALTH"

@@ -7,12 +7,12 @@ the wire into an `Arrival`; when the connection ends, an unfinished one is disca
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom.wire import COMMAND, LAST, PDV_HEADER, Pdu, fragment_size, fragments, pdu
+from dicomferry.dicom import dimse
+from dicomferry.dicom.wire import COMMAND, LAST, DamagedPdvError, Pdu, fragment_size, fragments, pdu, pdvs
 from ingest.admission import Admitted, Rejected, plain_address
 from ingest.arrival import Arrival
 from ingest.dimse import commands, negotiation
@@ -32,7 +32,6 @@ from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
 
 log = logging.getLogger(__name__)
 
-_MAX_COMMAND = 1 << 14  # bytes of a command set; that of a C-STORE has 250
 _CLOSE_TIMEOUT = 5.0  # seconds that a peer gets to close after our last PDU (ARTIM, PS3.8 9.1.5)
 _USER, _PROVIDER = 0, 2  # source of an A-ABORT (PS3.8 9.3.8)
 
@@ -138,8 +137,7 @@ class Association:
         while True:
             kind, content = self._connection.read()
             if kind == Pdu.P_DATA_TF:
-                for context_id, control, part in _pdvs(content):
-                    self._take_fragment(context_id, control, part)
+                self._take_fragments(content)
             elif kind == Pdu.RELEASE_RQ:
                 self._send_last(pdu(Pdu.RELEASE_RP))
                 return "released"
@@ -147,6 +145,13 @@ class Association:
                 return "aborted"
             else:
                 raise Violation(Reason.UNEXPECTED_PDU, f"{kind.name} within an association")
+
+    def _take_fragments(self, content: memoryview) -> None:
+        try:
+            for context_id, control, part in pdvs(content):
+                self._take_fragment(context_id, control, part)
+        except DamagedPdvError as error:
+            raise Violation(Reason.INVALID_PARAMETER, str(error)) from error
 
     def _take_fragment(self, context_id: int, control: int, part: memoryview) -> None:
         """Take a fragment of the command set, or of the data set that follows it."""
@@ -164,26 +169,26 @@ class Association:
                 self._complete(message, message.command)
             return
         message.content += part
-        if len(message.content) > _MAX_COMMAND:
+        if len(message.content) > dimse.MAX_COMMAND_SET:
             raise Violation(Reason.INVALID_PARAMETER, "a command set without an end")
         if control & LAST:
             message.command = command = commands.decode(bytes(message.content))
             if not command.has_data_set:
                 self._complete(message, command)
-            elif command.field == commands.C_STORE and self._admitted is not None:
+            elif command.field == dimse.C_STORE and self._admitted is not None:
                 message.arrival = self._scp.open_arrival(self._admitted, message.request)
 
     def _complete(self, message: "_Message", command: Command) -> None:
         """Answer a complete message."""
-        if command.field == commands.C_STORE and self._admitted is not None:
+        if command.field == dimse.C_STORE and self._admitted is not None:
             answered = self._scp.answer(self._admitted, message.request, message.arrival)
             self._respond(message.context, commands.response(command, answered.status, answered.comment))
             reach("reception.answered")
-        elif command.field == commands.C_ECHO:
+        elif command.field == dimse.C_ECHO:
             self._respond(message.context, commands.response(command, SUCCESS))
-        elif command.field & commands.RESPONSE:
+        elif command.field & dimse.RESPONSE:
             raise Violation(Reason.UNEXPECTED_PARAMETER, "a response to nothing that was asked")
-        elif command.field != commands.C_CANCEL:
+        elif command.field != dimse.C_CANCEL:
             self._respond(message.context, commands.response(command, UNRECOGNISED_OPERATION))
         self._message = None
         self._silent_since = time.monotonic()
@@ -211,17 +216,3 @@ class _Message:
             abstract_syntax=self.context.abstract_syntax,
             transfer_syntax_uid=self.context.transfer_syntax,
         )
-
-
-def _pdvs(content: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The presentation context, the message control header and the fragment of each PDV of a P-DATA-TF."""
-    at = 0
-    while at < len(content):
-        if at + PDV_HEADER.size > len(content):
-            raise Violation(Reason.INVALID_PARAMETER, "a PDV ends early")
-        length, context_id, control = PDV_HEADER.unpack_from(content, at)
-        at += 4
-        if not 2 <= length <= len(content) - at:
-            raise Violation(Reason.INVALID_PARAMETER, f"a PDV of {length} bytes in {len(content) - at}")
-        yield context_id, control, content[at + 2 : at + length]
-        at += length

@@ -15,7 +15,7 @@ from dicomferry.dicom.syntaxes import GROUPS, IMPLICIT_LE, resolve
 from dicomferry.settings import CalledAE
 
 ACCEPTED, NO_SUCH_ABSTRACT_SYNTAX, NO_SUCH_TRANSFER_SYNTAX = 0, 3, 4  # PS3.8 9.3.3.2
-_MOST_LISTED = 8  # refused SOP classes named in one line of the log
+_MAX_LISTED = 8  # refused SOP classes named in one line of the log
 
 # Every storage SOP class of PS3.6 table A-1, also retired ones and those of DICOS and DICONDE. Media Storage
 # Directory and Storage Commitment, which have "Storage" in their names, are elsewhere.
@@ -84,8 +84,8 @@ def refusals(answers: Iterable[Answered]) -> str:
 
 def _listed(uids: Collection[str]) -> str:
     shown = [f"{UID(uid).name} ({uid})" if UID(uid).name != uid else uid for uid in uids]
-    more = len(shown) - _MOST_LISTED
-    return ", ".join(shown[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(shown) - _MAX_LISTED
+    return ", ".join(shown[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_unknown(sop_class_uid: str) -> bool:

@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import EXPLICIT, PIXEL_DATA, Bytes, Element, items
 from dicomferry.errors import Permanent
 from workers.codecs import boundaries
-from workers.dataset.elements import EXPLICIT, PIXEL_DATA, Bytes, Element, items
-from workers.dataset.encapsulate import EXTENDED_LENGTHS, EXTENDED_OFFSETS
+from workers.dataset.fragment_writer import EXTENDED_LENGTHS, EXTENDED_OFFSETS
 
 _TAIL = 16  # bytes that show whether a codestream ended: its last two, and padding
 

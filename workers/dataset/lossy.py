@@ -14,7 +14,7 @@ from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Unsuitable
 from workers.codecs.encoders import Quality
 from workers.dataset import attributes
-from workers.dataset.encapsulate import item_header
+from workers.dataset.fragment_writer import item_header
 
 _JPEG = "1.2.840.10008.1.2.4."
 # Defined Terms of PS3.3 C.7.6.1.1.5.1, and the field of Quality that each encoder uses.

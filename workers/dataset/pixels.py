@@ -10,11 +10,11 @@ from itertools import islice
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
+from dicomferry.dicom.elements import EXPLICIT, Element, items
 from dicomferry.errors import Permanent, Unsuitable
 from workers import limits
 from workers.codecs import boundaries, decoders
 from workers.codecs.image import YBR, YBR_422, Decoded, Image
-from workers.dataset.elements import EXPLICIT, Element, items
 from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 

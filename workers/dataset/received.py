@@ -12,9 +12,9 @@ from typing import IO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import encoding, syntaxes
+from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import Permanent
-from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
 from workers.dataset.source import Source
 from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
 from workers.room import Claim, NoRoom

@@ -14,17 +14,12 @@ from typing import BinaryIO
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.dicom.encoding import STRAY_GROUPS
-from dicomferry.errors import Permanent
-from workers.dataset import attributes, lossy, overlays
-from workers.dataset.attributes import LONGEST_READ
-from workers.dataset.elements import (
+from dicomferry.dicom.elements import (
     ITEM,
     ITEM_END,
+    MAX_DEPTH,
     PIXEL_DATA,
     SEQUENCE_END,
-    SHORT_VRS,
-    UNDEFINED,
     Element,
     Encoding,
     content_encoding,
@@ -32,13 +27,16 @@ from workers.dataset.elements import (
     items,
     name,
 )
+from dicomferry.dicom.encoding import SHORT_VRS, STRAY_GROUPS, UNDEFINED, padding
+from dicomferry.errors import Permanent
+from workers.dataset import attributes, lossy, overlays
+from workers.dataset.attributes import LONGEST_READ
 from workers.dataset.replacement import PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.dataset.source import Source
-from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, padding, vr_of
+from workers.dataset.writing import SQ, UN, WORD_SIZES, Container, byte_swapped, header, vr_of
 
 _IN_MEMORY = 8 << 20  # a sequence up to this size is written to memory first: its length stands before it
-_MAX_DEPTH = 100
 _ICONS = 0x00880200  # Icon Image Sequence
 _PIXEL_DATA_TAG = struct.pack("<HH", PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF)
 DESCRIBING = attributes.DESCRIBING | overlays.DESCRIBING | lossy.DESCRIBING
@@ -92,8 +90,8 @@ class Reencoder:
         depth: int,
         replace: Replacer | None,
     ) -> None:
-        if depth > _MAX_DEPTH:
-            raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
+        if depth > MAX_DEPTH:
+            raise Permanent(f"sequences are nested more than {MAX_DEPTH} deep")
         listed = self._list_elements(start, end, encoding)
         values = self._read_values(listed, encoding)
         if representation := values.get(attributes.REPRESENTATION):
@@ -154,8 +152,8 @@ class Reencoder:
 
     def _is_odd(self, element: Element, encoding: Encoding, depth: int = 0) -> bool:
         """Whether the element, or one inside it, has an odd length, which none may have (PS3.5 7.1.1)."""
-        if depth > _MAX_DEPTH:
-            raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
+        if depth > MAX_DEPTH:
+            raise Permanent(f"sequences are nested more than {MAX_DEPTH} deep")
         if not _is_sequence(element):
             return not element.undefined and element.length % 2 == 1
         inner = content_encoding(element.vr, encoding)

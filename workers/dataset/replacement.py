@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from workers.dataset.elements import PIXEL_DATA, Element
+from dicomferry.dicom.elements import PIXEL_DATA, Element
 from workers.dataset.scratch import ScratchFile
 
 

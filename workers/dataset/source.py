@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dicomferry.dicom.elements import Bytes
 from dicomferry.errors import Permanent
-from workers.dataset.elements import Bytes
 
 _CHUNK = 1 << 20
 

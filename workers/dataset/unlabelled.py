@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Bytes, Element, Encoding, elements
 from dicomferry.dicom.part10 import PREFIX_LENGTH, Meta, is_bare_data_set, read_meta
 from dicomferry.errors import Permanent
-from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Bytes, Element, Encoding, elements
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010

@@ -1,22 +1,16 @@
 """How elements are written: headers, lengths, delimiters, byte order (PS3.5 section 7)."""
 
 import struct
-from functools import lru_cache
 from typing import BinaryIO
 
 import numpy as np
 
+from dicomferry.dicom.elements import Encoding
+from dicomferry.dicom.encoding import LONG_VRS, UNDEFINED, dictionary_vr
 from dicomferry.errors import Permanent
-from workers.dataset.elements import LONG_VRS, UNDEFINED, Encoding
 
 UN = b"UN"
 SQ = b"SQ"
-_TEXT = frozenset(
-    (
-        b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO",
-        b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT",
-    )
-)  # fmt: skip
 # Bytes of a word; values of other VRs have no byte order.
 WORD_SIZES = {
     **dict.fromkeys((b"US", b"SS", b"OW", b"AT"), 2),
@@ -35,11 +29,6 @@ def header(tag: int, vr: bytes | None, length: int, target: Encoding, *, long_fo
     if length > 0xFFFF:
         return struct.pack(order + "HH2sHI", group, number, UN, 0, length)
     return struct.pack(order + "HH2sH", group, number, vr, length)
-
-
-def padding(vr: bytes) -> bytes:
-    """The byte that makes a value of odd length even (PS3.5 6.2)."""
-    return b" " if vr in _TEXT else b"\x00"
 
 
 def byte_swapped(content: bytes, width: int) -> bytes:
@@ -79,7 +68,7 @@ class Container:
 
 def vr_of(tag: int, length: int, signed: bool) -> bytes:
     """The VR of an element in Implicit VR (PS3.5 6.2.2, PS3.6); `signed` by Pixel Representation."""
-    choice = _dictionary_vr(tag)
+    choice = dictionary_vr(tag)
     if len(choice) == 2:
         return choice.encode("ascii")
     if choice == "OB or OW":
@@ -87,18 +76,3 @@ def vr_of(tag: int, length: int, signed: bool) -> bytes:
     if "OW" in choice and length > 2:
         return b"OW"  # LUT data
     return b"SS" if signed and "SS" in choice else b"US"
-
-
-@lru_cache(maxsize=4096)
-def _dictionary_vr(tag: int) -> str:
-    if tag >> 16 & 1:
-        # A private creator reserves a block (PS3.5 7.8.1); only its owner knows the elements in it.
-        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
-    # Not at the top: pydicom takes long to load, and files in Explicit VR need none of it.
-    from pydicom.datadict import dictionary_VR  # noqa: PLC0415
-
-    try:
-        vr: str = dictionary_VR(tag)
-    except KeyError:
-        return "UN"
-    return vr if vr != "NONE" else "UN"

@@ -25,7 +25,7 @@ from tests.support.images.independent import dump
 from tests.support.images.renditions import made, rendition
 from tests.support.images.synthetic import dataset, encapsulated, image, write
 from tests.support.running.services import program
-from workers.dataset import encapsulate
+from workers.dataset import fragment_writer
 from workers.transcode import Unsuitable
 
 RLE = "1.2.840.10008.1.2.5"
@@ -129,7 +129,7 @@ def test_each_frame_is_one_fragment_that_the_table_points_to(tmp_path: Path) -> 
 def test_offsets_beyond_32_bits_get_an_extended_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encapsulate, "LAST_BASIC_OFFSET", 1000)
+    monkeypatch.setattr(fragment_writer, "LAST_BASIC_OFFSET", 1000)
     source = shipped("emri_small.dcm")
     target = rendition(source, JPEG_LS, tmp_path)
     read = dcmread(target)
@@ -143,7 +143,7 @@ def test_offsets_beyond_32_bits_get_an_extended_table(
     assert back.PixelData == dcmread(source).PixelData
     assert "ExtendedOffsetTable" not in back
     assert "ExtendedOffsetTableLengths" not in back
-    monkeypatch.setattr(encapsulate, "LAST_BASIC_OFFSET", 0xFFFFFFFF)
+    monkeypatch.setattr(fragment_writer, "LAST_BASIC_OFFSET", 0xFFFFFFFF)
     assert "ExtendedOffsetTable" not in dcmread(rendition(target, RLE, tmp_path))
 
 

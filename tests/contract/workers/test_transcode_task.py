@@ -39,11 +39,12 @@ from tests.support.images.synthetic import dataset, encapsulated
 from tests.support.running.processes import alive, wait_until
 from tests.support.stages.celery_process import celery_process
 from tests.support.stages.spools import a_spool, put
-from workers import tasks, transcode
+from workers import batch as batches
+from workers import transcode
+from workers.batch import MAX_ATTEMPTS, run_batch
 from workers.codecs import encoders
 from workers.codecs.encoders import Encoded, Quality
 from workers.codecs.image import Image
-from workers.tasks import MAX_ATTEMPTS, run_batch
 from workers.verify import is_chosen
 
 SPEC = RenditionSpec(EXPLICIT_LE)
@@ -108,12 +109,12 @@ def test_the_last_inodes_are_left_to_those_who_mark_what_is_rendered_already(
     spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance = put(spool, shipped("MR_small_RLE.dcm"), "ws1")
-    said = FreeRoom(1 << 40, tasks.INODES_LEFT - 1, 10_000)
+    said = FreeRoom(1 << 40, batches.INODES_LEFT - 1, 10_000)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "free_room", lambda _: said)
         run_batch(spool, redis, a_batch(spool, instance))
         assert [type(event) for event in events(redis)] == [Started, Finished]
-        said = said._replace(inodes=tasks.INODES_LEFT)
+        said = said._replace(inodes=batches.INODES_LEFT)
         run_batch(spool, redis, a_batch(spool, instance))
         assert [type(event) for event in events(redis)] == [Started, Rendered, Finished]
     assert stands(spool, instance) is not None
@@ -128,7 +129,7 @@ def told_in(redis: Redis) -> int:
 def test_what_is_made_in_a_moment_is_told_in_one_go(
     moment: float, commands: int, spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "EventBuffer", partial(EventBuffer, wait=moment))
+    monkeypatch.setattr(batches, "EventBuffer", partial(EventBuffer, wait=moment))
     batch = a_batch(spool, *(put(spool, shipped("MR_small_RLE.dcm"), "ws") for _ in range(8)))
     before = told_in(redis)
     run_batch(spool, redis, batch)
@@ -140,15 +141,15 @@ def test_what_is_made_does_not_wait_for_something_large(
     spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    run = tasks._run_instance
+    run = batches._run_instance
 
     def look(spool: Spool, batch: TranscodeBatch, instance: str, *rest: Any) -> Event | None:
         seen.append((instance, redis.llen(EVENTS_KEY)))
         return run(spool, batch, instance, *rest)
 
-    monkeypatch.setattr(tasks, "_run_instance", look)
-    monkeypatch.setattr(tasks, "EventBuffer", partial(EventBuffer, wait=60.0))
-    monkeypatch.setattr(tasks, "QUICK", 10_000)  # bytes, between the two
+    monkeypatch.setattr(batches, "_run_instance", look)
+    monkeypatch.setattr(batches, "EventBuffer", partial(EventBuffer, wait=60.0))
+    monkeypatch.setattr(batches, "QUICK", 10_000)  # bytes, between the two
     small, large = put(spool, shipped("MR_small_RLE.dcm"), "ws"), put(spool, shipped("693_J2KR.dcm"), "ws")
     run_batch(spool, redis, a_batch(spool, small, large))
     assert seen == [(small.id, 1), (large.id, 2)]
@@ -163,7 +164,7 @@ def test_what_was_changed_is_told(spool: Spool, redis: Redis) -> None:
 def test_what_is_not_begun_when_the_turn_of_a_batch_is_over_goes_back(
     spool: Spool, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "TURN", 0.0)
+    monkeypatch.setattr(batches, "TURN", 0.0)
     instances = [put(spool, shipped("MR_small_RLE.dcm"), "ws", fresh_uid=True) for _ in range(3)]
     run_batch(spool, redis, a_batch(spool, *instances))
     told = events(redis)

@@ -35,9 +35,9 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.sop_class import Verification
 
 from dicomferry.dicom.part10 import dataset_offset, file_header
-from dicomferry.dicom.requestor import associate
 from dicomferry.dicom.syntaxes import resolve
 from gateway.demo.samples import frames_of
+from gateway.local.requestor import associate
 from tests.support.faults.history import HOSTILE, HOSTILE_ROOT, Arrived, Journal, Sent
 from tests.support.images import synthetic
 

@@ -20,7 +20,7 @@ from dicomferry.spool.instance import Instance, State
 from dispatcher.commands import Command, Found, MarkDead, NotFound, Publish, Reread, Retire
 from dispatcher.lanes import Place
 from dispatcher.manager import QueueManager
-from workers.tasks import TURN
+from workers.batch import TURN
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 J2K = "1.2.840.10008.1.2.4.90"

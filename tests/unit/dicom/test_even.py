@@ -191,7 +191,7 @@ def test_a_data_set_of_even_length_leaves_as_it_came() -> None:
 
 
 def test_a_hostile_data_set_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(even, "MOST_HEADERS", 100)
+    monkeypatch.setattr(even, "MAX_HEADERS", 100)
     content = explicit()(0x00080050, "SH", b"") * 200 + explicit()(0x00100020, "LO", b"1")
     assert evened(content)[0] == content + b"\0"
     deep = b"".join(explicit()(SQ, "SQ", b"", UNDEFINED) + bare("<", ITEM, b"", UNDEFINED) for _ in range(90))  # type: ignore[call-arg]

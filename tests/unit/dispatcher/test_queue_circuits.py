@@ -7,7 +7,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, ProbeBatch
 from dispatcher.circuit import Circuit
 from dispatcher.commands import Lost, Reread
-from dispatcher.delivering import DELIVER_MOST
+from dispatcher.delivering import MAX_DELIVER_OBJECTS
 from dispatcher.lanes import NEARLY_THROUGH, Place
 from tests.support.stages.queue import asked, delivered, destination, feed, found, manager, of, only
 
@@ -198,7 +198,7 @@ def test_what_follows_and_is_lost_is_sent_after_all():
         (40, 4, [16, 16, 8]),
         (10, 4, [10]),
         (100, 1, [100]),
-        (600, 2, [DELIVER_MOST, DELIVER_MOST]),
+        (600, 2, [MAX_DELIVER_OBJECTS, MAX_DELIVER_OBJECTS]),
     ],
 )
 def test_what_is_ready_is_shared_among_the_associations_of_a_lane(count, associations, sizes):

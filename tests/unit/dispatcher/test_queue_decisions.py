@@ -186,7 +186,7 @@ def test_what_is_dead_and_what_is_kept_is_counted_with_its_bytes_as_it_comes_and
     feed(queue, found(1, both, dead=["ws1"], size=10), found(2, both, dead=both, size=5))
     feed(queue, found(2, both, dead=both, size=5))  # told again
     feed(queue, found(3, delivered=["ws1"], delivered_at=1.0, size=7), now=2.0)
-    held = queue.with_dead, queue.with_kept
+    held = queue.with_dead, queue.kept
     assert [(len(some), some.bytes) for some in held] == [(2, 15), (1, 7)]
     feed(queue, found(1, both, size=10), NotFound("i2"), now=3.0)
     assert [(len(some), some.bytes) for some in held] == [(0, 0), (1, 7)]

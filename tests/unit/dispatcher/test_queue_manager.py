@@ -11,9 +11,9 @@ from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
 from dicomferry.spool.instance import RenditionSpec, State
 from dispatcher.circuit import Circuit
 from dispatcher.commands import DropRenditions, Found, Lost, MarkDead, Note, NotFound, Publish, Reread, Retire
-from dispatcher.delivering import DELIVER_MOST, GATHER_FOR
+from dispatcher.delivering import GATHER_FOR, MAX_DELIVER_OBJECTS
 from dispatcher.lanes import KEPT_BYTES, LOOKAHEAD, LOOKAHEAD_BYTES
-from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
+from dispatcher.rendering import MAX_TRANSCODE_INSTANCES, UNSTARTED
 from tests.support.stages.queue import (
     CT,
     J2K,
@@ -283,7 +283,7 @@ def test_work_outstanding_in_celery_is_bounded():
     commands = feed(queue, *(found(n) for n in range(1000)))
     batches = of(commands, TranscodeBatch)
     assert len(batches) == UNSTARTED
-    assert all(len(batch.instances) <= TRANSCODE_MOST for batch in batches)
+    assert all(len(batch.instances) <= MAX_TRANSCODE_INSTANCES for batch in batches)
 
 
 def test_a_batch_is_replaced_when_a_worker_starts_it():
@@ -308,7 +308,7 @@ def test_renditions_are_made_ahead_only_so_far():
         for batch in batches:
             made += len(batch.instances)
             commands += feed(queue, events.Started(batch.id), *rendered(batch), events.Finished(batch.id))
-    assert LOOKAHEAD <= made < LOOKAHEAD + TRANSCODE_MOST * (UNSTARTED + 1)
+    assert LOOKAHEAD <= made < LOOKAHEAD + MAX_TRANSCODE_INSTANCES * (UNSTARTED + 1)
 
 
 def of_size(batch, size):
@@ -333,7 +333,7 @@ def test_large_renditions_are_made_ahead_only_so_far():
     queue = manager()
     size = LOOKAHEAD_BYTES // 8
     made, others = rendered_until_it_stops(queue, feed(queue, *(found(n) for n in range(400))), size)
-    assert 8 <= made < 8 + TRANSCODE_MOST * (UNSTARTED + 1)
+    assert 8 <= made < 8 + MAX_TRANSCODE_INSTANCES * (UNSTARTED + 1)
     assert queue.lanes["ws1"].bytes_ahead == made * size
     while queue.entries:  # as they are delivered, others are made
         assert queue.lanes["ws1"].bytes_ahead <= made * size
@@ -404,7 +404,7 @@ def test_what_is_parked_keeps_no_rendition():
 def test_a_deliver_batch_is_bounded_and_one_a_lane():
     queue = manager()
     deliver = only(feed(queue, *(found(n, syntax=EXPLICIT_LE) for n in range(1000))), DeliverBatch)
-    assert len(deliver.parcels) == DELIVER_MOST
+    assert len(deliver.parcels) == MAX_DELIVER_OBJECTS
     assert deliver.more
 
 
@@ -448,7 +448,9 @@ def test_a_few_small_images_are_no_work_for_several_workers_and_a_few_large_ones
     assert [len(batch.instances) for batch in large] == [2, 2, 1, 1]
 
 
-@pytest.mark.parametrize(("workers", "size"), [(1, TRANSCODE_MOST), (2, TRANSCODE_MOST), (8, 6), (16, 3)])
+@pytest.mark.parametrize(
+    ("workers", "size"), [(1, MAX_TRANSCODE_INSTANCES), (2, MAX_TRANSCODE_INSTANCES), (8, 6), (16, 3)]
+)
 def test_what_a_lane_wants_is_shared_among_the_workers_that_there_are(workers, size):
     """Else the end of a study, in a batch for each of a few, would leave most of many workers idle."""
     queue = manager()

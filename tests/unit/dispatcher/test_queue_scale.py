@@ -2,9 +2,9 @@
 
 import pytest
 
-from dispatcher.delivering import DELIVER_MOST
+from dispatcher.delivering import MAX_DELIVER_OBJECTS
 from dispatcher.lanes import LOOKAHEAD
-from dispatcher.rendering import TRANSCODE_MOST, UNSTARTED
+from dispatcher.rendering import MAX_TRANSCODE_INSTANCES, UNSTARTED
 from tests.support.stages.hospital import Hospital, Report
 
 pytestmark = pytest.mark.alone
@@ -33,7 +33,7 @@ def test_work_in_celery_is_bounded_by_workers_and_lanes_not_by_what_is_pending(r
 
 
 def test_renditions_run_ahead_of_a_lane_only_so_far(report):
-    assert report.most_ahead <= LOOKAHEAD + TRANSCODE_MOST + DELIVER_MOST
+    assert report.most_ahead <= LOOKAHEAD + MAX_TRANSCODE_INSTANCES + MAX_DELIVER_OBJECTS
 
 
 def test_the_time_for_an_event_does_not_grow_with_what_is_pending(report):

@@ -7,7 +7,7 @@ from dicomferry.messages.batches import TranscodeBatch
 from dispatcher.turns import Turns
 from tests.support.stages.hospital import Hospital
 from tests.support.stages.queue import feed, found, manager, of, rendered
-from workers.tasks import TURN
+from workers.batch import TURN
 
 SLOW, QUICK = 1000, 10  # objects
 COMES = 20.0  # virtual seconds: the quick ones, when the workers are busy with the slow ones

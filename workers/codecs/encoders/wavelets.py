@@ -11,7 +11,7 @@ from workers.codecs.encoders.values import Encoded, Quality
 from workers.codecs.image import RGB, Image
 
 _LEVELS = 5
-_MOST_LEVELS = 32  # T.800 table A.15
+_MAX_LEVELS = 32  # T.800 table A.15
 _THUMBNAIL = 64  # PS3.5 10.18
 # OpenJPH has no rate control: the quantisation step, a fraction of the samples' range, is searched between
 # these, in so many trials.
@@ -78,7 +78,7 @@ def htj2k_lossless(cells: np.ndarray, image: Image, _quality: Quality) -> Encode
         _centred(_unpacked(cells, image), image),
         reversible=True,
         rgb=transform,
-        resolutions=min(levels, _MOST_LEVELS),
+        resolutions=min(levels, _MAX_LEVELS),
         tlm=True,
     )
     return Encoded(_with_precision(codestream, image), "YBR_RCT" if transform else image.photometric)

@@ -7,6 +7,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from forwarder.dimse.proposal import ECHO, Context
 from forwarder.dimse.scu import Association
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.peers.dcmtk import Workstation
-from tests.support.peers.raw import AC, association_acceptance, item, pdu
+from tests.support.peers.raw import AC, association_acceptance, item, p_data, pdu
 from tests.support.peers.scps import black_hole, orthanc, pynetdicom_scp, raw_peer, relay
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
@@ -284,6 +285,22 @@ def test_what_odd_peers_answer_is_understood_as_dcmtk_understands_it(name: str) 
     with raw_peer(answer) as port:
         association = Association.request(to(port), "FERRY", contexts)
         assert association.accepted == {NATIVE_CT: 1}
+        association.abort()
+
+
+def test_a_response_without_an_end_is_not_read_for_ever() -> None:
+    def answer(peer: socket.socket) -> None:
+        peer.recv(1 << 16)
+        peer.sendall(pdu(AC, association_acceptance()))
+        with suppress(OSError):
+            while True:
+                peer.sendall(p_data(1, 1, bytes(1000)))
+
+    with raw_peer(answer) as port:
+        association = Association.request(to(port), "FERRY", [ECHO])
+        association.accepted = {ECHO: 1}
+        with pytest.raises(PeerFailure, match="without an end"):
+            association.echo()
         association.abort()
 
 

@@ -25,7 +25,7 @@ from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
 from tests.support.stages.bench import Bench
 from tests.support.stages.spools import instances_of, put
-from workers.tasks import run_batch
+from workers.batch import run_batch
 
 HOSTILE = ["A[/b]", "X\nFAKE log line", "\x1b[31mred", "\u202egnp", "\x9b2J\x7f\x08", ":boom: [red]"]
 UID, JPEG_LS = b"1.2.3", "1.2.840.10008.1.2.4.80"

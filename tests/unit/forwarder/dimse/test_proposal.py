@@ -1,7 +1,7 @@
 """Which presentation contexts are proposed, and what may be learned from the answer."""
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE, resolve
-from forwarder.dimse.proposal import ECHO, MOST_CONTEXTS, for_parcels, for_probe, learned
+from forwarder.dimse.proposal import ECHO, MAX_CONTEXTS, for_parcels, for_probe, learned
 
 CT, MR, US, PRIVATE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.3", "1.2.826.0.1.9"
 ALL = resolve(["all"])
@@ -16,7 +16,7 @@ def test_the_parcels_come_first_and_then_everything_the_destination_shows() -> N
 
 def test_what_does_not_fit_is_proposed_for_the_parcels_alone_and_not_learned() -> None:
     proposal = for_parcels([(CT, EXPLICIT_LE), (MR, EXPLICIT_LE), (US, EXPLICIT_LE)], ALL)
-    assert len(proposal.contexts) <= MOST_CONTEXTS
+    assert len(proposal.contexts) <= MAX_CONTEXTS
     assert (US, EXPLICIT_LE) in proposal.contexts
     assert proposal.complete == (CT, MR)
     assert set(learned(proposal, set(proposal.contexts), ALL, {})) == {CT, MR}
@@ -25,7 +25,7 @@ def test_what_does_not_fit_is_proposed_for_the_parcels_alone_and_not_learned() -
 def test_a_probe_asks_for_everything_in_as_many_associations_as_it_takes() -> None:
     sop_classes = [f"1.2.{number}" for number in range(7)]
     proposals = for_probe(sop_classes, ALL)
-    assert all(len(proposal.contexts) <= MOST_CONTEXTS for proposal in proposals)
+    assert all(len(proposal.contexts) <= MAX_CONTEXTS for proposal in proposals)
     assert proposals[0].contexts[0] == ECHO
     asked = [context for proposal in proposals for context in proposal.contexts if context != ECHO]
     assert sorted(asked) == sorted((uid, syntax) for uid in sop_classes for syntax in ALL)

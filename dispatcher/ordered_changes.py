@@ -3,12 +3,46 @@
 Each step may run twice: after a crash the order is simply carried out again.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from dicomferry.spool import orders
 from dicomferry.spool.instance import State
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
+from dispatcher.bookkeeping import Bookkeeping
 from dispatcher.commands import Note
+
+log = logging.getLogger(__name__)
+
+
+def carry_out_waiting(
+    spool: Spool, books: Bookkeeping, until: float, changed: Callable[[Order], None]
+) -> None:
+    """Carry out the orders that wait, and tell `changed` of each; after `until` (monotonic) others wait."""
+    for path in orders.outstanding(spool.orders):
+        if time.monotonic() > until:
+            return
+        try:
+            changed(_carry_out_file(spool, books, path))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
+            path.rename(orders.refused_path(path))
+        except OSError as error:  # a full disk, or another user's file: it is tried again later
+            log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
+
+
+def _carry_out_file(spool: Spool, books: Bookkeeping, path: Path) -> Order:
+    order = orders.read(path)
+    notes = list(carry_out(spool, order))
+    for note in notes:
+        books.note(note)
+    books.write()  # before the order's file goes: nothing else tells of it
+    path.unlink()
+    log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
+    return order
 
 
 def carry_out(spool: Spool, order: Order) -> Iterator[Note]:

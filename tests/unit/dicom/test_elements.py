@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
+from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements, items
 from dicomferry.errors import Permanent
-from workers.dataset.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Element, Encoding, elements, items
 
 
 def short(tag: int, vr: bytes, value: bytes, encoding: Encoding = EXPLICIT, *, claims: int = 0) -> bytes:

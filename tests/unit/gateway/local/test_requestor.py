@@ -7,7 +7,7 @@ from pynetdicom import AE, transport
 from pynetdicom.association import MODE_REQUESTOR, Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicomferry.dicom.requestor import associate, fix_lost_responses
+from gateway.local.requestor import associate, fix_lost_responses
 from tests.support.peers.scps import pynetdicom_scp
 from tests.support.running.ports import free_port
 

@@ -10,30 +10,20 @@ from dataclasses import dataclass
 from mmap import MADV_DONTNEED, mmap
 from typing import NamedTuple
 
+from dicomferry.dicom.encoding import LONG_VRS, SHORT_VRS, UNDEFINED
 from dicomferry.errors import Permanent
 
 Bytes = bytes | mmap
 
-UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 
-# PS3.5 7.1.2: these have two reserved bytes and a length of 32 bits; every other VR one of 16 bits.
-LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-SHORT_VRS = frozenset(
-    (
-        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO",
-        b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
-    )
-)  # fmt: skip
 
 _DELIMITERS = 0xFFFE  # group of items and delimiters
 _HEADERS = {big: struct.Struct(">HH2sH" if big else "<HH2sH") for big in (False, True)}
-_MAX_DEPTH = 100  # deeper than any SR document; a hostile one must not exhaust the stack
+MAX_DEPTH = 100  # deeper than any SR document; a hostile one must not exhaust the stack
 _RELEASE_SHIFT = 25  # pages are released at every multiple of 32 MiB
 
 
@@ -110,7 +100,7 @@ def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: 
         at = element.end
 
 
-def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
+def items(source: Bytes, sequence: Element, encoding: Encoding) -> Iterator[Element]:
     """The items of a sequence, or the fragments of encapsulated pixel data, which are items too.
 
     `encoding` is the encoding of the items' content.
@@ -120,7 +110,7 @@ def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 
     """
     at = sequence.value
     while at < sequence.stop:
-        item = _item(source, at, sequence.stop, encoding, depth)
+        item = _item(source, at, sequence.stop, encoding, depth=0)
         if item.tag == SEQUENCE_END:
             return
         yield item
@@ -128,7 +118,7 @@ def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 
 
 
 def _element(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
-    tag, vr, value, length = _header(source, at, end, encoding)
+    tag, vr, value, length = read_header(source, at, end, encoding)
     if length == UNDEFINED:
         inner = content_encoding(vr, encoding)
         stop, after = _find_delimiter(source, value, end, inner, depth, lenient=tag == PIXEL_DATA)
@@ -141,8 +131,12 @@ def _element(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -
     return Element(tag, vr, at, value, value + length, value + length, undefined=False)
 
 
-def _header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, bytes | None, int, int]:
-    """Tag, VR, offset of the value, and its length."""
+def read_header(source: Bytes, at: int, end: int, encoding: Encoding) -> tuple[int, bytes | None, int, int]:
+    """Tag, VR, offset of the value, and its length, of the element or item at `at`.
+
+    Raises:
+        Permanent: there is none, or it ends behind `end`.
+    """
     if end - at < 8:
         raise Permanent(f"the data set ends inside an element, at offset {at}: it is truncated")
     order = encoding.order
@@ -187,9 +181,9 @@ def _release_pages(source: Bytes, at: int, after: int) -> None:
 
 
 def _item(source: Bytes, at: int, end: int, encoding: Encoding, depth: int) -> Element:
-    if depth > _MAX_DEPTH:
-        raise Permanent(f"sequences are nested more than {_MAX_DEPTH} deep")
-    tag, _, value, length = _header(source, at, end, encoding)
+    if depth > MAX_DEPTH:
+        raise Permanent(f"sequences are nested more than {MAX_DEPTH} deep")
+    tag, _, value, length = read_header(source, at, end, encoding)
     if tag == SEQUENCE_END:
         return Element(tag, None, at, value, value, value, undefined=False)
     if tag != ITEM:

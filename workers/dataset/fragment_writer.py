@@ -8,8 +8,8 @@ import struct
 from array import array
 from collections.abc import Iterator
 
+from dicomferry.dicom.elements import ITEM, SEQUENCE_END
 from dicomferry.errors import Permanent
-from workers.dataset.elements import ITEM, SEQUENCE_END
 from workers.dataset.scratch import ScratchFile
 
 LAST_BASIC_OFFSET = 0xFFFFFFFF  # the largest offset of a Basic Offset Table: 32 bits (PS3.5 A.4)
