@@ -7,16 +7,15 @@ before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C.
 import struct
 from dataclasses import dataclass
 
+from dicomferry.dicom import signatures
+from dicomferry.dicom.signatures import FRAME_HEADERS, SCAN
 from dicomferry.errors import Permanent
 
-_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = 0xC3
 _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan may define tables later
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _MOST_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
 _TABLES = 0xC4
-_SCAN = 0xDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def read_jpeg(codestream: bytes) -> Header:
             jfif = True
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
             adobe = segment[11]
-        elif marker == _SCAN:
+        elif marker == SCAN:
             # Entropy-coded data cannot contain an EOI, so a truncated stream has none after its first scan.
             if codestream.rfind(b"\xff\xd9", after) < 0:
                 raise Permanent("a JPEG frame has no EOI: it is truncated")
@@ -108,27 +107,8 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
 
 def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
     """Marker, content and end offset of each marker segment, up to and including the first scan header."""
-    found = []
-    at = 2
-    while at + 4 <= len(codestream):
-        if codestream[at] != 0xFF:
-            raise Permanent(f"no marker at byte {at} of a JPEG frame: it is damaged")
-        marker = codestream[at + 1]
-        if marker == 0xFF:  # fill bytes, T.81 B.1.1.2
-            at += 1
-            continue
-        if marker in _WITHOUT_LENGTH:
-            at += 2
-            continue
-        length = int.from_bytes(codestream[at + 2 : at + 4], "big")
-        end = at + 2 + length
-        if length < 2 or end > len(codestream):
-            break
-        found.append((marker, codestream[at + 4 : end], end))
-        if marker == _SCAN:
-            return found
-        at = end
-    raise Permanent("a JPEG frame ends before its first scan: it is truncated")
+    found = signatures.segments(codestream, 2, SCAN)
+    return [(marker, codestream[begin:end], end) for marker, begin, end in found]
 
 
 def _is_ycbcr(adobe: int | None, jfif: bool, identifiers: bytes) -> bool | None:

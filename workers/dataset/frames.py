@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
+from dicomferry.dicom.signatures import HEAD
 from dicomferry.errors import Permanent
 from workers.codecs import boundaries
 from workers.dataset.elements import EXPLICIT, PIXEL_DATA, Bytes, Element, items
@@ -98,7 +99,7 @@ def _items(
 
 
 def _head(source: Bytes, item: Element) -> bytes:
-    return source[item.value : min(item.stop, item.value + boundaries.HEAD)]
+    return source[item.value : min(item.stop, item.value + HEAD)]
 
 
 def _starts(

@@ -5,7 +5,6 @@ Native pixel data is read frame by frame from disk; encapsulated pixel data is s
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from dicomferry.errors import Permanent, Unsuitable
 from workers import limits
 from workers.codecs import boundaries, decoders
 from workers.codecs.image import YBR, YBR_422, Decoded, Image
-from workers.dataset.elements import EXPLICIT, Element, items
+from workers.dataset.elements import Element
 from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 
@@ -59,16 +58,6 @@ def codestreams(
             raise Permanent(contradiction(image.frames, total, uid))
         ceilings.check_ratio("a frame", image.frame_length, len(codestream))
         yield codestream
-
-
-def syntax_shown(source: Source, pixel_data: Element, transfer_syntax_uid: str) -> str:
-    """The transfer syntax of encapsulated pixel data by its first bytes; else `transfer_syntax_uid`."""
-    fragments = islice(items(source.view, pixel_data, EXPLICIT), 1, None)
-    first = next((fragment for fragment in fragments if fragment.length), None)
-    if first is None:
-        return transfer_syntax_uid
-    content = source.read(first.value, min(first.stop, first.value + boundaries.LONGEST_HEADER))
-    return boundaries.syntax_shown(content, transfer_syntax_uid)
 
 
 def decoded(
