@@ -185,7 +185,10 @@ def _frames() -> Iterable[str]:
     yield ""
     yield (
         "**High Bit.** If it is not Bits Stored - 1, a compressed rendition has the values in the low bits "
-        "(PS3.5 8.1.1), with a note; RLE and deflated frames keep cells as they are if other bits are set."
+        "(PS3.5 8.1.1), with a note; RLE and deflated frames keep cells as they are if other bits are set. "
+        "Where values need more bits than Bits Stored, it is corrected only if High Bit is Bits Stored - 1. "
+        "Where the numbers of bits contradict each other, native, RLE and deflated renditions keep cells and "
+        "attributes as they are, with a note, and no other is made."
     )
     yield ""
     yield (

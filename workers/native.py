@@ -30,7 +30,7 @@ def replacement(rendition: Rendition, pixel_data: Element, context: PixelContext
     if rendition.source_syntax.native and not _becomes_rgb(rendition, context):
         # Attributes that are absent contradict nothing.
         if context.values.keys() >= attributes.SIZE:
-            pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
+            pixels.checked_frame_bits(pixel_data, rendition.describe(context))
         return None
     return _decoded(rendition, context)
 
