@@ -105,9 +105,11 @@ def native(
     bits = checked_frame_bits(pixel_data, image)
     # OW is words of 16 bits, whatever their content (PS3.5 A.3, 7.3).
     swapped = big and pixel_data.vr == b"OW"
+    needed = (bits * image.frames + 7) // 8
+    excess = pixel_data.length - needed
     notes: tuple[str, ...] = ()
-    if (excess := (present - bits * image.frames) // 8) > 1:
-        notes = (f"{excess} bytes after the last frame were left out",)
+    if excess > needed % 2:  # more than what pads it to even length (PS3.5 8.1.1)
+        notes = (f"{excess} byte{'s were' if excess > 1 else ' was'} left out after the last frame",)
     for number in range(image.frames):
         content = _bits(source, pixel_data, number * bits, bits, swapped=swapped)
         yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
