@@ -207,6 +207,18 @@ def test_an_icon_that_cannot_be_converted_is_left_out_with_a_note(
     assert np.array_equal(independent.cells(out, tmp_path)[0][0], MAIN)
 
 
+@pytest.mark.parametrize("kind", ["no codestream", "no fragment"])
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, DEFLATED_LE])
+def test_of_an_icon_that_nobody_knows_the_note_says_so(kind: str, uid: str, tmp_path: Path) -> None:
+    source = with_icons(tmp_path / "in.dcm", EXPLICIT_LE, BROKEN[kind]())
+    if uid == DEFLATED_LE:
+        made = dcmread(source)
+        made.file_meta.TransferSyntaxUID = DEFLATED_LE
+        made.save_as(source)
+    _, notes = rendition(source, RLE)
+    assert "(0088,0200) was left out: its fragments begin with no codestream that shows what it is" in notes
+
+
 def test_an_icon_in_a_compressed_file_in_implicit_vr_becomes_native_too(tmp_path: Path) -> None:
     codestream = CODESTREAMS["JPEGLS"]()
     source = with_icons(
