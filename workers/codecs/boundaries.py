@@ -9,7 +9,16 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
-from dicomferry.dicom.signatures import HEAD, JP2, JXL, JXL_BOXES, SOC, SOI, is_rle_header
+from dicomferry.dicom.signatures import (
+    HEAD,
+    JP2,
+    JXL,
+    JXL_BOXES,
+    MOST_SEGMENTS,
+    SOC,
+    SOI,
+    is_rle_header,
+)
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import segments
@@ -18,6 +27,8 @@ _EOI = b"\xff\xd9"  # the end of JPEG 2000, EOC, is the same
 _SOT, _EOC = b"\xff\x90", _EOI
 _JOINT = re.compile(rb"\xff\xd9\x00*\xff\x4f\xff\x51")
 _JXL_HEADER = 7  # bytes that are equal in all frames of an image: their size and their kind of samples
+MOST_COUNTED = 1 << 16  # codestreams in a frame's bytes; to count more costs time and says no more
+_MOST_PARTS = 1 << 20  # tile-parts, or false beginnings, that are looked at
 # After a scan header, a marker with a meaning: neither a stuffed byte nor RSTn.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 
@@ -42,7 +53,11 @@ def has_ended(transfer_syntax_uid: str, tail: bytes) -> bool:
 def count(transfer_syntax_uid: str, content: bytes) -> int:
     """How many codestreams begin in `content`, the bytes of one frame; 1 where nothing shows more.
 
-    Bytes inside a codestream that look like the beginning of another are not counted.
+    Bytes inside a codestream that look like the beginning of another are not counted. It counts up to
+    `MOST_COUNTED`.
+
+    Raises:
+        Permanent: a codestream has more parts than any has.
     """
     counter = _COUNTERS.get(_group(transfer_syntax_uid))
     return max(1, counter(content)) if counter else 1
@@ -57,7 +72,7 @@ def _group(transfer_syntax_uid: str) -> str:
 def _count_in_turn(content: bytes, start: bytes, end_of: Callable[[bytes, int], int]) -> int:
     """Count codestreams: `end_of` gives where the one at an offset ends, only asked if another may follow."""
     found, at = 0, content.find(start)
-    while at >= 0:
+    while at >= 0 and found < MOST_COUNTED:
         found += 1
         if content.find(start, at + len(start)) < 0:
             break
@@ -71,30 +86,39 @@ def _jpeg_end(content: bytes, at: int) -> int:
         after = at + segments(cast(bytes, memoryview(content)[at:]))[-1][2]
     except Permanent:  # the decoder will say what is wrong
         return len(content)
-    while (marker := _MARKER.search(content, after)) is not None:
+    for _ in range(MOST_SEGMENTS):
+        marker = _MARKER.search(content, after)
+        if marker is None:
+            return len(content)
         if marker[1] == b"\xd8":
             return marker.start()
         if marker[1] == b"\xd9":
             return marker.end()
         after = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
-    return len(content)
+    raise Permanent(f"a JPEG frame has more than {MOST_SEGMENTS} marker segments: it is damaged")
 
 
 def _j2k_end(content: bytes, at: int) -> int:
     """Behind EOC, or where another SOC stands in its place; packets may contain what looks like SOC."""
     at += 2
-    while content[at : at + 2] != _SOT:  # the main header
+    for _ in range(MOST_SEGMENTS):  # the main header
+        if content[at : at + 2] == _SOT:
+            break
         if content[at : at + 1] != b"\xff" or at + 4 > len(content):
             return len(content)
         at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
     part = at
-    while content[at : at + 2] == _SOT and at + 12 <= len(content):
+    for _ in range(_MOST_PARTS):
+        if content[at : at + 2] != _SOT or at + 12 > len(content):
+            break
         part = at
         (length,) = struct.unpack_from(">I", content, at + 6)
         # 0: up to EOC (T.800 A.4.2). Some lengths are wrong, and no packet contains EOC (B.10.1).
         if length < 14 or at + length > len(content) or _JOINT.search(content, at, at + length):
             break
         at += length
+    else:
+        raise Permanent(f"a JPEG 2000 frame has more than {_MOST_PARTS} tile-parts: it is damaged")
     if content.startswith(SOC, at):
         return at
     end = at if content.startswith(_EOC, at) else content.find(_EOC, part)
@@ -109,15 +133,19 @@ def _count_jxl(content: bytes) -> int:
 
 def _count_rle(content: bytes) -> int:
     """A header like the first, behind where the last segment begins, starts another frame (PS3.5 G.5)."""
-    found, at = 0, 0
-    while at >= 0 and is_rle_header(content[at : at + HEAD]):
+    found, at, false = 0, 0, 0
+    while at >= 0 and is_rle_header(content[at : at + HEAD]) and found < MOST_COUNTED:
         found += 1
         (segments_,) = struct.unpack_from("<I", content, at)
         last = struct.unpack_from("<I", content, at + 4 * segments_)[0]
         start = content[at : at + 8]
         at = content.find(start, at + last)
         while at >= 0 and not is_rle_header(content[at : at + HEAD]):
-            at = content.find(start, at + 1)
+            at, false = content.find(start, at + 1), false + 1
+            if false > _MOST_PARTS:
+                raise Permanent(
+                    "an RLE frame holds more than a million beginnings of its header: it is damaged"
+                )
     return found
 
 

@@ -16,6 +16,8 @@ _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan 
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _MOST_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
 _TABLES = 0xC4
+# Four of each class have 2184; some encoders define them anew for each scan.
+MOST_TABLES = 1 << 20  # bytes of Huffman tables in a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
     """Refuse a frame without its first scan's Huffman tables: libjpeg-turbo would use Motion JPEG's."""
     if process not in _HUFFMAN:
         return
+    check_tables_size(sum(len(segment) for marker, segment, _ in found if marker == _TABLES))
     defined = set()
     for marker, segment, _ in found:
         at = 0
@@ -103,6 +106,12 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
         needed |= {0x10 | table & 0x0F for table in selected}  # AC coefficients
     if not selected or not needed <= defined:
         raise Permanent("a JPEG frame lacks its Huffman tables (DHT): it is damaged")
+
+
+def check_tables_size(size: int) -> None:
+    """Refuse a frame with more bytes of Huffman tables than any has."""
+    if size > MOST_TABLES:
+        raise Permanent(f"a JPEG frame has more than {MOST_TABLES} bytes of Huffman tables: it is damaged")
 
 
 def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:

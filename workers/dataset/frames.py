@@ -70,11 +70,10 @@ def split(
 
 def contradiction(frames: int, codestreams: int, uid: str) -> str:
     """Why pixel data with another number of codestreams than Number of Frames says is refused."""
-    some = "codestream" if codestreams == 1 else "codestreams"
+    at_least = "at least " if codestreams >= boundaries.MOST_COUNTED else ""
+    some = f"{at_least}{codestreams} codestream{'s' * (codestreams != 1)} ({syntaxes.label(uid)})"
     fate = "frames would be lost" if codestreams > frames else "it is truncated, or that number is wrong"
-    return (
-        f"Number of Frames is {frames}, pixel data holds {codestreams} {some} ({syntaxes.label(uid)}): {fate}"
-    )
+    return f"Number of Frames is {frames}, pixel data holds {some}: {fate}"
 
 
 def _items(
