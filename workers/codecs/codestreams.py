@@ -37,18 +37,16 @@ def read_jpeg(codestream: bytes) -> Header:
     """The header of a JPEG or JPEG-LS frame.
 
     Raises:
-        Permanent: it has no SOI, no frame header, no Huffman tables, no scan or no EOI, or too many scans.
+        Permanent: it has no SOI, no frame header or two, no Huffman tables, no scan or no EOI, or too many
+            scans.
     """
     if codestream[:2] != b"\xff\xd8":
         raise Permanent("a JPEG frame does not begin with SOI (T.81 B.2.1)")
-    frame: tuple[int, bytes] | None = None
     jfif = False
     adobe: int | None = None
     found = segments(codestream)
     for marker, segment, after in found:
-        if marker in FRAME_HEADERS and frame is None:
-            frame = marker, segment
-        elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
+        if marker == 0xE0 and segment[:5] == b"JFIF\x00":
             jfif = True
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
             adobe = segment[11]
@@ -57,10 +55,8 @@ def read_jpeg(codestream: bytes) -> Header:
             if codestream.rfind(b"\xff\xd9", after) < 0:
                 raise Permanent("a JPEG frame has no EOI: it is truncated")
             break
-    if frame is None:
-        raise Permanent("a JPEG frame has no frame header (SOF)")
-    _check_tables(found, frame[0])
-    marker, segment = frame
+    marker, segment = _frame_header(found)
+    _check_tables(found, marker)
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
         raise Permanent("a JPEG frame header is cut short")
     precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
@@ -74,6 +70,16 @@ def read_jpeg(codestream: bytes) -> Header:
         transformed=_is_ycbcr(adobe, jfif, identifiers),
         lossless=marker == _LOSSLESS,
     )
+
+
+def _frame_header(found: list[tuple[int, bytes, int]]) -> tuple[int, bytes]:
+    """Marker and content of the only frame header (T.81 B.2.1)."""
+    frames = [(marker, segment) for marker, segment, _ in found if marker in FRAME_HEADERS]
+    if not frames:
+        raise Permanent("a JPEG frame has no frame header (SOF)")
+    if len(frames) > 1:
+        raise Permanent("a JPEG frame has two frame headers (SOF): it is damaged")
+    return frames[0]
 
 
 def _check_scans(
