@@ -67,6 +67,17 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings, claim: Claim) -
                 yield _received(inflated, content, 0, meta, unsaid)
 
 
+def is_as_stated(path: Path, meta: Meta) -> bool:
+    """Whether the data set is in the transfer syntax of `meta`, as far as is seen without inflating."""
+    if meta.transfer_syntax_uid == syntaxes.DEFLATED_LE:
+        return True
+    with suppress(Permanent), path.open("rb") as file, _mapped(file) as view:
+        found = _received(file, view, meta.offset, meta, ())
+        stated = meta.transfer_syntax_uid
+        return found.meta.transfer_syntax_uid == stated and found.encoding == encoding_of(stated)
+    return True
+
+
 def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: tuple[str, ...]) -> Received:
     stated = encoding.encoding_of(meta.transfer_syntax_uid)
     stray = encoding.stray_length(lambda at, size: view[at : at + size], start, len(view), stated)

@@ -215,6 +215,25 @@ def test_pixel_data_that_contradict_the_transfer_syntax_are_what_they_show(
             assert dcmread(out).PixelData == dcmread(shipped(name)).PixelData
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "group"),
+    [
+        ("CT_small.dcm", J2K, "jpeg2000"),
+        ("CT_small.dcm", RLE, "rle"),
+        ("MR_small_RLE.dcm", EXPLICIT_LE, "uncompressed"),
+        ("MR_small_implicit.dcm", EXPLICIT_LE, "uncompressed"),
+    ],
+)
+def test_a_file_is_not_left_in_a_transfer_syntax_that_it_only_states(
+    name: str, label: str, group: str, tmp_path: Path
+) -> None:
+    outcome = converted(relabelled(name, label, tmp_path), tmp_path / "out.dcm", group)
+    assert outcome.kind is Kind.MADE, outcome.words
+    assert read_meta(tmp_path / "out.dcm").transfer_syntax_uid == label
+    found, expected = (cells(path, tmp_path)[0] for path in (tmp_path / "out.dcm", shipped(name)))
+    assert (found == expected).all()
+
+
 def test_native_pixel_data_of_another_length_in_a_compressed_syntax_is_refused_in_every_form(
     tmp_path: Path,
 ) -> None:
