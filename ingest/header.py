@@ -14,7 +14,6 @@ from pathlib import Path
 
 from dicomferry.dicom.encoding import (
     LONG_VRS,
-    NATIVE,
     SHORT_VRS,
     STRAY_GROUPS,
     encoding_of,
@@ -22,6 +21,7 @@ from dicomferry.dicom.encoding import (
     stray_length,
 )
 from dicomferry.dicom.identifiers import text_of, uid_fault
+from dicomferry.dicom.real_syntax import OF_SIZE, PIXEL_DATA, PixelData, look_at, real_syntax
 from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, label
 from dicomferry.text import shown_value
 
@@ -31,7 +31,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
-_LOOKED_AT = frozenset(tag >> 16 for tag in _WANTED) | STRAY_GROUPS
+_LOOKED_AT = frozenset(tag >> 16 for tag in _WANTED | OF_SIZE) | STRAY_GROUPS
 
 _MAX_KEPT = 128  # bytes kept of a wanted value: enough to see that it is no UID
 _MAX_DEPTH = 64  # nested sequences
@@ -79,23 +79,26 @@ def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool
     notes = []
     if stray or walk.strays:
         notes.append("elements of group 0000 or 0002 stand in its data set and are not sent (PS3.10 7.1)")
-    sendable = not walk.strays and not (stray and stated in DEFLATED)
-    real = ""
     if encoding != encoding_of(stated):
         notes.append(
             f"its data set is in {label(encoding)}, though its presentation context was for {label(stated)}"
         )
-        if stated in NATIVE:
-            real = encoding
-        else:  # no transfer syntax is like that
-            sendable = False
+    real = real_syntax(stated, encoding, walk.pixel_data)
+    if real.note:
+        notes.append(real.note)
+    sendable = real.sendable and not walk.strays and not (stray and stated in DEFLATED)
     header = walk.header
     uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
     for name, uid in zip(("SOP", "Study", "Series"), uids, strict=True):
         # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
         if uid and (fault := uid_fault(uid)):
             notes.append(f"its {name} Instance UID {fault} (PS3.5 9.1)")
-    return replace(header, transfer_syntax_uid=real, notes=tuple(notes), sendable=sendable)
+    return replace(
+        header,
+        transfer_syntax_uid="" if real.uid == stated else real.uid,
+        notes=tuple(notes),
+        sendable=sendable,
+    )
 
 
 def _walk(content: bytes | mmap.mmap, at: int, encoding: str, *, partial: bool) -> tuple["_Walk", str]:
@@ -143,6 +146,7 @@ class _Walk:
         self._at = at
         self._end = len(content)
         self._partial = partial  # we cut the content
+        self._encoding = syntax
         self._explicit = syntax != IMPLICIT_LE
         self._big_endian = syntax == EXPLICIT_BE
         order = ">" if self._big_endian else "<"
@@ -152,6 +156,8 @@ class _Walk:
         self._explicit_head = struct.Struct(order + "HH2sH").unpack_from
         self._left = _MAX_ELEMENTS
         self._found: dict[int, str] = {}
+        self._of_size: dict[int, bytes] = {}
+        self._pixel_data: tuple[int, int] | None = None  # offset and length of its value
         self.strays = False  # there is an element that no data set has
 
     @property
@@ -160,6 +166,19 @@ class _Walk:
         found = (self._found.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _MODALITY))
         sop_class, sop_instance, study, series, modality = found
         return Header(sop_class, sop_instance, study, series, modality)
+
+    @property
+    def pixel_data(self) -> PixelData | None:
+        """The form of the Pixel Data; None if there is none, or the walk did not come so far."""
+        if self._pixel_data is None:
+            return None
+        at, length = self._pixel_data
+
+        def read(start: int, size: int) -> bytes:
+            return self._content[start : start + size]
+
+        stated = None if length == _UNDEFINED else length
+        return look_at(read, at, stated, self._of_size, self._encoding)
 
     def run(self) -> None:
         """Walk to the end, or to a limit.
@@ -207,6 +226,10 @@ class _Walk:
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
             self._found[tag] = shown_value(text_of(value))
+        elif tag in OF_SIZE:
+            self._of_size.setdefault(tag, self._content[self._at : self._at + min(length, _MAX_KEPT)])
+        elif tag == PIXEL_DATA and self._pixel_data is None:
+            self._pixel_data = self._at, length
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""
