@@ -57,6 +57,7 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
     destination = settings.destination_named("reading-room")
     assert destination is not None
     assert destination.shown_syntaxes[:2] == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+    assert destination.linger == 2.0
 
 
 @pytest.mark.parametrize(

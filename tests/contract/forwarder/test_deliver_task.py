@@ -143,6 +143,20 @@ def test_a_refused_object_is_counted_and_the_others_go_on(
     assert post.spool.attempts(bad.id, "ws") == 2
 
 
+def test_the_log_names_what_was_delivered_and_refused_by_its_uid(
+    tmp_path: Path, broker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with pynetdicom_scp(answer=lambda event: 0xC000 if event.request.MessageID == 1 else 0) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        bad, good = post.put(), post.put()
+        post.deliver(bad, good)
+    told = [r.getMessage().split()[:4] for r in caplog.records if r.name == "forwarder.reports"]
+    for word, instance in (("Refused", bad), ("Delivered", good)):
+        name = f"instance={instance.id}", f"uid={instance.sop_instance_uid}", "destination=ws"
+        assert [word, *name] in told
+
+
 @pytest.mark.parametrize(
     ("status", "words"), [(0xA700, "out of resources"), (0x0213, "resource"), (0x0124, "not authorised")]
 )

@@ -4,6 +4,7 @@ import fcntl
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.running.ports import free_port
 from tests.support.running.processes import DICOMFERRY, command_lines, wait_until
 from tests.support.running.redis import redis_of_up
 from tests.support.running.site import Site
+from tests.support.stages.spools import a_spool
 
 
 def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -41,6 +43,41 @@ def test_a_right_configuration_is_said_to_be_right(site: Site, tmp_path: Path) -
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "1 destination," in checked.stdout
     assert not site.spool.exists(), "checking starts nothing"
+
+
+def test_a_right_configuration_with_something_odd_is_right_and_says_what(site: Site, tmp_path: Path) -> None:
+    checked = ferry("check-config", "--config", site.config, folder=tmp_path, DICOMFERRY_BROKR="1")
+    assert checked.returncode == 0
+    assert f"{site.config}: warning: DICOMFERRY_BROKR in the environment sets nothing" in checked.stdout
+    assert f"{site.config}: right; " in checked.stdout
+
+
+def test_status_check_ends_with_1_where_something_needs_a_person(site: Site, tmp_path: Path) -> None:
+    site.spool.mkdir()
+    spool = a_spool(site.spool)
+    lane = dict.fromkeys(("pending", "rendering", "ready", "sending", "delivered", "dead"), 0)
+    lane |= {"destination": "ws", "title": "WS1", "circuit": "closed", "since": None, "probe_at": None}
+    counts = dict.fromkeys(("instances", "parked", "quarantined", "batches", "orders"), 0)
+    far = time.time() + 3600  # as fresh when a slow machine reads it
+    for dead, code in ((0, 0), (4, 1)):
+        spool.write_status(
+            {"at": far, "read_at": far, "redis": True, "lanes": [lane | {"dead": dead}]} | counts
+        )
+        checked = ferry("status", "--check", "--config", site.config, folder=tmp_path)
+        assert (checked.returncode, bool(checked.stdout)) == (code, code == 1), checked.stderr
+    assert checked.stdout.startswith("4 dead deliveries: ")
+    shown = ferry("status", "--config", site.config, folder=tmp_path).stdout
+    assert "4 dead deliveries" in shown
+    assert "parked" not in shown
+
+
+@pytest.mark.parametrize("words", [("dead", "list"), ("dead", "retry"), ("reroute",), ("resend",)])
+def test_a_filter_that_names_an_unknown_destination_is_refused(
+    site: Site, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    refused = ferry(*words, "--destination", "nowhere", "--config", site.config, folder=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "dicomferry: no destination is named 'nowhere'; there are ws\n"
 
 
 def test_a_wrong_configuration_ends_with_2_and_says_what_would_be_right(site: Site, tmp_path: Path) -> None:

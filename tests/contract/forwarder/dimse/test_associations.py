@@ -216,6 +216,16 @@ def test_an_idle_one_gives_its_place_up_at_once_where_the_peer_may_serve_one(
         associations.give_back(second, keep=False)
 
 
+def test_an_idle_one_stays_where_the_peer_allows_several(peer: Seen) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    ws, other = (to(peer.port, linger=60, max_associations=2, name=name) for name in ("ws", "ws2"))
+    associations.give_back(borrow(associations, ws), keep=True)
+    associations.give_back(borrow(associations, other), keep=True)
+    assert not borrow(associations, ws).fresh
+    assert len(peer.callers) == 2
+    associations.close()
+
+
 def test_one_is_not_kept_while_another_destination_waits_for_the_same_peer(tmp_path: Path) -> None:
     associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as single:
