@@ -112,6 +112,24 @@ def test_a_part_that_runs_alone_without_a_broker_is_told_what_to_set(site: Site,
         assert "Traceback" not in refused.stderr, part
 
 
+def helps(*words: str, folder: Path) -> str:
+    return ferry(*words, "--help", folder=folder, COLUMNS="80").stdout
+
+
+def test_help_lists_each_command_with_a_whole_sentence(tmp_path: Path) -> None:
+    lines = helps(folder=tmp_path).partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 15
+    assert [line for line in lines if not line.endswith(".") or line.endswith("..")] == []
+
+
+def test_help_names_no_type_that_says_nothing(tmp_path: Path) -> None:
+    listed = helps(folder=tmp_path).partition("Commands:\n")[2].splitlines()
+    for command in (line.split()[0] for line in listed):
+        said = helps(command, folder=tmp_path)
+        assert "<bool>" not in said, command
+        assert max(map(len, said.splitlines())) <= 80, command
+
+
 def test_help_loads_no_stage_and_no_celery(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom gateway import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass\n"
