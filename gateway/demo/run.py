@@ -31,8 +31,8 @@ from gateway.demo.workstation import TITLE, Arrival, Workstation, listening
 from gateway.local.warden import WAIT_FOR_GO, Warden
 
 _STALLED = 120.0  # seconds without progress
-_STOPPED_WITHIN = 20.0  # seconds
-_HISTORY_WITHIN = 10.0  # seconds for the dispatcher to note the last delivery
+_STOPPED_WITHIN = 60.0  # seconds
+_HISTORY_WITHIN = 60.0  # seconds for the dispatcher to note the last delivery
 _TOLD_EVERY = 8  # images between two lines of progress where there is no terminal
 _LAST_LINES = 30
 

@@ -185,7 +185,7 @@ def chatter(bench):
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        assert busy.wait(10)
+        assert busy.wait(60)
         yield
     finally:
         done.set()

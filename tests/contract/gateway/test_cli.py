@@ -28,7 +28,7 @@ def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.Compl
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -226,7 +226,7 @@ def test_celerys_parts_stop_by_sigterm(site: Site, tmp_path: Path, broker: str, 
     try:
         wait_until(lambda: " ready." in log.read_text(), f"the {part}", seconds=40)
         program.terminate()
-        assert program.wait(timeout=20) == 0
+        assert program.wait(timeout=80) == 0
     finally:
         program.kill()
         program.wait()
@@ -249,7 +249,7 @@ def test_a_worker_with_a_batch_that_does_not_end_stops_all_the_same(
         app.send_task("sleep", queue="transcode")
         wait_until(lambda: "asleep" in log.read_text(), "the batch to run", seconds=40)
         program.terminate()
-        program.wait(timeout=20)
+        program.wait(timeout=80)
         assert not [line for line in command_lines().values() if str(site.config) in line]
     finally:
         program.kill()
