@@ -44,6 +44,7 @@ def test_a_dead_delivery_is_logged_with_its_uid(bench, caplog):
     wait_until(lambda: "Dead instance=" in caplog.text, "its end")
     (line,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("Dead "))
     assert f"instance={instance.id} uid={instance.sop_instance_uid} destination=ws1: " in line
+    assert "MR Image Storage that it shows (mpeg)" in line
 
 
 def test_the_last_arrival_and_rejected_callers_stand_in_the_status(bench):
