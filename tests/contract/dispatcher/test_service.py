@@ -56,6 +56,10 @@ def test_the_last_arrival_and_rejected_callers_stand_in_the_status(bench):
     status = bench.spool.status()
     assert [{key: caller[key] for key in rejected} for caller in status["rejected"]] == [rejected]
     assert status["last_received_at"] == instance.received_at
+    bench.learn()
+    bench.render()
+    bench.deliver()
+    bench.wait_retired(instance)
     bench.stop()
     bench.start()
     bench.wait_looks(2)

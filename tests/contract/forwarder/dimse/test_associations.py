@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 def to(port: int, **keys: Any) -> Destination:
     return Destination(
         **(
-            {"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 60, "linger": 0}
+            {"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 30, "linger": 0}
             | keys
         )
     )
@@ -208,17 +208,17 @@ def test_an_idle_one_gives_its_place_up_at_once_where_the_peer_may_serve_one(
 ) -> None:
     associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as single:
-        associations.give_back(borrow(associations, to(single.port, linger=600)), keep=True)
+        associations.give_back(borrow(associations, to(single.port, linger=60)), keep=True)
         # Else it would wait for its timeout, and fail.
         name, calling = other.get("name", "ws"), other.get("calling", "FERRY")
-        second = borrow(associations, to(single.port, linger=600, name=name), calling=calling)
+        second = borrow(associations, to(single.port, linger=60, name=name), calling=calling)
         assert second.fresh
         associations.give_back(second, keep=False)
 
 
 def test_an_idle_one_stays_where_the_peer_allows_several(peer: Seen) -> None:
     associations = AssociationPool(idle_seconds=60)
-    ws, other = (to(peer.port, linger=600, max_associations=2, name=name) for name in ("ws", "ws2"))
+    ws, other = (to(peer.port, linger=60, max_associations=2, name=name) for name in ("ws", "ws2"))
     associations.give_back(borrow(associations, ws), keep=True)
     associations.give_back(borrow(associations, other), keep=True)
     assert not borrow(associations, ws).fresh
@@ -229,11 +229,11 @@ def test_an_idle_one_stays_where_the_peer_allows_several(peer: Seen) -> None:
 def test_one_is_not_kept_while_another_destination_waits_for_the_same_peer(tmp_path: Path) -> None:
     associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as single:
-        first = borrow(associations, to(single.port, linger=600))
+        first = borrow(associations, to(single.port, linger=60))
         second: list[PooledAssociation] = []
 
         def ask() -> None:
-            second.append(borrow(associations, to(single.port, linger=600, name="ws2")))
+            second.append(borrow(associations, to(single.port, linger=60, name="ws2")))
 
         asking = threading.Thread(target=ask)
         asking.start()
