@@ -123,9 +123,19 @@ def test_help_lists_each_command_with_a_whole_sentence(tmp_path: Path) -> None:
 
 
 def test_help_names_no_type_that_says_nothing(tmp_path: Path) -> None:
-    listed = helps(folder=tmp_path).partition("Commands:\n")[2].splitlines()
-    for command in (line.split()[0] for line in listed):
+    for command in (
+        "demo",
+        "up",
+        "dispatcher",
+        "transcode",
+        "status",
+        "dead",
+        "quarantine",
+        "reroute",
+        "resend",
+    ):
         said = helps(command, folder=tmp_path)
+        assert "--help" in said
         assert "<bool>" not in said, command
         assert max(map(len, said.splitlines())) <= 80, command
 
