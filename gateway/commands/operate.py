@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
-ActionArgument = Annotated[Action, typer.Argument(metavar="list|retry|discard")]
+ActionArgument = Annotated[Action, typer.Argument(metavar="ACTION", help="What to do with them.")]
 Name = Annotated[str | None, typer.Option("--destination", "-d", help="Deliveries to this destination.")]
 Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this Study Instance UID.")]
 Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
@@ -53,7 +53,7 @@ def dead(  # noqa: PLR0917  Typer calls it by name
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """List the deliveries that were given up, let them be tried again, or discard them for good."""
+    """List, retry or discard deliveries that were given up. What is discarded is gone for good."""
     settings, wanted = _load_with_filter(config, destination, study, instance, reason, older_than, newer_than)
     from dicomferry.spool.spool import Spool  # noqa: PLC0415
     from gateway.commands import ordering, selection  # noqa: PLC0415
@@ -79,7 +79,7 @@ def quarantine(  # noqa: PLR0917
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """List what could not be read on arrival, read it again with today's program, or discard it for good."""
+    """List, retry or discard what could not be read on arrival. To retry is to read it again."""
     settings, wanted = _load_with_filter(config, None, None, instance, reason, older_than, newer_than)
     from gateway.commands.quarantine import discard, retry, select, show  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def reroute(  # noqa: PLR0917
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Send what is pending where the routes say now; works before the first start with new routes too."""
+    """Send what is pending where the routes say now. Works before the first start with new routes too."""
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ def resend(  # noqa: PLR0917
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Send once more what was delivered and is kept (keep_delivered)."""
+    """Send once more what was delivered and is kept. `keep_delivered` says how long it is."""
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
@@ -128,7 +128,7 @@ def resend(  # noqa: PLR0917
 
 @app.command()
 def echo(destination: str, config: Config = DEFAULT_FILE) -> None:
-    """Ask a destination whether it answers: C-ECHO, with its settings."""
+    """Ask a destination whether it answers. It gets a C-ECHO, with its settings."""
     settings = _load(config)
     from dicomferry.text import shown  # noqa: PLC0415
     from gateway.commands import peers  # noqa: PLC0415
@@ -144,7 +144,7 @@ def probe(
     ] = None,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Ask a destination which transfer syntaxes it accepts, and say what it would be sent."""
+    """Ask a destination what it accepts, and say what it gets. That is by SOP class and transfer syntax."""
     settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 

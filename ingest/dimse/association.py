@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom import dimse
+from dicomferry.dicom.identifiers import VERIFICATION
 from dicomferry.dicom.wire import COMMAND, LAST, DamagedPdvError, Pdu, fragment_size, fragments, pdu, pdvs
 from ingest.admission import Admitted, Rejected, plain_address
 from ingest.arrival import Arrival
@@ -42,6 +43,8 @@ class Association:
     def __init__(self, sock: socket.socket, address: str, scp: Scp) -> None:
         self.address = plain_address(address)
         self._scp = scp
+        self._from_here = self.address == plain_address(str(sock.getsockname()[0]))
+        self._level = logging.INFO  # of what is logged while all is well
         self._connection = Connection(sock, scp.settings.ingest.artim_timeout)
         self._admitted: Admitted | None = None
         self._contexts: dict[int, Answered] = {}
@@ -71,7 +74,7 @@ class Association:
         finally:
             self._clean_up()
         who = self._admitted.calling_ae_title if self._admitted else "Peer"
-        log.log(max(level, logging.INFO) if self._admitted else level, "%s at %s %s", who, self.address, how)
+        log.log(max(level, self._level) if self._admitted else level, "%s at %s %s", who, self.address, how)
 
     def stop(self) -> None:
         """Make `serve` abort and return, from any thread."""
@@ -115,9 +118,13 @@ class Association:
         if kind != Pdu.ASSOCIATE_RQ:
             raise Violation(Reason.UNEXPECTED_PDU, f"{kind.name} where a request for an association is due")
         request = negotiation.decode(content)
-        decision = request.unsupported or self._scp.admit(self, request, self.address)
+        is_check = self._from_here and {c.abstract_syntax for c in request.contexts} == {VERIFICATION}
+        if is_check:  # such as `dicomferry health`, every few seconds
+            self._level = logging.DEBUG
+        decision = request.unsupported or self._scp.admit(self, request, self.address, tell=not is_check)
         if isinstance(decision, Rejected):
-            log.warning("Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
+            level = logging.DEBUG if is_check else logging.WARNING
+            log.log(level, "Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
             self._send_last(negotiation.rejection(decision))
             return "was rejected"
         self._admitted = decision
@@ -127,7 +134,8 @@ class Association:
         self._connection.send(negotiation.acceptance(request, answers))
         self._connection.start_network_timeout(self._scp.settings.ingest.network_timeout)
         self._silent_since = time.monotonic()
-        log.info("Accepted %s at %s to %s", request.calling_ae_title, self.address, request.called_ae_title)
+        calling, called = request.calling_ae_title, request.called_ae_title
+        log.log(self._level, "Accepted %s at %s to %s", calling, self.address, called)
         if refused := refusals(answers):
             log.warning("ContextsRefused %s at %s: %s", request.calling_ae_title, self.address, refused)
         return None

@@ -44,10 +44,12 @@ class Scp:
         self._lock = threading.Lock()
         self._tell_at = 0.0  # monotonic: when a rejection may be told again
 
-    def admit(self, association: Place, request: AssociationRequest, address: str) -> Admitted | Rejected:
+    def admit(
+        self, association: Place, request: AssociationRequest, address: str, *, tell: bool
+    ) -> Admitted | Rejected:
         """Decide about an association request; an admitted association counts until `remove`.
 
-        Others that have long been silent may be ended for it.
+        Others that have long been silent may be ended for it. With `tell`, `status` shows a rejection.
         """
         with self._lock:
             places = list(self._associations.items())
@@ -64,7 +66,7 @@ class Scp:
                     place.give_way()
                     del self._associations[place]
                 self._associations[association] = decision
-        if isinstance(decision, Rejected):
+        if tell and isinstance(decision, Rejected):
             self._tell_of(decision, request, address)
         return decision
 

@@ -127,6 +127,7 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
         wait_until(lambda: running.command("health", "flower").returncode == 0, "Flower", seconds=30)
 
 
+@pytest.mark.alone
 def test_a_stop_takes_less_than_ten_seconds_and_leaves_nothing(site: Site) -> None:
     site.start()
     left, folder = processes(site), site.runtime_folder

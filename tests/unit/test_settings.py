@@ -1,12 +1,24 @@
 """The configuration: what is wrong is refused with the file, the key's path and what would be right."""
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Misconfigured
-from dicomferry.settings import Settings, ceilings_from_environment, load
+from dicomferry.settings import (
+    CalledAE,
+    Destination,
+    Flower,
+    Ingest,
+    Route,
+    Settings,
+    Worker,
+    ceilings_from_environment,
+    load,
+)
 
 RIGHT = """
 spool = "spool"
@@ -57,6 +69,7 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
     destination = settings.destination_named("reading-room")
     assert destination is not None
     assert destination.shown_syntaxes[:2] == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+    assert destination.linger == 2.0
 
 
 @pytest.mark.parametrize(
@@ -183,6 +196,48 @@ def test_what_is_wrong_is_refused_with_file_key_and_what_would_be_right(
         assert line.startswith(str(tmp_path / "site.toml"))
     for words in says:
         assert words in message
+
+
+@pytest.mark.parametrize("table", ["ae", "destination", "route"])
+def test_an_empty_list_where_one_table_is_needed_is_told_in_its_words(tmp_path: Path, table: str) -> None:
+    tables = {part.split("]]")[0][2:]: part for part in RIGHT[RIGHT.index("[[") :].split("\n\n")}
+    rest = [part for name, part in tables.items() if name != table]
+    message = refusal(tmp_path, "\n\n".join([f"{table} = []", *rest]))
+    assert f"{table}: there has to be at least one [[{table}]]" in message
+
+
+def complaint(path: Path) -> str:
+    """What is said against the file, without its name; empty if nothing is."""
+    try:
+        load(path)
+    except Misconfigured as error:
+        return str(error).replace(str(path), "")
+    return ""
+
+
+WRONG_VALUES = (
+    '"x y:"', '""', "-1", "0", "1.5", "99999999", "true", "[]", "[1]", '["x"]', "{a = 1}", "1979-05-27",
+    "inf", "nan", "[[]]",
+)  # fmt: skip
+PYDANTICS_WORDS = re.compile(r"Input|[Ss]hould|valid |Value error|dictionary|instance|pattern|finite number")
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [("", Settings), ("ingest", Ingest), ("worker", Worker), ("flower", Flower), ("ae", CalledAE),
+     ("destination", Destination), ("route", Route)],
+    ids=lambda value: value or "top" if isinstance(value, str) else "",
+)  # fmt: skip
+def test_no_wrong_value_is_answered_in_pydantics_words(
+    tmp_path: Path, table: str, model: type[BaseModel]
+) -> None:
+    head = f"\n[{table}]\n" if table in {"ingest", "worker", "flower"} else f"\n[[{table}]]\n"
+    for key in model.model_fields:
+        for value in WRONG_VALUES:
+            line = f"{key} = {value}\n"
+            path = write(tmp_path, RIGHT + head + line if table else line)
+            message = complaint(path)
+            assert not PYDANTICS_WORDS.search(message), (line, message)
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:

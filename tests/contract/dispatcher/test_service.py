@@ -11,7 +11,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dicomferry.spool.spool import SHARDS, Spool
 from dispatcher import bookkeeping, service
-from dispatcher.history import lines_of
+from dispatcher.history import lines_of, received_in
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
@@ -29,6 +29,41 @@ def test_an_instance_goes_through_probe_transcode_deliver_and_is_retired(bench):
     told = [line[3] for line in lines_of(bench.spool.history, instance.sop_instance_uid)]
     assert told == ["received", "planned", "rendered", "delivered"]
     assert not bench.spool.leases.batches()
+    for level, uid in (("study", instance.study_instance_uid), ("series", instance.series_instance_uid)):
+        (row,) = received_in(bench.spool.history, level, uid, 10)
+        assert row.instance == instance.id
+        for words in (f"{instance.size} bytes", f"from {instance.calling_ae_title} ({instance.peer})"):
+            assert words in row.words
+
+
+def test_a_dead_delivery_is_logged_with_its_uid(bench, caplog):
+    bench.configure({"name": "ws1", "transfer_syntaxes": ["mpeg"]})
+    bench.start()
+    instance = bench.receive()
+    bench.learn()
+    wait_until(lambda: "Dead instance=" in caplog.text, "its end")
+    (line,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("Dead "))
+    assert f"instance={instance.id} uid={instance.sop_instance_uid} destination=ws1: " in line
+    assert "MR Image Storage that it shows (mpeg)" in line
+
+
+def test_the_last_arrival_and_rejected_callers_stand_in_the_status(bench):
+    bench.start()
+    instance = bench.receive()
+    rejected = {"calling": "CT9", "called": "FERRY", "host": "10.0.0.9", "why": "is not one of callers"}
+    events.push(bench.redis, [events.CallerRejected("CT9", "FERRY", "10.0.0.9", "is not one of callers")])
+    wait_until(lambda: (bench.spool.status() or {}).get("rejected"), "the status")
+    status = bench.spool.status()
+    assert [{key: caller[key] for key in rejected} for caller in status["rejected"]] == [rejected]
+    assert status["last_received_at"] == instance.received_at
+    bench.learn()
+    bench.render()
+    bench.deliver()
+    bench.wait_retired(instance)
+    bench.stop()
+    bench.start()
+    bench.wait_looks(2)
+    assert bench.spool.status()["last_received_at"] == instance.received_at
 
 
 def test_an_instance_whose_event_was_lost_is_found_on_the_spool_at_start(bench):
@@ -155,7 +190,7 @@ def chatter(bench):
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        assert busy.wait(10)
+        assert busy.wait(60)
         yield
     finally:
         done.set()

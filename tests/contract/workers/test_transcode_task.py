@@ -399,7 +399,7 @@ def test_a_worker_runs_what_celery_brings_and_leaves_nothing_when_it_is_stopped(
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
     assert len(children) >= 2
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0
+    assert worker.wait(80) == 0
     assert not any(alive(int(child)) for child in children)
     log = (tmp_path / "worker.log").read_text()
     assert log.count("Rendered instance=") == 3

@@ -1,5 +1,6 @@
 """`check-config` warns of what is right but hardly meant."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from dicomferry.settings import Settings
 from gateway.commands.check_config import warnings_of
+from tests.support.running.mounts import small_file_system
 
 
 def settings(spool: Path, **destination: Any) -> Settings:
@@ -55,6 +57,14 @@ def test_a_variable_that_sets_nothing_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("DICOMFERRY_FLOWER__PORT", "5555")
     (said,) = warnings_of(settings(tmp_path / "spool"))
     assert said == "DICOMFERRY_BROKR in the environment sets nothing: no key has that name"
+
+
+def test_a_spool_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "disk", 1 << 20) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for spool, why in ((disk, "written:"), (disk / "spool", "made in")):
+            (said,) = warnings_of(settings(spool))
+            assert said.startswith(f"spool {spool}: cannot be {why} {disk} by user ")
 
 
 def test_a_spool_that_cannot_be_used_is_said(tmp_path: Path) -> None:
