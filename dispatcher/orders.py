@@ -4,17 +4,21 @@ Each step may run twice: after a crash the order is simply carried out again.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from dicomferry.spool.instance import State
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
 from dispatcher.commands import Note
 
+Newer = Callable[[State, str], str]  # what is known of a newer object for that destination, in words
 
-def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
+
+def carry_out(spool: Spool, order: Order, newer: Newer) -> Iterator[Note]:
     """Change the spool as ordered; yields what was done, for the history.
 
-    An item that has changed meanwhile (delivered after all, or retired) is left alone.
+    An item that has changed meanwhile (delivered after all, or retired) is left alone. So is one that would
+    follow a newer object with its SOP Instance UID, unless the order says `older_too`.
     """
     if order.act is Act.ASK:
         return  # it concerns no instance
@@ -23,8 +27,20 @@ def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
             yield _note(order, item, "operator", order.words)
             continue
         state = spool.state(item.instance)
-        if state is not None:
-            yield from _ACTS[order.act](spool, order, item, state)
+        if state is None:
+            continue
+        overtaken = {} if order.older_too else _overtaken(order, item, state, newer)
+        for name, words in overtaken.items():
+            yield _note(order, item, "left alone", f"not sent again: {words}", name)
+        left = tuple(name for name in item.destinations if name not in overtaken)
+        if left or not overtaken:
+            yield from _ACTS[order.act](spool, order, replace(item, destinations=left), state)
+
+
+def _overtaken(order: Order, item: Item, state: State, newer: Newer) -> dict[str, str]:
+    """The destinations to which the order would send the item after a newer object, and that in words."""
+    names = {Act.RETRY: state.dead, Act.RESEND: state.delivered}.get(order.act, frozenset())
+    return {name: words for name in item.destinations if name in names and (words := newer(state, name))}
 
 
 def _retry(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:

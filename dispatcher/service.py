@@ -49,6 +49,7 @@ from dispatcher.commands import (
 )
 from dispatcher.leases import LeaseWatch
 from dispatcher.manager import QueueManager
+from dispatcher.newer import Received, newer
 from dispatcher.orders import carry_out
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
@@ -312,7 +313,8 @@ class Dispatcher:
 
     def _carry_out_order(self, path: Path) -> None:
         order = orders.read(path)
-        notes = list(carry_out(self._spool, order))
+        self._books.write()  # it tells what newer objects were delivered
+        notes = list(carry_out(self._spool, order, self._newer))
         for note in notes:
             self._books.note(note)
         self._books.write()  # before the order's file goes: nothing else tells of it
@@ -323,6 +325,11 @@ class Dispatcher:
         for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
+
+    def _newer(self, state: State, destination: str) -> str:
+        found = state.instance
+        older = Received(found.sop_instance_uid, found.id, found.received_at)
+        return newer(self._spool, self._settings.keep_history, older, destination)
 
     def _write_canary(self) -> None:
         try:
