@@ -138,9 +138,7 @@ class Dispatcher:
             keep_delivered=settings.keep_delivered,
             park=park,
         )
-        for name, count in self._books.delivered_counts().items():
-            if lane := self._manager.lanes.get(name):
-                lane.delivered = count
+        self._count()
         self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
@@ -229,9 +227,16 @@ class Dispatcher:
 
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
-        if state is not None:
-            self._arrivals.received(state.instance.received_at)
-        self._manager.handle(Found(state) if state else NotFound(instance), _now())
+        if state is None:
+            self._manager.handle(NotFound(instance), _now())
+            return
+        self._find(state, tracked=self._is_tracked(instance))
+
+    def _find(self, state: State, *, tracked: bool = False) -> None:
+        self._arrivals.received(state.instance.received_at)
+        if state.delivered and not tracked:
+            self._books.recover(state)
+        self._manager.handle(Found(state), _now())
 
     def _read_spool(self) -> None:
         self._track(self._reader.read_all(self._is_tracked))
@@ -242,8 +247,7 @@ class Dispatcher:
 
     def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
-            self._arrivals.received(state.instance.received_at)
-            self._manager.handle(Found(state), _now())
+            self._find(state)
             if count % READ_AT_ONCE == 0:  # the commands of a million instances must not pile up
                 self._execute(self._manager.take_commands())
                 self._record_retired()
@@ -318,6 +322,7 @@ class Dispatcher:
         for note in notes:
             self._books.note(note)
         self._books.write()  # before the order's file goes: nothing else tells of it
+        self._count()
         path.unlink()
         log.info("Order %s by=%s items=%d done=%d", order.act, order.by, len(order.items), len(notes))
         for name in dict.fromkeys(name for item in order.items for name in item.destinations):
@@ -352,8 +357,15 @@ class Dispatcher:
             self._carry_out(commands)
             commands = self._manager.take_commands()
 
+    def _count(self) -> None:
+        """Let the lanes have the totals of the history, to which each delivery is told once."""
+        for name, count in self._books.delivered_counts().items():
+            if lane := self._manager.lanes.get(name):
+                lane.delivered = count
+
     def _record_retired(self) -> None:
-        self._books.record(time.time())
+        if self._books.record(time.time()):
+            self._count()
         self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:

@@ -101,7 +101,7 @@ class Failed:
 class Delivered:
     """Forwarder: the destination has the object, and the marker is written.
 
-    `note` says, in words, what was sent other than the file.
+    `note` says, in words, what was sent other than the file. `at` is the marker's time.
     """
 
     batch: str
@@ -110,6 +110,7 @@ class Delivered:
     key: str | None
     status: int  # DIMSE status, 0x0000 or a warning
     note: str = ""
+    at: float | None = None  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
