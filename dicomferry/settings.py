@@ -30,6 +30,9 @@ from dicomferry.dicom.syntaxes import resolve
 from dicomferry.errors import Misconfigured
 
 _VARIABLE_PREFIX = "DICOMFERRY_"
+# Beyond these a value is a slip of the keyboard, and some system call or sum would fail over it.
+_MOST = 1_000_000_000  # of anything that is counted, and MB: a petabyte
+_LONGEST = 36_500 * 86_400.0  # seconds
 _BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -93,13 +96,21 @@ def _seconds(value: object) -> object:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def _bounded(seconds: float) -> float:
+    if not seconds <= _LONGEST:
+        raise ValueError(f'{seconds:g} seconds are no time; at most "{_LONGEST // 86_400:.0f}d"')
+    return seconds
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 AEPattern = Annotated[str, AfterValidator(_ae_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Ceiling = Annotated[int, Field(ge=1)]
+Ceiling = Annotated[int, Field(ge=1, le=_MOST)]
+Number = Annotated[int, Field(ge=0, le=_MOST)]
+Timeout = Annotated[float, Field(ge=0.1, le=86_400)]  # seconds
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds), AfterValidator(_bounded)]
 SyntaxNames = Annotated[list[str], BeforeValidator(_require_list), AfterValidator(_syntaxes)]
 
 
@@ -113,18 +124,17 @@ class Ingest(_Strict):
     host: Host = "127.0.0.1"
     port: Port = 11112
     shared_port: bool = False  # whether several ingests on this machine listen there
-    min_free_mb: Annotated[int, Field(ge=0)] = 512  # of the spool's disk; below it nothing is accepted
+    min_free_mb: Number = 512  # of the spool's disk; below it nothing is accepted
     # Of its inodes (files), the same; absent: 1000, or a quarter of all where that is less.
-    min_free_inodes: Annotated[int, Field(ge=0)] | None = None
-    max_object_mb: Annotated[int, Field(ge=0)] = 0  # of an object as it arrives; 0: any size
-    quarantine_max_mb: Annotated[int, Field(ge=0)] = 10_240  # beyond: what cannot be parsed is refused
-    quarantine_max_count: Annotated[int, Field(ge=0)] = 10_000
-    max_associations: Annotated[int, Field(ge=1)] = 100
-    max_associations_per_host: Annotated[int, Field(ge=1)] = (
-        25  # from one address, so that others have places
-    )
-    artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
-    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait
+    min_free_inodes: Number | None = None
+    max_object_mb: Number = 0  # of an object as it arrives; 0: any size
+    quarantine_max_mb: Number = 10_240  # beyond: what cannot be parsed is refused
+    quarantine_max_count: Number = 10_000
+    max_associations: Annotated[int, Field(ge=1, le=10_000)] = 100  # each has a thread
+    # From one address, so that others have places.
+    max_associations_per_host: Annotated[int, Field(ge=1, le=10_000)] = 25
+    artim_timeout: Timeout = 30.0  # seconds for an association request (PS3.8 9.1.5)
+    network_timeout: Timeout = 60.0  # seconds that a peer may let us wait
 
 
 class Caller(_Strict):
@@ -171,9 +181,10 @@ class Destination(_Strict):
     verify: Literal["always", "sampled", "never"] = "always"  # decode encoded renditions back and compare
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1
     linger: Annotated[float, Field(ge=0, le=60)] = 2.0  # seconds that an idle association waits for more
-    timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
-    max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead
-    retry_after: Annotated[float, Field(gt=0)] = 30.0  # seconds after the first refusal, then doubling
+    timeout: Timeout = 30.0  # seconds for connecting, ACSE and each DIMSE response
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 5  # refusals of one object before it is dead
+    # Seconds after the first refusal, then doubling, up to an hour.
+    retry_after: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     max_age: Annotated[Seconds, Field(gt=0)] | None = None  # of a delivery, before it is dead; absent: none
 
     @property
@@ -207,11 +218,11 @@ class Route(_Strict):
 class Worker(_Strict):
     """Transcoding."""
 
-    concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None  # absent: one process a core
     # Of all renditions together on the spool; absent: half of what is free above min_free_mb.
-    renditions_mb: Annotated[int, Field(ge=1)] | None = None
+    renditions_mb: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     # Ceilings explains these.
-    memory_mb: Annotated[int, Field(ge=512)] = Ceilings.memory_mb
+    memory_mb: Annotated[int, Field(ge=512, le=_MOST)] = Ceilings.memory_mb
     largest_frame_mb: Ceiling = Ceilings.largest_frame_mb
     largest_image_mb: Ceiling = Ceilings.largest_image_mb
     largest_ratio: Ceiling = Ceilings.largest_ratio
@@ -232,6 +243,14 @@ class Flower(_Strict):
     port: Port = 5555
     user: Annotated[str, Field(pattern=r"^[^:\s]+$")] = "dicomferry"
     password: SecretStr | None = None
+
+
+def _share(*hosts: str) -> bool:
+    """Whether servers that listen at these addresses cannot have the same port."""
+    names = {
+        {"localhost": "127.0.0.1"}.get(host.strip("[]").lower(), host.strip("[]").lower()) for host in hosts
+    }
+    return len(names) == 1 or not names.isdisjoint({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
 
 
 class _Environment(BaseSettings):
@@ -294,6 +313,8 @@ class Settings(BaseSettings):
         for what, values in (("destination name", names), ("ae title", titles)):
             if twice := next((value for value in values if values.count(value) > 1), None):
                 raise ValueError(f"{what} {twice!r} is used twice; each needs its own")
+        if self.ingest.port == self.flower.port and _share(self.ingest.host, self.flower.host):
+            raise ValueError(f"flower.port: {self.flower.port} is ingest.port too; each needs its own")
         for index, route in enumerate(self.route):
             for name in route.to:
                 if name not in names:
@@ -396,8 +417,8 @@ def _plain_words(fault: Any, where: tuple[str, ...]) -> str:
     if kind == "too_short" and table in {"ae", "destination", "route"}:
         return f"there has to be at least one [[{table}]]"
     words = {
-        "greater_than_equal": "must be {ge:g} or more",
-        "less_than_equal": "must be {le:g} or less",
+        "greater_than_equal": "must be {ge:.10g} or more",
+        "less_than_equal": "must be {le:.10g} or less",
         "greater_than": "must be more than {gt:g}",
         "less_than": "must be less than {lt:g}",
         "literal_error": "must be {expected}",
