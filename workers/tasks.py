@@ -31,6 +31,7 @@ from dicomferry.messages.events import (
     EventBuffer,
     Failed,
     Finished,
+    Postponed,
     Rendered,
     Started,
     Unsuitable,
@@ -50,6 +51,7 @@ INODES_LEFT = (
 )
 TURN = 5.0  # seconds: what a batch has not begun by then goes back, so that others have their turn
 QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
+_FOR_ROOM = "waits for room on the spool's disk"
 # How a child process ended, in words; the signals as billiard spells them.
 _ENDS = {
     "SIGALRM": "it was still at work when its time was over",
@@ -136,7 +138,7 @@ def _outcome(results: list[Event | None] | None) -> str:
     """
     if results is None:
         return "dropped: another run of it holds its lease, or has ended"
-    counts = Counter(type(result).__name__.lower() if result else "postponed or gone" for result in results)
+    counts = Counter(type(result).__name__.lower() if result else "gone" for result in results)
     rendered = counts.pop("rendered", 0)
     words = ", ".join([f"{rendered} rendered", *(f"{count} {what}" for what, count in counts.items())])
     reason = next((result.reason for result in results if isinstance(result, Failed | Unsuitable)), "")
@@ -158,7 +160,7 @@ def _received_size(spool: Spool, instance: str) -> int | None:
 def _run_instance(
     spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, bounds: Bounds
 ) -> Event | None:
-    """Make one rendition; None if there is nothing to report: the dispatcher asks again if it needs to."""
+    """Make one rendition; None if the instance is gone. What is postponed the dispatcher asks for again."""
     key = batch.spec.key
     try:
         if spool.rendition(batch.boot, instance, key).exists():
@@ -177,9 +179,22 @@ def _run_instance(
     except MemoryError:
         return _out_of_memory(spool, batch, instance)
     except OSError as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
-        return None
+        return _postponed(batch, instance, _wait(error))
     return outcome
+
+
+def _postponed(batch: TranscodeBatch, instance: str, reason: str, level: int = logging.WARNING) -> Postponed:
+    log.log(level, "Postponed instance=%s key=%s: %s", instance, batch.spec.key, reason)
+    return Postponed(batch.id, instance, batch.spec.key, reason)
+
+
+def _wait(error: Exception) -> str:
+    """What an instance waits for after that error."""
+    if isinstance(error, NoRoom):
+        return f"{_FOR_ROOM}: {error}"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{_FOR_ROOM}: {error.strerror}"
+    return f"waits for another try, after an error of the worker: {_error_name(error)}"
 
 
 def _require_inodes(spool: Spool) -> None:
@@ -196,8 +211,7 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
             reason = "it needed more memory than its worker may have, three times ([worker] memory_mb)"
             log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, reason)
             return Failed(batch.id, instance, batch.spec.key, reason)
-    log.warning("Postponed instance=%s key=%s: out of memory", instance, batch.spec.key)
-    return None
+    return _postponed(batch, instance, "waits for another try: out of memory ([worker] memory_mb)")
 
 
 def _no_room(spool: Spool, batch: TranscodeBatch, instance: str, error: NoRoom) -> Event | None:
@@ -208,9 +222,7 @@ def _no_room(spool: Spool, batch: TranscodeBatch, instance: str, error: NoRoom) 
             if spool.add_attempt(instance, ROOM) >= MAX_ATTEMPTS:
                 log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, error)
                 return Failed(batch.id, instance, batch.spec.key, f"{error}; tried three times")
-    level = logging.WARNING if error.first else logging.INFO
-    log.log(level, "Postponed instance=%s key=%s: %s", instance, batch.spec.key, error)
-    return None
+    return _postponed(batch, instance, _wait(error), logging.WARNING if error.first else logging.INFO)
 
 
 def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bounds: Bounds) -> Event | None:
@@ -244,8 +256,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bo
     except NoRoom as error:
         return _no_room(spool, batch, instance, error)
     except (Transient, OSError) as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
-        return None
+        return _postponed(batch, instance, _wait(error))
     except Exception as error:  # noqa: BLE001  no exception may leave the task
         # Its text and traceback may quote values of the data set; type and place do not.
         reason = f"unexpected {type(error).__name__} at {location_of(error)}"

@@ -88,6 +88,16 @@ class Unsuitable:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """Worker: the rendition cannot be made now; `reason` begins with what it waits for, up to a colon."""
+
+    batch: str
+    instance: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker: the instance cannot be decoded at all (damaged, or it kills its worker)."""
 
@@ -167,6 +177,7 @@ Event = (
     | Finished
     | Rendered
     | Unsuitable
+    | Postponed
     | Failed
     | Delivered
     | Refused
