@@ -11,8 +11,8 @@ VARIABLE_PREFIX = "DICOMFERRY_"
 Model = type[BaseModel]
 
 _WORDS = {
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than_equal": "must be {le:g} or less",
+    "greater_than_equal": "must be {ge:.10g} or more",
+    "less_than_equal": "must be {le:.10g} or less",
     "greater_than": "must be more than {gt:g}",
     "less_than": "must be less than {lt:g}",
     "literal_error": "must be {expected}",

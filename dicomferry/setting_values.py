@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from dicomferry.dicom.syntaxes import resolve
 from dicomferry.errors import Misconfigured
 
+# Beyond these a value is a slip of the keyboard, and some system call or sum would fail over it.
+MAX_COUNT = 1_000_000_000  # of anything that is counted, and MB: a petabyte
+_MAX_SECONDS = 36_500 * 86_400.0
 _BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -71,12 +74,20 @@ def _seconds(value: object) -> object:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def _bounded(seconds: float) -> float:
+    if not seconds <= _MAX_SECONDS:
+        raise ValueError(f'{seconds:g} seconds are no time; at most "{_MAX_SECONDS // 86_400:.0f}d"')
+    return seconds
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 AEPattern = Annotated[str, AfterValidator(_ae_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Ceiling = Annotated[int, Field(ge=1)]
+Ceiling = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Timeout = Annotated[float, Field(ge=0.1, le=86_400)]  # seconds
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds), AfterValidator(_bounded)]
 Broker = Annotated[str, AfterValidator(_broker)]
 SyntaxNames = Annotated[list[str], BeforeValidator(_require_list), AfterValidator(_syntaxes)]

@@ -19,15 +19,18 @@ from dicomferry.dicom.syntaxes import resolve
 from dicomferry.errors import Misconfigured
 from dicomferry.setting_faults import VARIABLE_PREFIX, described
 from dicomferry.setting_values import (
+    MAX_COUNT,
     AEPattern,
     AETitle,
     Broker,
     Ceiling,
     DestinationName,
     Host,
+    Number,
     Port,
     Seconds,
     SyntaxNames,
+    Timeout,
 )
 
 
@@ -41,16 +44,17 @@ class Ingest(_Strict):
     host: Host = "127.0.0.1"
     port: Port = 11112
     shared_port: bool = False  # whether several ingests on this machine listen there
-    min_free_mb: Annotated[int, Field(ge=0)] = 512  # of the spool's disk; below it nothing is accepted
+    min_free_mb: Number = 512  # of the spool's disk; below it nothing is accepted
     # Of its inodes (files), the same; absent: 1000, or a quarter of all where that is less.
-    min_free_inodes: Annotated[int, Field(ge=0)] | None = None
-    max_object_mb: Annotated[int, Field(ge=0)] = 0  # of an object as it arrives; 0: any size
-    quarantine_max_mb: Annotated[int, Field(ge=0)] = 10_240  # beyond: what cannot be parsed is refused
-    quarantine_max_count: Annotated[int, Field(ge=0)] = 10_000
-    max_associations: Annotated[int, Field(ge=1)] = 100
-    max_associations_per_host: Annotated[int, Field(ge=1)] = 25  # the rest is for other addresses
-    artim_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for an association request (PS3.8 9.1.5)
-    network_timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds that a peer may let us wait
+    min_free_inodes: Number | None = None
+    max_object_mb: Number = 0  # of an object as it arrives; 0: any size
+    quarantine_max_mb: Number = 10_240  # beyond: what cannot be parsed is refused
+    quarantine_max_count: Number = 10_000
+    max_associations: Annotated[int, Field(ge=1, le=10_000)] = 100  # each has a thread
+    # From one address, so that others have places.
+    max_associations_per_host: Annotated[int, Field(ge=1, le=10_000)] = 25
+    artim_timeout: Timeout = 30.0  # seconds for an association request (PS3.8 9.1.5)
+    network_timeout: Timeout = 60.0  # seconds that a peer may let us wait
 
 
 class Caller(_Strict):
@@ -97,9 +101,10 @@ class Destination(_Strict):
     verify: Literal["always", "sampled", "never"] = "always"  # decode encoded renditions back and compare
     max_associations: Annotated[int, Field(ge=1, le=64)] = 1
     linger: Annotated[float, Field(ge=0, le=60)] = 2.0  # seconds that an idle association waits for more
-    timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds for connecting, ACSE and each DIMSE response
-    max_attempts: Annotated[int, Field(ge=1)] = 5  # refusals of one object before it is dead
-    retry_after: Annotated[float, Field(gt=0)] = 30.0  # seconds after the first refusal, then doubling
+    timeout: Timeout = 30.0  # seconds for connecting, ACSE and each DIMSE response
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 5  # refusals of one object before it is dead
+    # Seconds after the first refusal, then doubling, up to an hour.
+    retry_after: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     max_age: Annotated[Seconds, Field(gt=0)] | None = None  # of a delivery, before it is dead; absent: none
 
     @property
@@ -133,11 +138,11 @@ class Route(_Strict):
 class Worker(_Strict):
     """Transcoding."""
 
-    concurrency: Annotated[int, Field(ge=1)] | None = None  # absent: one process a core
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None  # absent: one process a core
     # Of all renditions together on the spool; absent: half of what is free above min_free_mb.
-    renditions_mb: Annotated[int, Field(ge=1)] | None = None
+    renditions_mb: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     # Ceilings explains these.
-    memory_mb: Annotated[int, Field(ge=512)] = Ceilings.memory_mb
+    memory_mb: Annotated[int, Field(ge=512, le=MAX_COUNT)] = Ceilings.memory_mb
     largest_frame_mb: Ceiling = Ceilings.largest_frame_mb
     largest_image_mb: Ceiling = Ceilings.largest_image_mb
     largest_ratio: Ceiling = Ceilings.largest_ratio
@@ -158,6 +163,14 @@ class Flower(_Strict):
     port: Port = 5555
     user: Annotated[str, Field(pattern=r"^[^:\s]+$")] = "dicomferry"
     password: SecretStr | None = None
+
+
+def _share(*hosts: str) -> bool:
+    """Whether servers that listen at these addresses cannot have the same port."""
+    names = {
+        {"localhost": "127.0.0.1"}.get(host.strip("[]").lower(), host.strip("[]").lower()) for host in hosts
+    }
+    return len(names) == 1 or not names.isdisjoint({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
 
 
 class _Environment(BaseSettings):
@@ -218,6 +231,8 @@ class Settings(BaseSettings):
         for what, values in (("destination name", names), ("ae title", titles)):
             if twice := next((value for value in values if values.count(value) > 1), None):
                 raise ValueError(f"{what} {twice!r} is used twice; each needs its own")
+        if self.ingest.port == self.flower.port and _share(self.ingest.host, self.flower.host):
+            raise ValueError(f"flower.port: {self.flower.port} is ingest.port too; each needs its own")
         for index, route in enumerate(self.route):
             for name in route.to:
                 if name not in names:

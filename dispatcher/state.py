@@ -277,9 +277,9 @@ class QueueState:
         """Add a command for the service."""
         self._commands.append(command)
 
-    def note(self, entry: Entry, what: str, destination: str, words: str) -> None:
-        """Add a line to the history of an instance."""
-        self.add_command(Note(entry.id, entry.sop_instance_uid, what, destination, words))
+    def note(self, entry: Entry, what: str, destination: str, words: str, at: float | None = None) -> None:
+        """Add a line to the history of an instance; `at` in seconds since the epoch, None for now."""
+        self.add_command(Note(entry.id, entry.sop_instance_uid, what, destination, words, at))
 
     def publish(self, batch: Batch, text: str, instances: tuple[str, ...]) -> None:
         """Hand a batch to Celery; `text` is its label in Flower."""

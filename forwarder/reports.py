@@ -85,10 +85,11 @@ class Reports:
 
         `note` says what was sent other than the file.
         """
+        at = time.time()
         record = {
             "status": status,
             "transfer_syntax_uid": transfer_syntax_uid,
-            "at": time.time(),
+            "at": at,
             "why": parcel.why,
             "key": parcel.key,
         } | ({"note": note} if note else {})
@@ -97,7 +98,7 @@ class Reports:
         reach("delivery.marked")
         self._results[batch.id].delivered += 1
         self._sender.send(
-            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note)
+            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note, at)
         )
         reach("delivery.told")
         log.info(
@@ -112,9 +113,11 @@ class Reports:
         if marker is None:
             return False
         key, status = marker.get("key"), marker["status"]
-        note = marker.get("note", "")
+        note, at = marker.get("note", ""), marker.get("at")
         self._results[batch.id].before += 1
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note))
+        self._sender.send(
+            events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note, at)
+        )
         return True
 
     def refused(

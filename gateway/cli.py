@@ -205,10 +205,12 @@ def check_config(config: Config = DEFAULT_FILE) -> None:
     from gateway.commands.check_config import warnings_of  # noqa: PLC0415
     from gateway.commands.words import counted  # noqa: PLC0415
 
-    for warning in warnings_of(settings):
+    warnings = list(warnings_of(settings))
+    for warning in warnings:
         typer.echo(f"{config}: warning: {warning}")
+    verdict = counted(len(warnings), "warning") if warnings else "right"
     typer.echo(
-        f"{config}: right; spool {settings.spool}, {counted(len(settings.ae), 'called AE title')}, "
+        f"{config}: {verdict}; spool {settings.spool}, {counted(len(settings.ae), 'called AE title')}, "
         f"{counted(len(settings.destination), 'destination')}, {counted(len(settings.route), 'route')}"
     )
 

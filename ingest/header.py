@@ -75,7 +75,7 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
 def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool) -> Header:
     encoding = encoding_of(stated)
     stray = stray_length(lambda at, size: content[at : at + size], offset, len(content), encoding)
-    walk, encoding = _walk(content, offset + stray, encoding, partial=partial)
+    walk, encoding = _walk(content, (offset, offset + stray), encoding, partial=partial)
     notes = []
     if stray or walk.strays:
         notes.append("elements of group 0000 or 0002 stand in its data set and are not sent (PS3.10 7.1)")
@@ -101,12 +101,17 @@ def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool
     )
 
 
-def _walk(content: bytes | mmap.mmap, at: int, encoding: str, *, partial: bool) -> tuple["_Walk", str]:
-    """Walk the data set in the encoding that it shows, else in the one stated; the walk and its encoding."""
-    walk = _Walk(content, at, encoding, partial=partial)
-    shown = shown_encoding(content[at : at + 8])
+def _walk(
+    content: bytes | mmap.mmap, begin: tuple[int, int], encoding: str, *, partial: bool
+) -> tuple["_Walk", str]:
+    """Walk the data set in the encoding that it shows, else in the one stated; the walk and its encoding.
+
+    `begin` has the offsets of the data set and of its first element that belongs there.
+    """
+    walk = _Walk(content, begin, encoding, partial=partial)
+    shown = shown_encoding(content[begin[1] : begin[1] + 8])
     if shown not in ("", encoding):
-        other = _Walk(content, at, shown, partial=partial)
+        other = _Walk(content, begin, shown, partial=partial)
         with suppress(Malformed):
             other.run()
             return other, shown
@@ -139,11 +144,13 @@ def _inflate(content: mmap.mmap, offset: int) -> tuple[bytes, bool]:
 
 
 class _Walk:
-    """One pass over the elements of `content` from `at` on."""
+    """One pass over the elements of `content`; `begin` as for `_walk`."""
 
-    def __init__(self, content: bytes | mmap.mmap, at: int, syntax: str, *, partial: bool) -> None:
+    def __init__(
+        self, content: bytes | mmap.mmap, begin: tuple[int, int], syntax: str, *, partial: bool
+    ) -> None:
         self._content = content
-        self._at = at
+        self._begin, self._at = begin
         self._end = len(content)
         self._partial = partial  # we cut the content
         self._encoding = syntax
@@ -299,7 +306,8 @@ class _Walk:
         if self._partial:
             raise _EndWalk
         where = f" in {_name(tag)}" if tag else ""
-        raise Malformed(f"ends early{where}: {self._end} bytes, at least {self._at} announced")
+        size, announced = self._end - self._begin, self._at - self._begin
+        raise Malformed(f"ends early{where}: {size} bytes, at least {announced} announced")
 
     def _count_element(self) -> None:
         self._left -= 1

@@ -54,7 +54,7 @@ def _outcome(results: list[Event | None] | None) -> str:
     """
     if results is None:
         return DROPPED
-    counts = Counter(type(result).__name__.lower() if result else "postponed or gone" for result in results)
+    counts = Counter(type(result).__name__.lower() if result else "gone" for result in results)
     rendered = counts.pop("rendered", 0)
     words = ", ".join([f"{rendered} rendered", *(f"{count} {what}" for what, count in counts.items())])
     reason = next((result.reason for result in results if isinstance(result, Failed | Unsuitable)), "")

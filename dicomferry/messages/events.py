@@ -89,6 +89,16 @@ class Unsuitable:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """Worker: the rendition cannot be made now; `reason` begins with what it waits for, up to a colon."""
+
+    batch: str
+    instance: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker: the instance cannot be decoded at all (damaged, or it kills its worker)."""
 
@@ -102,7 +112,7 @@ class Failed:
 class Delivered:
     """Forwarder: the destination has the object, and the marker is written.
 
-    `note` says, in words, what was sent other than the file.
+    `note` says, in words, what was sent other than the file. `at` is the marker's time.
     """
 
     batch: str
@@ -111,6 +121,7 @@ class Delivered:
     key: str | None
     status: int  # DIMSE status, 0x0000 or a warning
     note: str = ""
+    at: float | None = None  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +178,7 @@ Event = (
     | Finished
     | Rendered
     | Unsuitable
+    | Postponed
     | Failed
     | Delivered
     | Refused

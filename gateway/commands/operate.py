@@ -37,6 +37,9 @@ Older = Annotated[str | None, typer.Option(metavar="TIME", help="At least this o
 Newer = Annotated[str | None, typer.Option(metavar="TIME", help="At most this old.")]
 Id = Annotated[str, typer.Option("--id", help="Id begins with this; C-STORE was answered with it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+OlderToo = Annotated[
+    bool, typer.Option("--older-too", help="Also what a newer object with its SOP Instance UID followed.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -49,6 +52,7 @@ def dead(  # noqa: PLR0917  Typer calls it by name
     reason: Reason = "",
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
@@ -60,9 +64,11 @@ def dead(  # noqa: PLR0917  Typer calls it by name
     from gateway.commands.dead_list import print_dead_list  # noqa: PLC0415
 
     if action is Action.LIST:
-        print_dead_list(selection.dead(Spool(settings.spool), wanted, time.time()), as_json=as_json)
+        spool = Spool(settings.spool)
+        found = selection.dead(spool, wanted, time.time())
+        print_dead_list(selection.compared(spool, settings.keep_history, found), as_json=as_json)
     elif action is Action.RETRY:
-        ordering.retry(settings, wanted, yes=yes)
+        ordering.retry(settings, wanted, yes=yes, older_too=older_too)
     else:
         ordering.discard(settings, wanted, yes=yes)
 
@@ -75,6 +81,7 @@ def quarantine(  # noqa: PLR0917
     reason: Reason = "",
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
@@ -88,7 +95,7 @@ def quarantine(  # noqa: PLR0917
         show(found, as_json=as_json)
     elif action is Action.DISCARD:
         discard(settings, found, yes=yes)
-    elif not retry(settings, found, yes=yes):
+    elif not retry(settings, found, yes=yes, older_too=older_too):
         raise typer.Exit(1)
 
 
@@ -99,6 +106,7 @@ def reroute(  # noqa: PLR0917
     instance: Sop = None,
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
@@ -106,7 +114,7 @@ def reroute(  # noqa: PLR0917
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
-    ordering.reroute(settings, wanted, yes=yes)
+    ordering.reroute(settings, wanted, yes=yes, older_too=older_too)
 
 
 @app.command()
@@ -116,6 +124,7 @@ def resend(  # noqa: PLR0917
     instance: Sop = None,
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
@@ -123,7 +132,7 @@ def resend(  # noqa: PLR0917
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
-    ordering.resend(settings, wanted, yes=yes)
+    ordering.resend(settings, wanted, yes=yes, older_too=older_too)
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Misconfigured
@@ -109,6 +110,17 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
         # wrong types and ranges
         ("port = 11112", 'port = "dicom"', ["ingest.port:", "a whole number", "'dicom'"]),
         ("port = 11112", "port = 0", ["ingest.port:", "must be 1 or more", "not 0"]),
+        ("port = 11112", "port = 5555", ["flower.port: 5555 is ingest.port too"]),
+        (
+            "port = 11113",
+            "port = 11113\nretry_after = inf",
+            ["retry_after:", "must be 3600 or less", "not inf"],
+        ),
+        ("port = 11113", "port = 11113\nretry_after = nan", ["retry_after:", "not nan"]),
+        ("port = 11113", "port = 11113\nretry_after = 1e-9", ["retry_after:", "must be 0.1 or more"]),
+        ("port = 11113", "port = 11113\nmax_age = 1e300", ["max_age:", "1e+300 seconds", '"36500d"']),
+        ('spool = "spool"', "keep_history = inf", ["keep_history:", '"36500d"']),
+        ('spool = "spool"', 'keep_history = "99999999999d"', ["keep_history:", '"36500d"']),
         ("port = 11113", "port = 70000", ["destination.0.port:", "65535", "70000"]),
         (
             'host = "127.0.0.1"',
@@ -313,3 +325,23 @@ def test_routes_of_several_rules_name_each_destination_once(tmp_path: Path) -> N
     assert settings.destinations_for("CT1", "FERRY", "h") == ("reading-room", "research")
     assert settings.destinations_for("MR1", "FERRY", "h") == ("reading-room",)
     assert settings.destinations_for("MR1", "OTHER", "h") == ()
+
+
+def _is_number(annotation: object) -> bool:
+    return {int, float} & {annotation, *get_args(annotation), *map(_bare, get_args(annotation))} != set()
+
+
+def _bare(annotation: object) -> object:
+    """The type in an Annotated one."""
+    return next(iter(get_args(annotation)), annotation)
+
+
+@pytest.mark.parametrize("absurd", [float("inf"), float("nan"), -1.0, 1e30, 10**30])
+@pytest.mark.parametrize("model", [Settings, Ingest, Worker, Destination, Flower])
+def test_no_number_may_be_absurd(model: type[BaseModel], absurd: float) -> None:
+    numbers = [name for name, field in model.model_fields.items() if _is_number(field.annotation)]
+    assert numbers
+    for name in numbers:
+        with pytest.raises(ValidationError) as error:
+            model(**{name: absurd})
+        assert (name,) in {fault["loc"][:1] for fault in error.value.errors()}, name

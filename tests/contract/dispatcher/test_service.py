@@ -1,6 +1,7 @@
 """The dispatcher's process on a real Redis and a real spool; the test plays worker and forwarder."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -94,6 +95,34 @@ def test_events_that_were_lost_are_read_from_lease_and_marker(bench):
     bench.deliver(say=False)
     bench.wait_retired(instance)
     assert lines_of(bench.spool.history, instance.sop_instance_uid)[-1][3] == "delivered"
+
+
+def total(bench):
+    """What `status` says was delivered."""
+    return bench.spool.status()["lanes"][0]["delivered"] if bench.spool.status() else None
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep_delivered": "1h"}])
+def test_what_was_delivered_while_no_dispatcher_ran_counts_once_however_often_one_starts(bench, keep):
+    bench.configure({"name": "ws1"}, **keep)
+    bench.start()
+    instances = [bench.receive(shipped("CT_small.dcm")), bench.receive()]
+    bench.learn()
+    bench.deliver()
+    wait_until(lambda: total(bench) == 1, "the first to be counted")
+    bench.stop()  # the second is delivered meanwhile, and its event is lost
+    at = time.time()
+    bench.spool.mark_delivered(instances[1].id, "ws1", {"status": 0, "at": at, "why": "as received"})
+    for _ in range(3):
+        bench.redis.flushall()
+        bench.spool.forget_status()
+        bench.start()
+        wait_until(lambda: total(bench) is not None, "the status")
+        wait_until(lambda: total(bench) == 2, "both to be counted")
+        bench.stop()
+    lines = lines_of(bench.spool.history, instances[1].sop_instance_uid)
+    (line,) = [line for line in lines if line.what == "delivered"]
+    assert (line.at, line.words) == (at, "as its marker says: as received")
 
 
 def test_of_a_small_spool_a_single_event_that_was_lost_is_found_by_reading_on(bench):

@@ -132,6 +132,18 @@ def test_a_fragment_that_is_missing_its_end_is_noticed(tmp_path: Path) -> None:
         read_header(cut, offset, read_meta(source).transfer_syntax_uid)
 
 
+def test_what_ends_early_is_measured_without_what_stands_before_it(tmp_path: Path) -> None:
+    source = shipped("MR_small.dcm")
+    offset = dataset_offset(source)
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(source.read_bytes()[:-100])
+    size = source.stat().st_size - offset
+    padded = cut.stat().st_size - offset
+    with pytest.raises(Malformed) as found:
+        read_header(cut, offset, read_meta(source).transfer_syntax_uid)
+    assert str(found.value).endswith(f": {padded} bytes, at least {size} announced")
+
+
 def test_zeros_after_the_end_are_forgiven(read: Callable[[bytes, str], Header]) -> None:
     for syntax in (EXPLICIT_LE, IMPLICIT_LE):
         for zeros in (1, 7, 8, 500):

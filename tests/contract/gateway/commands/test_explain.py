@@ -11,6 +11,7 @@ from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from dispatcher.history import History, Row
 from gateway.commands.explain import explain
+from gateway.commands.words import local_time
 from tests.support.images.files import shipped
 from tests.support.stages.spools import a_spool, put
 
@@ -149,6 +150,22 @@ def test_it_tells_why_something_waits(  # noqa: PLR0917
     assert why in told(settings, instance.sop_instance_uid, capsys)
     spool.add_attempt(instance.id, "ws")
     assert "ws: pending, 1 failed attempt; " in told(settings, instance.sop_instance_uid, capsys)
+
+
+def test_it_tells_what_a_pending_instance_waits_for_until_it_is_rendered(
+    settings: Settings, spool: Spool, instance: Instance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history, at = History(spool.history, 90 * DAY), time.time() - 3600
+    why = "waits for room on the spool's disk: no room for 50 MB"
+    history.write([row(instance, at - 1, "received"), row(instance, at, "postponed", "ws", why)])
+    assert f"ws: pending; no dispatcher runs; since {local_time(at)} it {why}" in told(
+        settings, instance.sop_instance_uid, capsys
+    )
+    history.write([row(instance, at + 60, "rendered")])
+    (line,) = [
+        line for line in told(settings, instance.sop_instance_uid, capsys).splitlines() if "pending" in line
+    ]
+    assert line == "  ws: pending; no dispatcher runs"
 
 
 @pytest.mark.parametrize("what", ["1.2.3.4", "deadbeef", "", "no such thing", "[/b]"])
