@@ -86,7 +86,7 @@ Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ceiling = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Timeout = Annotated[float, Field(ge=0.1, le=86_400)]  # seconds
+Timeout = Annotated[float, Field(ge=0.01, le=86_400)]  # seconds
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
 Seconds = Annotated[float, BeforeValidator(_seconds), AfterValidator(_bounded)]
 Broker = Annotated[str, AfterValidator(_broker)]

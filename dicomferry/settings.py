@@ -104,7 +104,7 @@ class Destination(_Strict):
     timeout: Timeout = 30.0  # seconds for connecting, ACSE and each DIMSE response
     max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 5  # refusals of one object before it is dead
     # Seconds after the first refusal, then doubling, up to an hour.
-    retry_after: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
+    retry_after: Annotated[float, Field(ge=0.01, le=86_400)] = 30.0
     max_age: Annotated[Seconds, Field(gt=0)] | None = None  # of a delivery, before it is dead; absent: none
 
     @property

@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom.identifiers import is_uid
+from dicomferry.dicom.identifiers import HEALTH, is_uid
 from dicomferry.messages.events import CallerRejected, EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
@@ -44,12 +44,10 @@ class Scp:
         self._lock = threading.Lock()
         self._tell_at = 0.0  # monotonic: when a rejection may be told again
 
-    def admit(
-        self, association: Place, request: AssociationRequest, address: str, *, tell: bool
-    ) -> Admitted | Rejected:
+    def admit(self, association: Place, request: AssociationRequest, address: str) -> Admitted | Rejected:
         """Decide about an association request; an admitted association counts until `remove`.
 
-        Others that have long been silent may be ended for it. With `tell`, `status` shows a rejection.
+        Others that have long been silent may be ended for it.
         """
         with self._lock:
             places = list(self._associations.items())
@@ -66,7 +64,8 @@ class Scp:
                     place.give_way()
                     del self._associations[place]
                 self._associations[association] = decision
-        if tell and isinstance(decision, Rejected):
+        expected = request.only_verifies and request.calling_ae_title == HEALTH
+        if isinstance(decision, Rejected) and not (expected and decision.is_of_caller):
             self._tell_of(decision, request, address)
         return decision
 

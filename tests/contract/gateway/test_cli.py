@@ -49,7 +49,7 @@ def test_a_right_configuration_with_something_odd_is_right_and_says_what(site: S
     checked = ferry("check-config", "--config", site.config, folder=tmp_path, DICOMFERRY_BROKR="1")
     assert checked.returncode == 0
     assert f"{site.config}: warning: DICOMFERRY_BROKR in the environment sets nothing" in checked.stdout
-    assert f"{site.config}: right; " in checked.stdout
+    assert f"{site.config}: 1 warning; " in checked.stdout
 
 
 def test_status_check_ends_with_1_where_something_needs_a_person(site: Site, tmp_path: Path) -> None:

@@ -63,9 +63,11 @@ def test_a_variable_that_sets_nothing_is_named(tmp_path: Path, monkeypatch: pyte
 def test_a_spool_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with small_file_system(tmp_path / "disk", 1 << 20) as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        for spool, why in ((disk, "written:"), (disk / "spool", "made in")):
+        for spool, why in ((disk, "written"), (disk / "spool", "made")):
             (said,) = warnings_of(settings(spool))
-            assert said.startswith(f"spool {spool}: cannot be {why} {disk} by user ")
+            assert said.startswith(
+                f"spool {spool}: cannot be {why}: Read-only file system in {disk}, as user "
+            )
 
 
 def test_a_spool_that_cannot_be_used_is_said(tmp_path: Path) -> None:
