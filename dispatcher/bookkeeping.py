@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from dicomferry.crashpoints import reach
+from dicomferry.spool.instance import State
 from dicomferry.spool.spool import Spool
 from dicomferry.text import shown
 from dispatcher.commands import Note
@@ -55,6 +56,19 @@ class Bookkeeping:
             )
         )
 
+    def recover(self, state: State) -> None:
+        """Have the deliveries that markers tell of written to the history, where it lacks them.
+
+        Their events were lost with a dispatcher that was killed. What is too old to be kept was written once.
+        """
+        found, now = state.instance, time.time()
+        for name in sorted(state.delivered):
+            marker = self._spool.marker(found.id, "delivered", name) or {}
+            at = marker.get("at", 0.0)
+            if self._history.keeps(at, now):
+                words = f"as its marker says: {marker.get('why', '')}"
+                self.note(Note(found.id, found.sop_instance_uid, "delivered", name, words, at))
+
     def retire(self, instance: str) -> None:
         """Have an instance removed that every destination has."""
         self._unrecorded[instance] = None
@@ -63,8 +77,8 @@ class Bookkeeping:
         """Whether the instance waits to be removed."""
         return instance in self._unrecorded or instance in self._unremoved
 
-    def write(self) -> None:
-        """Write the lines that wait; where the disk is full they go on waiting, the last of them."""
+    def write(self) -> bool:
+        """Write the lines that wait, if any; where the disk is full the last of them go on waiting."""
         rows, self._rows = self._rows, []
         if rows:
             try:
@@ -72,18 +86,23 @@ class Bookkeeping:
             except sqlite3.Error as error:
                 self._rows = rows[-MAX_UNWRITTEN:]
                 log.warning("HistoryNotWritten n=%d: %s", len(rows), error)
-                return
+                return False
             reach("history.written")
+        return bool(rows)
 
-    def record(self, now: float) -> None:
-        """Write the lines that wait, delete a few old ones; what was retired before may then be removed."""
-        self.write()
+    def record(self, now: float) -> bool:
+        """Write the lines that wait, delete a few old ones; what was retired before may then be removed.
+
+        Whether any line was written.
+        """
+        written = self.write()
         try:
             self._history.prune(now)
         except sqlite3.Error as error:  # a full disk, say: old lines may stay
             log.warning("HistoryNotPruned: %s", error)
         self._unremoved |= self._unrecorded
         self._unrecorded = {}
+        return written
 
     def remove(self, until: float = math.inf) -> Iterable[str]:
         """Remove recorded instances until then (monotonic); ids of those that are not done after all."""

@@ -83,7 +83,7 @@ class Delivering:
         uid = event.key.rpartition("-")[0] if event.key else entry.transfer_syntax_uid
         words = f"{label(uid)}, status 0x{event.status:04X}: {delivery.choice.why}"
         words += f"; {event.note}" if event.note else ""
-        state.note(entry, "delivered", event.destination, words)
+        state.note(entry, "delivered", event.destination, words, event.at)
         entry.delivered_at = now
         state.remove_delivery(delivery)
         state.retire_if_done(entry, now)

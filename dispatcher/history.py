@@ -42,6 +42,14 @@ INSERT INTO totals
     ON CONFLICT DO UPDATE SET delivered = delivered + excluded.delivered;
 UPDATE counted SET last = max(last, (SELECT coalesce(max(rowid), 0) FROM history));
 """
+# A delivery that is told once more has the time of its marker, which is not later than the line's.
+_INSERT = """
+INSERT OR IGNORE INTO history SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+WHERE ?4 != 'delivered' OR NOT EXISTS (
+    SELECT 1 FROM history
+    WHERE sop_instance_uid = ?3 AND instance = ?2 AND destination = ?5 AND what = 'delivered' AND at >= ?1
+)
+"""
 _COLUMNS = "at, instance, sop_instance_uid, what, destination, words"
 
 
@@ -72,11 +80,19 @@ class History:
             self._database = _opened(path)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Append lines, all in one transaction; a second "received" of an instance is ignored."""
+        """Append lines, all in one transaction.
+
+        A second "received" of an instance is ignored, and so is a "delivered" that is there already: an event
+        and a marker may both tell of it.
+        """
         with self._database:
-            self._database.executemany("INSERT OR IGNORE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany(_INSERT, rows)
             for statement in _COUNT.split(";"):
                 self._database.execute(statement)
+
+    def keeps(self, at: float, now: float) -> bool:
+        """Whether lines of that age are kept at `now`; both in seconds since the epoch."""
+        return at >= now - self._keep
 
     def prune(self, now: float) -> None:
         """Delete a few of the lines that have been kept long enough at `now`, seconds since the epoch."""

@@ -71,6 +71,7 @@ class QueueManager:
             events.Finished: self._on_finished,
             events.Rendered: self._rendering.on_rendered,
             events.Unsuitable: self._rendering.on_unsuitable,
+            events.Postponed: self._rendering.on_postponed,
             events.Failed: self._rendering.on_failed,
             events.Delivered: self._delivering.on_delivered,
             events.Refused: self._delivering.on_refused,

@@ -6,6 +6,7 @@ Each step may run twice: after a crash the order is simply carried out again.
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dicomferry.spool import orders
@@ -15,18 +16,20 @@ from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
 from dispatcher.bookkeeping import Bookkeeping
 from dispatcher.commands import Note
 
+Newer = Callable[[State, str], str]  # what is known of a newer object for that destination, in words
+
 log = logging.getLogger(__name__)
 
 
 def carry_out_waiting(
-    spool: Spool, books: Bookkeeping, until: float, changed: Callable[[Order], None]
+    spool: Spool, books: Bookkeeping, newer: Newer, until: float, changed: Callable[[Order], None]
 ) -> None:
     """Carry out the orders that wait, and tell `changed` of each; after `until` (monotonic) others wait."""
     for path in orders.outstanding(spool.orders):
         if time.monotonic() > until:
             return
         try:
-            changed(_carry_out_file(spool, books, path))
+            changed(_carry_out_file(spool, books, newer, path))
         except (ValueError, KeyError, TypeError) as error:
             log.warning("OrderNotUnderstood %s: %s; set aside", path.name, type(error).__name__)
             path.rename(orders.refused_path(path))
@@ -34,9 +37,10 @@ def carry_out_waiting(
             log.warning("OrderNotCarriedOut %s: %s", path.name, error.strerror or error)
 
 
-def _carry_out_file(spool: Spool, books: Bookkeeping, path: Path) -> Order:
+def _carry_out_file(spool: Spool, books: Bookkeeping, newer: Newer, path: Path) -> Order:
     order = orders.read(path)
-    notes = list(carry_out(spool, order))
+    books.write()  # it tells what newer objects were delivered
+    notes = list(carry_out(spool, order, newer))
     for note in notes:
         books.note(note)
     books.write()  # before the order's file goes: nothing else tells of it
@@ -45,10 +49,11 @@ def _carry_out_file(spool: Spool, books: Bookkeeping, path: Path) -> Order:
     return order
 
 
-def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
+def carry_out(spool: Spool, order: Order, newer: Newer) -> Iterator[Note]:
     """Change the spool as ordered; yields what was done, for the history.
 
-    An item that has changed meanwhile (delivered after all, or retired) is left alone.
+    An item that has changed meanwhile (delivered after all, or retired) is left alone. So is one that would
+    follow a newer object with its SOP Instance UID, unless the order says `older_too`.
     """
     if order.act is Act.ASK:
         return  # it concerns no instance
@@ -57,8 +62,20 @@ def carry_out(spool: Spool, order: Order) -> Iterator[Note]:
             yield _note(order, item, "operator", order.words)
             continue
         state = spool.state(item.instance)
-        if state is not None:
-            yield from _ACTS[order.act](spool, order, item, state)
+        if state is None:
+            continue
+        overtaken = {} if order.older_too else _overtaken(order, item, state, newer)
+        for name, words in overtaken.items():
+            yield _note(order, item, "left alone", f"not sent again: {words}", name)
+        left = tuple(name for name in item.destinations if name not in overtaken)
+        if left or not overtaken:
+            yield from _ACTS[order.act](spool, order, replace(item, destinations=left), state)
+
+
+def _overtaken(order: Order, item: Item, state: State, newer: Newer) -> dict[str, str]:
+    """The destinations to which the order would send the item after a newer object, and that in words."""
+    names = {Act.RETRY: state.dead, Act.RESEND: state.delivered}.get(order.act, frozenset())
+    return {name: words for name in item.destinations if name in names and (words := newer(state, name))}
 
 
 def _retry(spool: Spool, order: Order, item: Item, state: State) -> Iterator[Note]:

@@ -57,7 +57,8 @@ def choose(
     source = BY_UID.get(received)
     reason = _NOT_SENDABLE if received in usable else _why_not(received, name, shown, ruled_out)
     if source is None or not source.decoded:
-        return NoChoice(f"{label(received)} passes through unchanged or not at all, and {reason}")
+        words = f"{label(received)} passes through unchanged or not at all, and {reason}"
+        return NoChoice(f"{words}: {_advice(destination)}")
     if received in usable:
         spec = _spec(received, received, destination)
         return Choice(received, spec, f"{reason}; {name} accepts {label(received)}")
@@ -66,7 +67,7 @@ def choose(
         if _is_makeable(received, BY_UID[uid], lossy=destination.lossy):
             spec = _spec(received, uid, destination)
             return Choice(uid, spec, f"{reason}; {label(uid)}: {_manner(destination, shown, ruled_out)}")
-    return NoChoice(_why_no_choice(received, name, usable, ruled_out, lossy=destination.lossy))
+    return NoChoice(_why_no_choice(received, destination, usable, ruled_out, sop_class_uid))
 
 
 def _manner(destination: Destination, shown: tuple[str, ...], ruled_out: Mapping[str, str]) -> str:
@@ -77,17 +78,26 @@ def _manner(destination: Destination, shown: tuple[str, ...], ruled_out: Mapping
 
 
 def _why_nothing(name: str, destination: Destination, sop_class_uid: str) -> str:
-    sop_class = UID(sop_class_uid).name or "this SOP class"
+    nothing = f"{name} accepts no transfer syntax of {_named(sop_class_uid)}"
+    return f"{nothing}{_shown(destination)}: {_advice(destination)}"
+
+
+def _named(sop_class_uid: str) -> str:
+    return UID(sop_class_uid).name or "this SOP class"
+
+
+def _shown(destination: Destination) -> str:
+    """What the destination is configured to show."""
     if destination.negotiates:
-        return (
-            f"{name} accepts no transfer syntax of {sop_class}: let it accept the SOP class, or route such "
-            "objects elsewhere"
-        )
-    return (
-        f"{name} accepts no transfer syntax of {sop_class} that it shows "
-        f"({', '.join(destination.transfer_syntaxes)}): let it accept one, or change the destination's "
-        "transfer_syntaxes"
-    )
+        return ""
+    return f" that it shows ({', '.join(destination.transfer_syntaxes)})"
+
+
+def _advice(destination: Destination) -> str:
+    """What an operator can do where there is no syntax."""
+    if destination.negotiates:
+        return "let it accept one, or route such objects elsewhere"
+    return "let it accept one, or change the destination's transfer_syntaxes"
 
 
 def _best(received: str, usable: list[str]) -> list[str]:
@@ -129,11 +139,16 @@ def _why_not(received: str, name: str, shown: tuple[str, ...], ruled_out: Mappin
 
 
 def _why_no_choice(
-    received: str, name: str, usable: list[str], ruled_out: Mapping[str, str], *, lossy: bool
+    received: str,
+    destination: Destination,
+    usable: list[str],
+    ruled_out: Mapping[str, str],
+    sop_class_uid: str,
 ) -> str:
     tried = "; ".join(f"{label(uid)}: {reason}" for uid, reason in ruled_out.items())
-    rest = ", ".join(label(uid) for uid in usable) or "nothing else"
-    words = f"{name} takes {rest}, which cannot be made of {label(received)}"
-    if not lossy and any(_is_makeable(received, BY_UID[uid], lossy=True) for uid in usable):
+    rest = ", ".join(label(uid) for uid in usable)
+    words = f"{destination.title} takes {rest or 'nothing else'} of {_named(sop_class_uid)}"
+    words += f", which cannot be made of {label(received)}" if rest else _shown(destination)
+    if not destination.lossy and any(_is_makeable(received, BY_UID[uid], lossy=True) for uid in usable):
         words += " without loss (lossy = true would allow it)"
-    return words + (f" (tried {tried})" if tried else "")
+    return f"{words} (tried {tried})" if tried else f"{words}: {_advice(destination)}"

@@ -113,9 +113,18 @@ class Rendering:
         state.note(entry, "rendered", "", label(uid) + (f": {event.words}" if event.words else ""))
         for delivery in state.renditions.end(event.instance, event.key):
             delivery.batch = None
-            delivery.undone = 0
+            if delivery.undone:
+                delivery.undone, delivery.last = 0, ""  # it waits no longer
             state.lanes[delivery.destination].hold(delivery, event.size)
             state.make_ready(delivery)
+
+    def on_postponed(self, event: events.Postponed, now: float) -> None:
+        """Tell, once, what the deliveries wait for; that it has no result is seen at the end of its batch."""
+        del now
+        for delivery in self._state.renditions.waiting(event.instance, event.key):
+            if delivery.last.partition(":")[0] != event.reason.partition(":")[0]:
+                self._state.note(delivery.entry, "postponed", delivery.destination, event.reason)
+            delivery.last = event.reason
 
     def on_unsuitable(self, event: events.Unsuitable, now: float) -> None:
         """The instance does not fit the syntax: choose another for the deliveries that waited."""

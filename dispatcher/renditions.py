@@ -39,7 +39,13 @@ class Renditions:
 
     def end(self, instance: str, key: str) -> list[Delivery]:
         """Note that nobody makes it any more; returns the deliveries that still wait for it."""
-        return [d for d in self._waiters.pop((instance, key), ()) if d.place is Place.RENDERING]
+        waiting = self.waiting(instance, key)
+        self._waiters.pop((instance, key), None)
+        return waiting
+
+    def waiting(self, instance: str, key: str) -> list[Delivery]:
+        """The deliveries that wait for it while it is being made."""
+        return [d for d in self._waiters.get((instance, key), ()) if d.place is Place.RENDERING]
 
     def forget(self, instance: str) -> bool:
         """Drop what was known of an instance's renditions: they may be gone; returns whether any was."""

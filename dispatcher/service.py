@@ -34,6 +34,7 @@ from dispatcher.execution import Executor
 from dispatcher.inbox import Inbox
 from dispatcher.lease_watch import LeaseWatch
 from dispatcher.manager import QueueManager
+from dispatcher.newer import Received, newer
 from dispatcher.ordered_changes import carry_out_waiting
 from dispatcher.publisher import Publisher
 from dispatcher.recovery import SpoolReader
@@ -123,9 +124,7 @@ class Dispatcher:
             keep_delivered=settings.keep_delivered,
             park=park,
         )
-        for name, count in self._books.delivered_counts().items():
-            if lane := self._manager.lanes.get(name):
-                lane.delivered = count
+        self._count()
         self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
@@ -198,9 +197,16 @@ class Dispatcher:
 
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
-        if state is not None:
-            self._arrivals.received(state.instance.received_at)
-        self._manager.handle(Found(state) if state else NotFound(instance), _now())
+        if state is None:
+            self._manager.handle(NotFound(instance), _now())
+            return
+        self._find(state, tracked=self._is_tracked(instance))
+
+    def _find(self, state: State, *, tracked: bool = False) -> None:
+        self._arrivals.received(state.instance.received_at)
+        if state.delivered and not tracked:
+            self._books.recover(state)
+        self._manager.handle(Found(state), _now())
 
     def _read_spool(self) -> None:
         self._track(self._reader.read_all(self._is_tracked))
@@ -211,8 +217,7 @@ class Dispatcher:
 
     def _track(self, states: Iterable[State]) -> None:
         for count, state in enumerate(states, 1):
-            self._arrivals.received(state.instance.received_at)
-            self._manager.handle(Found(state), _now())
+            self._find(state)
             if count % READ_AT_ONCE == 0:  # the commands of a million instances must not pile up
                 self._execute(self._manager.take_commands())
                 self._record_retired()
@@ -266,15 +271,21 @@ class Dispatcher:
 
     def _apply_orders(self, until: float = float("inf")) -> None:
         """Carry out operators' orders; after `until` (monotonic) the rest waits."""
-        carry_out_waiting(self._spool, self._books, until, self._look_at_changed)
+        carry_out_waiting(self._spool, self._books, self._newer, until, self._look_at_changed)
 
     def _look_at_changed(self, order: Order) -> None:
         """Look at what an order has changed on the spool."""
+        self._count()
         for name in dict.fromkeys(name for item in order.items for name in item.destinations):
             self._manager.ask_again(name)
         for instance in dict.fromkeys(item.instance for item in order.items if item.instance):
             if not self._reader.is_busy(instance):
                 self._reread(instance)
+
+    def _newer(self, state: State, destination: str) -> str:
+        found = state.instance
+        older = Received(found.sop_instance_uid, found.id, found.received_at)
+        return newer(self._spool, self._settings.keep_history, older, destination)
 
     # Out
 
@@ -296,8 +307,15 @@ class Dispatcher:
             self._inbox.answers = False
         self._manager.handle(Lost(batch, died=False), _now())
 
+    def _count(self) -> None:
+        """Let the lanes have the totals of the history, to which each delivery is told once."""
+        for name, count in self._books.delivered_counts().items():
+            if lane := self._manager.lanes.get(name):
+                lane.delivered = count
+
     def _record_retired(self) -> None:
-        self._books.record(time.time())
+        if self._books.record(time.time()):
+            self._count()
         self._history_at = time.monotonic() + HISTORY_EVERY
 
     def _remove(self, until: float = math.inf) -> None:

@@ -11,7 +11,7 @@ from sys import intern
 from dicomferry.dicom.syntaxes import label
 from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
-from dicomferry.spool.instance import State
+from dicomferry.spool.instance import Instance, State
 from dispatcher import circuit as circuits
 from dispatcher.commands import Command, DropRenditions, MarkDead, Note, Publish, Retire
 from dispatcher.duplicates import Duplicates
@@ -230,24 +230,7 @@ class QueueState:
             sendable=instance.sendable,
         )
         self.kept.remove(entry.id)
-        words = (
-            f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
-            f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
-            f"{instance.called_ae_title}, {instance.route}"
-        )
-        words = "; ".join((words, *instance.notes))
-        self.add_command(
-            Note(
-                instance.id,
-                instance.sop_instance_uid,
-                "received",
-                "",
-                words,
-                instance.received_at,
-                study=instance.study_instance_uid,
-                series=instance.series_instance_uid,
-            )
-        )
+        self.add_command(_received_note(instance))
         if self.duplicates.add(entry):
             self.note(entry, "queued", "", "behind an earlier object with this SOP Instance UID")
         for other in self.duplicates.later(entry):  # they were read from the spool before this one
@@ -294,9 +277,9 @@ class QueueState:
         """Add a command for the service."""
         self._commands.append(command)
 
-    def note(self, entry: Entry, what: str, destination: str, words: str) -> None:
-        """Add a line to the history of an instance."""
-        self.add_command(Note(entry.id, entry.sop_instance_uid, what, destination, words))
+    def note(self, entry: Entry, what: str, destination: str, words: str, at: float | None = None) -> None:
+        """Add a line to the history of an instance; `at` in seconds since the epoch, None for now."""
+        self.add_command(Note(entry.id, entry.sop_instance_uid, what, destination, words, at))
 
     def publish(self, batch: Batch, text: str, instances: tuple[str, ...]) -> None:
         """Hand a batch to Celery; `text` is its label in Flower."""
@@ -307,3 +290,22 @@ class QueueState:
         """The commands added since the last call."""
         commands, self._commands = self._commands, []
         return commands
+
+
+def _received_note(instance: Instance) -> Note:
+    """The first line of an instance's history."""
+    words = (
+        f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
+        f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
+        f"{instance.called_ae_title}, {instance.route}"
+    )
+    return Note(
+        instance.id,
+        instance.sop_instance_uid,
+        "received",
+        "",
+        "; ".join((words, *instance.notes)),
+        instance.received_at,
+        study=instance.study_instance_uid,
+        series=instance.series_instance_uid,
+    )

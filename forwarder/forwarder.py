@@ -16,7 +16,7 @@ from forwarder import outcome
 from forwarder.dimse.associations import AssociationPool
 from forwarder.dimse.connection import PeerClosed, PeerFailure
 from forwarder.dimse.proposal import ECHO, calling_title, for_probe
-from forwarder.reports import Reports, Tally
+from forwarder.reports import BatchResult, Reports
 from forwarder.sending import BatchSender
 
 log = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ class Forwarder:
         self._stopping = threading.Event()
         self._sending = BatchSender(settings, self._spool, self._reports, self._associations, self._stopping)
 
-    def deliver(self, batch: DeliverBatch) -> Tally | None:
+    def deliver(self, batch: DeliverBatch) -> BatchResult | None:
         """Send the batch's objects, as far as the destination takes them; the rest stays pending.
 
         None: nothing was to be done, since the batch's lease is gone or held.
         """
         return self._run(batch, lambda destination: self._sending.send(batch, destination))
 
-    def probe(self, batch: ProbeBatch) -> Tally | None:
+    def probe(self, batch: ProbeBatch) -> BatchResult | None:
         """Ask the destination whether it answers and what it accepts; None as for `deliver`."""
         return self._run(batch, lambda destination: self._probe(batch, destination))
 
@@ -65,7 +65,7 @@ class Forwarder:
 
     def _run(
         self, batch: DeliverBatch | ProbeBatch, work: Callable[[Destination], str | None]
-    ) -> Tally | None:
+    ) -> BatchResult | None:
         """Do `work` under the batch's lease; nothing if the lease is gone or held.
 
         `work` returns None, or why the destination takes nothing more now.

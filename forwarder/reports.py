@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Tally:
+class BatchResult:
     """What became of one batch."""
 
     delivered: int = 0
@@ -58,17 +58,17 @@ class Reports:
         self._spool = spool
         self._sender = sender
         self._learning = threading.Lock()
-        self._tallies: dict[str, Tally] = {}  # of the batches that run
+        self._results: dict[str, BatchResult] = {}  # of the batches that run
 
     def started(self, batch: DeliverBatch | ProbeBatch) -> None:
         """The batch holds its lease."""
-        self._tallies[batch.id] = Tally()
+        self._results[batch.id] = BatchResult()
         self._sender.send(events.Started(batch.id))
 
-    def finished(self, batch: DeliverBatch | ProbeBatch) -> Tally:
+    def finished(self, batch: DeliverBatch | ProbeBatch) -> BatchResult:
         """The batch has ended and its lease is gone; what became of it."""
         self._sender.send(events.Finished(batch.id))
-        return self._tallies.pop(batch.id)
+        return self._results.pop(batch.id)
 
     def delivered(
         self,
@@ -85,19 +85,20 @@ class Reports:
 
         `note` says what was sent other than the file.
         """
+        at = time.time()
         record = {
             "status": status,
             "transfer_syntax_uid": transfer_syntax_uid,
-            "at": time.time(),
+            "at": at,
             "why": parcel.why,
             "key": parcel.key,
         } | ({"note": note} if note else {})
         reach("delivery.answered")
         self._spool.mark_delivered(parcel.instance, batch.destination, record)
         reach("delivery.marked")
-        self._tallies[batch.id].delivered += 1
+        self._results[batch.id].delivered += 1
         self._sender.send(
-            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note)
+            events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, status, note, at)
         )
         reach("delivery.told")
         log.info(
@@ -112,9 +113,11 @@ class Reports:
         if marker is None:
             return False
         key, status = marker.get("key"), marker["status"]
-        note = marker.get("note", "")
-        self._tallies[batch.id].before += 1
-        self._sender.send(events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note))
+        note, at = marker.get("note", ""), marker.get("at")
+        self._results[batch.id].before += 1
+        self._sender.send(
+            events.Delivered(batch.id, batch.destination, parcel.instance, key, status, note, at)
+        )
         return True
 
     def refused(
@@ -124,7 +127,7 @@ class Reports:
         attempts = self._spool.add_attempt(parcel.instance, batch.destination)
         final = result.disposition is Disposition.REFUSED
         short = f"0x{status:04X}" if status is not None else result.words.partition(":")[0]
-        self._tallies[batch.id].refused[short] += 1
+        self._results[batch.id].refused[short] += 1
         self._sender.send(
             events.Refused(
                 batch.id,
@@ -151,7 +154,7 @@ class Reports:
         status: int | None = None,
     ) -> None:
         """The batch has ended early for `reason`; all others as in the event."""
-        self._tallies[batch.id].ended_by = f"unreachable: {reason}"
+        self._results[batch.id].ended_by = f"unreachable: {reason}"
         self._sender.send(
             events.Unreachable(batch.id, batch.destination, reason, instance, broke_off, status)
         )
@@ -173,7 +176,6 @@ class Reports:
         """Send what the destination accepts; `probe` says that a whole probe succeeded."""
         if probe:
             taken = sum(map(len, answer.values()))
-            self._tallies[
-                batch.id
-            ].accepted = f"answers; accepts {taken} transfer syntaxes of {len(answer)} SOP classes"
+            words = f"answers; accepts {taken} transfer syntaxes of {len(answer)} SOP classes"
+            self._results[batch.id].accepted = words
         self._sender.send(events.Learned(batch.id, batch.destination, answer, probe=probe))

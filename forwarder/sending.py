@@ -30,10 +30,8 @@ from forwarder.reports import Reports
 
 log = logging.getLogger(__name__)
 
-_REOPEN_PAUSES = (
-    0.5,
-    0.1,
-)  # seconds before asking a peer again that closed and gives no association, last first
+# Seconds, the last first, before a peer is asked again that closed and gives no association.
+_REOPEN_PAUSES = (0.5, 0.1)
 _PROMPT = 1.0  # seconds within which it said so; who lets us wait is not asked again
 _MARKERS = 1 << 20  # bytes of free space: enough for the markers of all objects being sent
 _FULL = "the spool is full: what was sent now could not be marked as delivered, and would come twice"
@@ -237,14 +235,13 @@ class BatchSender:
                 status, result = _send(association, shipment)
                 if result.disposition is Disposition.UNABLE:
                     raise NotTaken(result.words, status)
+                uid = shipment.instance.sop_instance_uid
                 if result.disposition is Disposition.DELIVERED and status is not None:
-                    syntax = shipment.meta.transfer_syntax_uid
-                    uid, note = shipment.instance.sop_instance_uid, association.changed
+                    syntax, note = shipment.meta.transfer_syntax_uid, association.changed
                     self._reports.delivered(
                         batch, shipment.parcel, syntax, status, result, uid=uid, note=note
                     )
                 else:
-                    uid = shipment.instance.sop_instance_uid
                     self._reports.refused(batch, shipment.parcel, status, result, uid=uid)
             except PeerFailure as failure:
                 failure.instance = shipment.instance.id

@@ -5,9 +5,7 @@ A thread pool ignores Celery's time limits, so the destination's timeouts bound 
 
 import logging
 import os
-import secrets
 import signal
-import socket
 import threading
 from queue import SimpleQueue
 from types import FrameType
@@ -17,13 +15,13 @@ from celery import Celery, signals
 from celery.worker import state
 
 from dicomferry.errors import NothingDoneError
-from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, DeliverBatch, ProbeBatch
+from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, DROPPED, PROBE, DeliverBatch, ProbeBatch
 from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
 from forwarder.forwarder import Forwarder
-from forwarder.reports import Tally
+from forwarder.reports import BatchResult
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +45,17 @@ def register(app: Celery, settings: Settings) -> Forwarder:
     return forwarder
 
 
-def _outcome(tally: Tally | None) -> str:
+def _outcome(result: BatchResult | None) -> str:
     """What Flower shows of a batch.
 
     Raises:
         NothingDoneError: the destination took nothing.
     """
-    if tally is None:
-        return "dropped: another run of it holds its lease, or has ended"
-    if tally.did_nothing:
-        raise NothingDoneError(tally.words)
-    return tally.words
+    if result is None:
+        return DROPPED
+    if result.did_nothing:
+        raise NothingDoneError(result.words)
+    return result.words
 
 
 def thread_count(settings: Settings) -> int:
@@ -79,9 +77,6 @@ def run(settings: Settings) -> None:
     app = celery_app(settings)
     forwarder = register(app, settings)
 
-    def keep_logging(**_: Any) -> None:
-        """Do nothing: the command line has set up logging, and a receiver keeps Celery from doing it."""
-
     def stop_within_seconds(**_: Any) -> None:
         # Replaces Celery's shutdowns: a warm one waits for ever, a cold one always its full time.
         # A handler may interrupt logging or Event.set(), so another thread does the stopping.
@@ -100,19 +95,9 @@ def run(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, stop)
 
-    signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_ready.connect(stop_within_seconds, weak=False)
-    worker = app.Worker(
-        pool="threads",
-        concurrency=thread_count(settings),
-        queues=[DELIVER_QUEUE],
-        hostname=f"forwarder@{socket.gethostname()}-{secrets.token_hex(3)}",
-        quiet=True,
-        without_mingle=True,
-        without_gossip=True,
-    )
     try:
-        consume(worker)
+        consume(app, "forwarder", DELIVER_QUEUE, pool="threads", concurrency=thread_count(settings))
     finally:
         forwarder.close()
     log.info("Stopped")

@@ -89,7 +89,10 @@ def demo(
         bool, typer.Option("--keep-running", help="Go on after the table, until Ctrl-C: to look at Flower.")
     ] = False,
 ) -> None:
-    """Run everything on this machine, send sample images, compare what arrives, stop."""
+    """Deliver sample images on this machine and compare them.
+
+    Runs every part, a PACS and a workstation, and stops them.
+    """
     from gateway.demo.run import run  # noqa: PLC0415
 
     raise typer.Exit(run(workers, keep, keep_running=keep_running))
@@ -97,7 +100,7 @@ def demo(
 
 @app.command()
 def up(config: Config = DEFAULT_FILE, park: Park = False) -> None:
-    """Run every part on this machine; prints `ready` when all answer."""
+    """Run every part on this machine. Prints `ready` when all answer."""
     settings = _start("up", config)
     from gateway.local.up import run  # noqa: PLC0415
 
@@ -115,7 +118,7 @@ def ingest(config: Config = DEFAULT_FILE) -> None:
 
 @app.command()
 def dispatcher(config: Config = DEFAULT_FILE, park: Park = False) -> None:
-    """Run the part that decides what is to be done; one for a spool."""
+    """Run the part that decides what is to be done. One for a spool."""
     settings = _start("dispatcher", config)
     from dispatcher.service import run  # noqa: PLC0415
 
@@ -176,7 +179,7 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
         bool, typer.Option("--verbose", help="Name each file that was skipped, left, or changed otherwise.")
     ] = False,
 ) -> None:
-    """Transcode files or whole folders, without any service; originals are never touched."""
+    """Transcode files or whole folders, without any service. Originals are never touched."""
     from workers.files import folder, parallel  # noqa: PLC0415
 
     parallel.prepare()
@@ -197,15 +200,17 @@ def transcode(  # noqa: PLR0917  Typer calls it by name
 
 @app.command()
 def check_config(config: Config = DEFAULT_FILE) -> None:
-    """Say whether the configuration is right, and what would be, without starting anything."""
+    """Say whether the configuration is right, or what would be. Starts nothing."""
     settings = _load(config)
     from gateway.commands.check_config import warnings_of  # noqa: PLC0415
     from gateway.commands.words import counted  # noqa: PLC0415
 
-    for warning in warnings_of(settings):
+    warnings = list(warnings_of(settings))
+    for warning in warnings:
         typer.echo(f"{config}: warning: {warning}")
+    verdict = counted(len(warnings), "warning") if warnings else "right"
     typer.echo(
-        f"{config}: right; spool {settings.spool}, {counted(len(settings.ae), 'called AE title')}, "
+        f"{config}: {verdict}; spool {settings.spool}, {counted(len(settings.ae), 'called AE title')}, "
         f"{counted(len(settings.destination), 'destination')}, {counted(len(settings.route), 'route')}"
     )
 
@@ -218,7 +223,7 @@ def status(
         bool, typer.Option("--check", help="Print only what needs a person; exit 1 if anything does.")
     ] = False,
 ) -> None:
-    """Show each destination: what waits for it, was delivered or is dead, and whether it answers."""
+    """Show which destinations answer, and what waits for each. Lists what needs a person."""
     settings = _load(config)
     from gateway.commands.status import check_status, print_status  # noqa: PLC0415
 
@@ -238,7 +243,7 @@ def explain(
     ],
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Tell what happened to an instance, a series or a study, and why."""
+    """Tell what became of an instance, series or study, and why."""
     settings = _load(config)
     from gateway.commands.explain import explain as tell  # noqa: PLC0415
 
@@ -251,7 +256,7 @@ def health(
     part: Annotated[str, typer.Argument(help="ingest, dispatcher, worker, forwarder or flower")],
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Say whether a part of this machine does its work: 0 where it does."""
+    """Say whether a part of this machine works. Exits with 0 where it does."""
     settings = _load(config)
     from gateway.local.health import CHECKS, check  # noqa: PLC0415
 

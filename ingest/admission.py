@@ -49,6 +49,11 @@ class Rejected:
     reason: int
     why: str
 
+    @property
+    def is_of_caller(self) -> bool:
+        """Whether the settings do not let this requestor call: "calling AE title not recognised"."""
+        return (self.result, self.source, self.reason) == (1, 1, 3)
+
 
 def admit(
     settings: Settings,

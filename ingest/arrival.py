@@ -35,7 +35,7 @@ class Arrival:
         self.started_at = time.monotonic()
         self._staging, self._free_space = staging, free_space
         self._deliveries = deliveries
-        self._most = max_object_mb * 1_000_000
+        self._most = max_object_mb * durable.MB
         self._digest = Digest()
         self._file: BinaryIO | None = None
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from dicomferry.dicom.encoding import (
     LONG_VRS,
-    NATIVE,
     SHORT_VRS,
     STRAY_GROUPS,
     encoding_of,
@@ -22,6 +21,7 @@ from dicomferry.dicom.encoding import (
     stray_length,
 )
 from dicomferry.dicom.identifiers import text_of, uid_fault
+from dicomferry.dicom.real_syntax import OF_SIZE, PIXEL_DATA, PixelData, look_at, real_syntax
 from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE, label
 from dicomferry.text import shown_value
 
@@ -31,7 +31,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES))
-_LOOKED_AT = frozenset(tag >> 16 for tag in _WANTED) | STRAY_GROUPS
+_LOOKED_AT = frozenset(tag >> 16 for tag in _WANTED | OF_SIZE) | STRAY_GROUPS
 
 _MAX_KEPT = 128  # bytes kept of a wanted value: enough to see that it is no UID
 _MAX_DEPTH = 64  # nested sequences
@@ -75,35 +75,43 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
 def _read(content: bytes | mmap.mmap, offset: int, stated: str, *, partial: bool) -> Header:
     encoding = encoding_of(stated)
     stray = stray_length(lambda at, size: content[at : at + size], offset, len(content), encoding)
-    walk, encoding = _walk(content, offset + stray, encoding, partial=partial)
+    walk, encoding = _walk(content, (offset, offset + stray), encoding, partial=partial)
     notes = []
     if stray or walk.strays:
         notes.append("elements of group 0000 or 0002 stand in its data set and are not sent (PS3.10 7.1)")
-    sendable = not walk.strays and not (stray and stated in DEFLATED)
-    real = ""
     if encoding != encoding_of(stated):
         notes.append(
             f"its data set is in {label(encoding)}, though its presentation context was for {label(stated)}"
         )
-        if stated in NATIVE:
-            real = encoding
-        else:  # no transfer syntax is like that
-            sendable = False
+    real = real_syntax(stated, encoding, walk.pixel_data)
+    if real.note:
+        notes.append(real.note)
+    sendable = real.sendable and not walk.strays and not (stray and stated in DEFLATED)
     header = walk.header
     uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
     for name, uid in zip(("SOP", "Study", "Series"), uids, strict=True):
         # Absent in objects without a patient, such as colour palettes (PS3.4 annex GG).
         if uid and (fault := uid_fault(uid)):
             notes.append(f"its {name} Instance UID {fault} (PS3.5 9.1)")
-    return replace(header, transfer_syntax_uid=real, notes=tuple(notes), sendable=sendable)
+    return replace(
+        header,
+        transfer_syntax_uid="" if real.uid == stated else real.uid,
+        notes=tuple(notes),
+        sendable=sendable,
+    )
 
 
-def _walk(content: bytes | mmap.mmap, at: int, encoding: str, *, partial: bool) -> tuple["_Walk", str]:
-    """Walk the data set in the encoding that it shows, else in the one stated; the walk and its encoding."""
-    walk = _Walk(content, at, encoding, partial=partial)
-    shown = shown_encoding(content[at : at + 8])
+def _walk(
+    content: bytes | mmap.mmap, begin: tuple[int, int], encoding: str, *, partial: bool
+) -> tuple["_Walk", str]:
+    """Walk the data set in the encoding that it shows, else in the one stated; the walk and its encoding.
+
+    `begin` has the offsets of the data set and of its first element that belongs there.
+    """
+    walk = _Walk(content, begin, encoding, partial=partial)
+    shown = shown_encoding(content[begin[1] : begin[1] + 8])
     if shown not in ("", encoding):
-        other = _Walk(content, at, shown, partial=partial)
+        other = _Walk(content, begin, shown, partial=partial)
         with suppress(Malformed):
             other.run()
             return other, shown
@@ -136,13 +144,16 @@ def _inflate(content: mmap.mmap, offset: int) -> tuple[bytes, bool]:
 
 
 class _Walk:
-    """One pass over the elements of `content` from `at` on."""
+    """One pass over the elements of `content`; `begin` as for `_walk`."""
 
-    def __init__(self, content: bytes | mmap.mmap, at: int, syntax: str, *, partial: bool) -> None:
+    def __init__(
+        self, content: bytes | mmap.mmap, begin: tuple[int, int], syntax: str, *, partial: bool
+    ) -> None:
         self._content = content
-        self._at = at
+        self._begin, self._at = begin
         self._end = len(content)
         self._partial = partial  # we cut the content
+        self._encoding = syntax
         self._explicit = syntax != IMPLICIT_LE
         self._big_endian = syntax == EXPLICIT_BE
         order = ">" if self._big_endian else "<"
@@ -152,6 +163,8 @@ class _Walk:
         self._explicit_head = struct.Struct(order + "HH2sH").unpack_from
         self._left = _MAX_ELEMENTS
         self._found: dict[int, str] = {}
+        self._of_size: dict[int, bytes] = {}
+        self._pixel_data: tuple[int, int] | None = None  # offset and length of its value
         self.strays = False  # there is an element that no data set has
 
     @property
@@ -160,6 +173,19 @@ class _Walk:
         found = (self._found.get(tag, "") for tag in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES, _MODALITY))
         sop_class, sop_instance, study, series, modality = found
         return Header(sop_class, sop_instance, study, series, modality)
+
+    @property
+    def pixel_data(self) -> PixelData | None:
+        """The form of the Pixel Data; None if there is none, or the walk did not come so far."""
+        if self._pixel_data is None:
+            return None
+        at, length = self._pixel_data
+
+        def read(start: int, size: int) -> bytes:
+            return self._content[start : start + size]
+
+        stated = None if length == _UNDEFINED else length
+        return look_at(read, at, stated, self._of_size, self._encoding)
 
     def run(self) -> None:
         """Walk to the end, or to a limit.
@@ -207,6 +233,10 @@ class _Walk:
         if tag in _WANTED and tag not in self._found and length != _UNDEFINED:
             value = self._content[self._at : self._at + min(length, _MAX_KEPT)]
             self._found[tag] = shown_value(text_of(value))
+        elif tag in OF_SIZE:
+            self._of_size.setdefault(tag, self._content[self._at : self._at + min(length, _MAX_KEPT)])
+        elif tag == PIXEL_DATA and self._pixel_data is None:
+            self._pixel_data = self._at, length
 
     def _skip_value(self, tag: int, length: int, explicit: bool, depth: int) -> None:
         """Skip an element's value."""
@@ -276,7 +306,8 @@ class _Walk:
         if self._partial:
             raise _EndWalk
         where = f" in {_name(tag)}" if tag else ""
-        raise Malformed(f"ends early{where}: {self._end} bytes, at least {self._at} announced")
+        size, announced = self._end - self._begin, self._at - self._begin
+        raise Malformed(f"ends early{where}: {size} bytes, at least {announced} announced")
 
     def _count_element(self) -> None:
         self._left -= 1

@@ -12,7 +12,6 @@ from dicomferry.spool.tally import Tally
 
 _PER_INSTANCE = 2  # inodes as it is committed: its file, and the folder of markers if it will have several
 _PER_DELIVERY = 2  # inodes kept for each that is pending: a marker, and perhaps the folder
-_MB = 1_000_000
 _LEAST_INODES = 1000
 
 
@@ -25,7 +24,7 @@ class FreeSpace:
 
     def __init__(self, spool: Spool, ingest: Ingest) -> None:
         self._spool = spool
-        self._minimum = ingest.min_free_mb * _MB
+        self._minimum = ingest.min_free_mb * durable.MB
         self._least_inodes = ingest.min_free_inodes
         self._measured_at = float("-inf")
         self._free = durable.FreeRoom(0, None, 0)
@@ -57,7 +56,8 @@ class FreeSpace:
     def _lacks(self) -> str | None:
         free = self._free
         if free.bytes < self._minimum:
-            return f"spool has {free.bytes // _MB} MB left, wants {self._minimum // _MB} (ingest.min_free_mb)"
+            left, wanted = free.bytes // durable.MB, self._minimum // durable.MB
+            return f"spool has {left} MB left, wants {wanted} (ingest.min_free_mb)"
         least = self._least_inodes
         if least is None:
             least = min(_LEAST_INODES, free.all_inodes // 4)
@@ -85,7 +85,7 @@ class QuarantineRoom:
             number, held = self._tally.count()
             if number >= self._most:
                 yield "quarantine_max_count"
-            elif held + size > self._most_mb * _MB:
+            elif held + size > self._most_mb * durable.MB:
                 yield "quarantine_max_mb"
             else:
                 yield None

@@ -1,6 +1,6 @@
 """Where data sets are written while they arrive: files in folders of ``incoming`` that change now and then.
 
-An ext4 without a journal looks, for each new file, at every inode nearby that was deleted in the last minutes,
+An ext4 without a journal looks, for each new file, at each inode nearby that was deleted in the last minutes,
 which takes 1 us each. `durable.spread_subfolders` places each new folder, and so its files, elsewhere.
 """
 

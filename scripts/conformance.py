@@ -175,8 +175,20 @@ def _frames() -> Iterable[str]:
     )
     yield ""
     yield (
+        "**Another form than stated.** Pixel Data of exactly native length in a compressed transfer syntax "
+        "is taken, and sent, as native; fragments in a native one, or codestreams of another format than "
+        "that of the syntax (JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL, RLE), as what the first codestream "
+        "shows (PS3.5 A.4). Both are noted. A JPEG of another process than its syntax passes, since its "
+        "frame header tells the process. What fits no form is never sent as received, and is parked if no "
+        "rendition can be made."
+    )
+    yield ""
+    yield (
         "**High Bit.** If it is not Bits Stored - 1, a compressed rendition has the values in the low bits "
-        "(PS3.5 8.1.1), with a note; RLE and deflated frames keep cells as they are if other bits are set."
+        "(PS3.5 8.1.1), with a note; RLE and deflated frames keep cells as they are if other bits are set. "
+        "Where values need more bits than Bits Stored, it is corrected only if High Bit is Bits Stored - 1. "
+        "Where the numbers of bits contradict each other, native, RLE and deflated renditions keep cells and "
+        "attributes as they are, with a note, and no other is made."
     )
     yield ""
     yield (

@@ -21,6 +21,7 @@ from dicomferry.messages.events import (
     EventBuffer,
     Failed,
     Finished,
+    Postponed,
     Rendered,
     Started,
     Unsuitable,
@@ -34,11 +35,10 @@ from workers.room import NoRoom, Room, TooLarge
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-INODES_LEFT = (
-    128  # no rendition is begun with fewer: what is rendered already could not be marked as delivered
-)
+INODES_LEFT = 128  # with fewer no rendition is begun: what is rendered could not be marked as delivered
 TURN = 5.0  # seconds: what a batch has not begun by then goes back, so that others have their turn
 QUICK = 1 << 20  # bytes received: up to this size an instance takes a fraction of a second
+_FOR_ROOM = "waits for room on the spool's disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _received_size(spool: Spool, instance: str) -> int | None:
 def _run_instance(
     spool: Spool, batch: TranscodeBatch, instance: str, size: int | None, bounds: Bounds
 ) -> Event | None:
-    """Make one rendition; None if there is nothing to report: the dispatcher asks again if it needs to."""
+    """Make one rendition; None if the instance is gone. What is postponed the dispatcher asks for again."""
     key = batch.spec.key
     try:
         if spool.rendition(batch.boot, instance, key).exists():
@@ -116,9 +116,22 @@ def _run_instance(
     except MemoryError:
         return _out_of_memory(spool, batch, instance)
     except OSError as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
-        return None
+        return _postponed(batch, instance, _wait(error))
     return outcome
+
+
+def _postponed(batch: TranscodeBatch, instance: str, reason: str, level: int = logging.WARNING) -> Postponed:
+    log.log(level, "Postponed instance=%s key=%s: %s", instance, batch.spec.key, reason)
+    return Postponed(batch.id, instance, batch.spec.key, reason)
+
+
+def _wait(error: Exception) -> str:
+    """What an instance waits for after that error."""
+    if isinstance(error, NoRoom):
+        return f"{_FOR_ROOM}: {error}"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{_FOR_ROOM}: {error.strerror}"
+    return f"waits for another try, after an error of the worker: {_error_name(error)}"
 
 
 def _require_inodes(spool: Spool) -> None:
@@ -135,8 +148,7 @@ def _out_of_memory(spool: Spool, batch: TranscodeBatch, instance: str) -> Event 
             reason = "it needed more memory than its worker may have, three times ([worker] memory_mb)"
             log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, reason)
             return Failed(batch.id, instance, batch.spec.key, reason)
-    log.warning("Postponed instance=%s key=%s: out of memory", instance, batch.spec.key)
-    return None
+    return _postponed(batch, instance, "waits for another try: out of memory ([worker] memory_mb)")
 
 
 def _no_room(spool: Spool, batch: TranscodeBatch, instance: str, error: NoRoom) -> Event | None:
@@ -147,9 +159,7 @@ def _no_room(spool: Spool, batch: TranscodeBatch, instance: str, error: NoRoom) 
             if spool.add_attempt(instance, ROOM) >= MAX_ATTEMPTS:
                 log.error("Failed instance=%s key=%s: %s", instance, batch.spec.key, error)
                 return Failed(batch.id, instance, batch.spec.key, f"{error}; tried three times")
-    level = logging.WARNING if error.first else logging.INFO
-    log.log(level, "Postponed instance=%s key=%s: %s", instance, batch.spec.key, error)
-    return None
+    return _postponed(batch, instance, _wait(error), logging.WARNING if error.first else logging.INFO)
 
 
 def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bounds: Bounds) -> Event | None:
@@ -183,8 +193,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bo
     except NoRoom as error:
         return _no_room(spool, batch, instance, error)
     except (Transient, OSError) as error:
-        log.warning("Postponed instance=%s key=%s: %s", instance, key, _error_name(error))
-        return None
+        return _postponed(batch, instance, _wait(error))
     except Exception as error:  # noqa: BLE001  no exception may leave the task
         # Its text and traceback may quote values of the data set; type and place do not.
         reason = f"unexpected {type(error).__name__} at {location_of(error)}"

@@ -69,7 +69,7 @@ def encoded(rendition: Rendition, context: PixelContext) -> Replacement:
     # Values in other bits come down to where they belong.
     in_place = replace(image, photometric=_decoded_photometric(image), high_bit=image.bits_stored - 1)
     _check_capability(rendition.target_syntax, in_place)
-    if every_bit and image.high_bit == image.bits_stored - 1:
+    if every_bit and (image.high_bit == image.bits_stored - 1 or not image.has_field):
         return _encoded(rendition, context, image, None)
     try:
         separator = CellSeparator(image, context.values, rendition.scratch_file)

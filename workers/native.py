@@ -7,7 +7,9 @@ import numpy as np
 
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.elements import PIXEL_DATA, Element
-from dicomferry.errors import Unsuitable
+from dicomferry.dicom.real_syntax import shown_in_fragments
+from dicomferry.dicom.signatures import contradicts
+from dicomferry.errors import Permanent, Unsuitable
 from workers.codecs.image import YBR, YBR_422, Decoded, Image, to_rgb
 from workers.dataset import attributes, pixels
 from workers.dataset.overlays import BitPacker
@@ -28,7 +30,7 @@ def replacement(rendition: Rendition, pixel_data: Element, context: PixelContext
     if rendition.source_syntax.native and not _becomes_rgb(rendition, context):
         # Attributes that are absent contradict nothing.
         if context.values.keys() >= attributes.SIZE:
-            pixels.checked_frame_bits(pixel_data, attributes.describe(context.values))
+            pixels.checked_frame_bits(pixel_data, rendition.describe(context))
         return None
     return _decoded(rendition, context)
 
@@ -39,11 +41,13 @@ def icon(rendition: Rendition, context: PixelContext) -> Replacement:
     Raises:
         Permanent: it is damaged, or no decoder knows it.
     """
-    received = rendition.received
-    stated = received.meta.transfer_syntax_uid
-    uid = pixels.syntax_shown(received.source, context.elements[PIXEL_DATA], stated)
+    view, stated = rendition.received.source.view, rendition.received.meta.transfer_syntax_uid
+    shown = shown_in_fragments(lambda at, size: view[at : at + size], context.elements[PIXEL_DATA].value)
+    uid = shown if contradicts(shown, stated) else stated
     if uid != stated:
         rendition.note(f"an icon is {syntaxes.label(uid)}, the instance is not")
+    elif rendition.source_syntax.native:
+        raise Permanent("its fragments begin with no codestream that shows what it is (PS3.5 A.4)")
     return _decoded(rendition, context, uid)
 
 

@@ -101,6 +101,11 @@ class Rendition:
     def describe(self, context: PixelContext) -> Image:
         """The image that its attributes describe, corrected where they deny some of its values."""
         image = attributes.describe(context.values)
+        if not image.has_field:
+            self.note(
+                f"{image.bits_stored} bits stored up to bit {image.high_bit} of {image.bits_allocated} "
+                "contradict each other (PS3.5 8.1.1): cells were kept as they are"
+            )
         high_bit = self.high_bits.get(_place(context))
         if high_bit is None:
             return image

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,9 +22,11 @@ from dicomferry.errors import Transient
 from dicomferry.spool import durable
 
 LARGE = 16 << 20  # bytes; a smaller rendition is written before anybody could count it
+_LARGE_PART = 64  # of a small disk: there a rendition is large from this part of it on
 _FLOOR = 64 << 20  # bytes that renditions may take in any case where the disk has them
+_FLOOR_PART = 4  # but never more than this part of the disk
 _MEASURE_EVERY = 10.0  # seconds; in between, what has gone from the free space counts as renditions
-_MB = 1_000_000  # as of min_free_mb
+_MB = durable.MB
 
 
 class NoRoom(Transient):
@@ -53,6 +56,12 @@ class Room:
         self._standing = self._free = 0  # bytes as measured
         self._told = False  # whether the last check was refused
 
+    @cached_property
+    def large(self) -> int:
+        """Bytes from which on a rendition's size is held against the room as it is written."""
+        found = os.statvfs(self._folder)
+        return min(LARGE, found.f_blocks * found.f_frsize // _LARGE_PART)
+
     @contextmanager
     def claim(self, target: Path) -> Iterator["Claim"]:
         """The claim of a rendition that is being made."""
@@ -73,10 +82,10 @@ class Room:
         free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         standing = self._standing + max(0, self._free - free)
         old = time.monotonic() - self._measured_at >= _MEASURE_EVERY
-        if self._shared and (exactly or old or not self._fits(more, free, standing)):
+        if self._shared and (exactly or old or not self._fits(more, free, standing, total)):
             standing = self._standing = _size_of(self._folder)
             self._free, self._measured_at = free, time.monotonic()
-        if self._fits(more, free, standing):
+        if self._fits(more, free, standing, total):
             self._told = False
             return
         error = self._refusal(more, held, free, standing, total)
@@ -84,25 +93,26 @@ class Room:
         raise error
 
     def _refusal(self, more: int, held: int, free: int, standing: int, total: int) -> NoRoom:
-        if held + more > min(self._share(total), total - self._reserve // 8):
+        if held + more > min(self._share(total, total), total - self._reserve // 8):
             return TooLarge(
                 f"a rendition of {_mb(held + more)} is over what all renditions may take, "
-                f"{_mb(self._share(total))}: {self._remedy}"
+                f"{_mb(self._share(total, total))}: {self._remedy}"
             )
         return NoRoom(
             f"no room for {_mb(more)}: renditions take {_mb(standing)} "
-            f"of {_mb(self._share(free + standing))}, and {_mb(free)} are free"
+            f"of {_mb(self._share(free + standing, total))}, and {_mb(free)} are free"
         )
 
-    def _fits(self, more: int, free: int, standing: int) -> bool:
-        within = standing + more <= self._share(free + standing)
+    def _fits(self, more: int, free: int, standing: int, total: int) -> bool:
+        within = standing + more <= self._share(free + standing, total)
         return within and more <= free - self._reserve // 8
 
-    def _share(self, room: int) -> int:
-        """Bytes that renditions may have of `room`, which is what is free without them."""
+    def _share(self, room: int, total: int) -> int:
+        """Bytes that renditions may have of `room`, what is free without them, on a disk of `total`."""
         if not self._shared:
             return room
-        share = max(self._reserve // 2, _FLOOR, (room - self._reserve) // 2)
+        floor = max(self._reserve // 2, min(_FLOOR, total // _FLOOR_PART))
+        share = max(floor, (room - self._reserve) // 2)
         return share if self._most is None else min(self._most, share)
 
     @property
@@ -144,8 +154,10 @@ class Claim:
             NoRoom: there is no room for them.
         """
         self._unseen += count
-        if self._unseen >= LARGE:
-            self._room.check(self._unseen, self._held)
+        if self._unseen < self._room.large:
+            return
+        with self._room.locked():
+            self._room.check(self._unseen, self._held, exactly=True)
             self._held += self._unseen
             self._unseen = 0
             self._show()
@@ -186,7 +198,7 @@ class Claim:
             NoRoom: there is none.
             OSError: the disk is full.
         """
-        if length < LARGE or out is None:
+        if length < self._room.large or out is None:
             self._room.check(length, self._held)
             return
         with self._room.locked():

@@ -5,8 +5,6 @@ then shows that the batch was lost.
 """
 
 import logging
-import secrets
-import socket
 from collections import Counter
 from typing import Any
 
@@ -14,7 +12,7 @@ from celery import Celery, signals
 from celery.exceptions import WorkerLostError
 
 from dicomferry.errors import NothingDoneError
-from dicomferry.messages.batches import TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
+from dicomferry.messages.batches import DROPPED, TRANSCODE, TRANSCODE_QUEUE, TranscodeBatch
 from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import Event, Failed, Unsuitable
 from dicomferry.settings import Settings
@@ -55,8 +53,8 @@ def _outcome(results: list[Event | None] | None) -> str:
         NothingDoneError: no rendition was made, and at least one cannot be.
     """
     if results is None:
-        return "dropped: another run of it holds its lease, or has ended"
-    counts = Counter(type(result).__name__.lower() if result else "postponed or gone" for result in results)
+        return DROPPED
+    counts = Counter(type(result).__name__.lower() if result else "gone" for result in results)
     rendered = counts.pop("rendered", 0)
     words = ", ".join([f"{rendered} rendered", *(f"{count} {what}" for what, count in counts.items())])
     reason = next((result.reason for result in results if isinstance(result, Failed | Unsuitable)), "")
@@ -79,24 +77,13 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     app = celery_app(settings)
     register(app, settings)
     _connect_signals(settings)
-    worker = app.Worker(
-        pool="prefork",
-        concurrency=concurrency or settings.worker.concurrency or limits.cores(),
-        queues=[TRANSCODE_QUEUE],
-        hostname=f"worker@{socket.gethostname()}-{secrets.token_hex(3)}",
-        quiet=True,
-        without_mingle=True,
-        without_gossip=True,
-    )
-    consume(worker)
+    processes = concurrency or settings.worker.concurrency or limits.cores()
+    consume(app, "worker", TRANSCODE_QUEUE, pool="prefork", concurrency=processes)
     log.info("Stopped")
 
 
 def _connect_signals(settings: Settings) -> None:
-    """Set limits in each child process, and record how it ended; logging stays as it is."""
-
-    def keep_logging(**_: Any) -> None:
-        """Connected, this receiver keeps Celery from setting up logging."""
+    """Set limits in each child process, and record how it ended."""
 
     def limit_child(**_: Any) -> None:
         limits.limit_process(settings.worker.memory_mb)
@@ -109,6 +96,5 @@ def _connect_signals(settings: Settings) -> None:
 
     # child_ends logs one line; Celery would log the traceback of a pool that lost a process.
     logging.getLogger("celery.worker.request").addFilter(lambda r: "WorkerLostError" not in r.getMessage())
-    signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_process_init.connect(limit_child, weak=False)
     signals.task_failure.connect(child_lost, weak=False)

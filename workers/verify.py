@@ -192,6 +192,8 @@ def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:
     if image.bits_allocated < 8:  # packed already
         return np.ascontiguousarray(cells)
     plain = _unsigned(cells, image)
+    if not image.has_field:  # any bit may be one of the value
+        return plain
     if below := image.high_bit + 1 - image.bits_stored:
         plain = plain >> np.array(below, plain.dtype)
     if image.bits_stored < image.bits_allocated:

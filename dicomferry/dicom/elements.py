@@ -100,7 +100,20 @@ def elements(source: Bytes, start: int, end: int, encoding: Encoding, *, depth: 
         at = element.end
 
 
-def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 0) -> Iterator[Element]:
+def headers(source: Bytes, start: int, end: int, encoding: Encoding) -> Iterator[tuple[int, int, int | None]]:
+    """Tag, offset of the value and length (None: undefined) of each element, before its value is looked at.
+
+    Raises:
+        Permanent: the data set is damaged.
+    """
+    at = start
+    while at < end:
+        tag, _, value, length = read_header(source, at, end, encoding)
+        yield tag, value, None if length == UNDEFINED else length
+        at = value + length if length != UNDEFINED else _element(source, at, end, encoding, 0).end
+
+
+def items(source: Bytes, sequence: Element, encoding: Encoding) -> Iterator[Element]:
     """The items of a sequence, or the fragments of encapsulated pixel data, which are items too.
 
     `encoding` is the encoding of the items' content.
@@ -110,7 +123,7 @@ def items(source: Bytes, sequence: Element, encoding: Encoding, *, depth: int = 
     """
     at = sequence.value
     while at < sequence.stop:
-        item = _item(source, at, sequence.stop, encoding, depth)
+        item = _item(source, at, sequence.stop, encoding, depth=0)
         if item.tag == SEQUENCE_END:
             return
         yield item

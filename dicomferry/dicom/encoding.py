@@ -12,12 +12,8 @@ from dicomferry.dicom.syntaxes import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 Read = Callable[[int, int], bytes]
 
 # PS3.5 7.1.2: these have two reserved bytes and a length of 32 bits; every other VR one of 16 bits.
-LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
-SHORT_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(),
-)
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _SPACE_PADDED = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UR UT".split())
 UNDEFINED = 0xFFFFFFFF  # a length: a delimiter tells the end
 NATIVE = frozenset((IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE))

@@ -26,7 +26,7 @@ from dicomferry.dicom.elements import (
     read_header,
 )
 from dicomferry.dicom.encoding import UNDEFINED, dictionary_vr, padding
-from dicomferry.dicom.syntaxes import BY_UID, DEFLATED_LE, EXPLICIT_BE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import DEFLATED, EXPLICIT_BE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 
 MAX_HEADERS = 1_000_000  # some seconds; a data set with more gets the NUL at its end
@@ -34,7 +34,6 @@ _MAX_DEPTH = 50
 _MAX_NAMED = 3  # padded elements in a note
 _MAX_SHORT_LENGTH = 0xFFFE  # the largest even length of 16 bits
 _EXTENDED_OFFSETS = 0x7FE00001
-_DEFLATED = frozenset(uid for uid in BY_UID if uid == DEFLATED_LE or uid.endswith((".4.95", ".4.205")))
 _ENCODINGS = {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: EXPLICIT_BIG}  # others: EXPLICIT (PS3.5 annex A)
 
 
@@ -71,7 +70,7 @@ def edits(file: BinaryIO, start: int, end: int, transfer_syntax_uid: str) -> tup
     if (end - start) % 2 == 0:
         return [], ""
     nul = Edit(end, 0, b"\0")
-    if transfer_syntax_uid in _DEFLATED:
+    if transfer_syntax_uid in DEFLATED:
         return [nul], "its deflated data set has an odd length: a NUL was sent after it"
     walk = _Walk(file)
     try:

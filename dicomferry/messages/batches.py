@@ -16,6 +16,8 @@ PROBE = "dicomferry.probe"
 TRANSCODE_QUEUE = "transcode"
 DELIVER_QUEUE = "deliver"  # for probes too: the forwarder reads it
 
+DROPPED = "dropped: another run of it holds its lease, or has ended"  # the outcome of such a batch
+
 
 def new_batch_id() -> str:
     """A new id, which names a batch, its lease and its Celery message."""

@@ -4,7 +4,9 @@ Celery is configured to lose as little as possible: see docs/architecture.md, "W
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+import secrets
+import socket
+from typing import Any
 from urllib.parse import unquote
 
 from celery import Celery, Task, signals
@@ -14,9 +16,6 @@ from redis import Redis
 
 from dicomferry.errors import Misconfigured, NothingDoneError, Transient
 from dicomferry.settings import Settings
-
-if TYPE_CHECKING:
-    from celery.worker import WorkController
 
 
 def broker_url(settings: Settings) -> str:
@@ -92,8 +91,8 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def consume(worker: "WorkController") -> None:
-    """Run a Celery worker until it is told to stop.
+def consume(app: Celery, part: str, queue: str, *, pool: str, concurrency: int) -> None:
+    """Run a Celery worker on `queue` until it is told to stop; its node's name begins with `part`.
 
     Raises:
         Transient: it ended by itself. Celery logs what it calls an unrecoverable error and then ends like one
@@ -101,10 +100,23 @@ def consume(worker: "WorkController") -> None:
     """
     told = []
 
+    def keep_logging(**_: Any) -> None:
+        """Do nothing: the command line has set up logging, and a receiver keeps Celery from doing it."""
+
     def note(**_: Any) -> None:
         told.append(True)
 
+    signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(note, weak=False)
+    worker = app.Worker(
+        pool=pool,
+        concurrency=concurrency,
+        queues=[queue],
+        hostname=f"{part}@{socket.gethostname()}-{secrets.token_hex(3)}",
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+    )
     worker.start()
     if worker.exitcode and not told:
         raise Transient(

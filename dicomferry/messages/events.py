@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 
 SEND_INTERVAL = 0.02  # seconds; events of this time share one command, since each command wakes a process
+MAX_UNSENT = 100_000  # events that wait for Redis in one process
 EVENTS_KEY = "dicomferry:events"
 CANARY_KEY = "dicomferry:canary"  # gone when Redis has lost its data
 
@@ -88,6 +89,16 @@ class Unsuitable:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """Worker: the rendition cannot be made now; `reason` begins with what it waits for, up to a colon."""
+
+    batch: str
+    instance: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Worker: the instance cannot be decoded at all (damaged, or it kills its worker)."""
 
@@ -101,7 +112,7 @@ class Failed:
 class Delivered:
     """Forwarder: the destination has the object, and the marker is written.
 
-    `note` says, in words, what was sent other than the file.
+    `note` says, in words, what was sent other than the file. `at` is the marker's time.
     """
 
     batch: str
@@ -110,6 +121,7 @@ class Delivered:
     key: str | None
     status: int  # DIMSE status, 0x0000 or a warning
     note: str = ""
+    at: float | None = None  # seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +178,7 @@ Event = (
     | Finished
     | Rendered
     | Unsuitable
+    | Postponed
     | Failed
     | Delivered
     | Refused
@@ -197,8 +210,8 @@ def parse(text: str | bytes) -> Event | None:
 class EventSender:
     """Sends events from any thread; never waits for Redis and never raises."""
 
-    def __init__(self, redis: Redis, *, limit: int = 100_000) -> None:
-        self._redis, self._limit = redis, limit
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._send_now = threading.Event()  # set where a queued event is urgent
         self._thread: threading.Thread | None = None
@@ -208,7 +221,7 @@ class EventSender:
         """Queue events; they are sent in order, those of a short time in one command."""
         self._start()
         for event in events:
-            if self._waiting.qsize() >= self._limit:
+            if self._waiting.qsize() >= MAX_UNSENT:
                 return  # the dispatcher will find the facts on the spool
             self._waiting.put(event)
             if isinstance(event, Finished):  # the dispatcher gives the lane more work upon it

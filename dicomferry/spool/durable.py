@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from dicomferry.crashpoints import reach
 
+MB = 1_000_000  # bytes, in the settings that bound space on the disk
 _MIN_FREE_INODES = 64
 # Only Linux has sync_file_range(2): elsewhere fsync does all of the work.
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -55,6 +55,7 @@ class Order:
     act: Act
     items: tuple[Item, ...]
     words: str = ""  # why, for the history
+    older_too: bool = False  # send what a newer object with its SOP Instance UID has followed, too
     by: str = field(default_factory=_user)
     at: float = field(default_factory=time.time)  # seconds since the epoch
 

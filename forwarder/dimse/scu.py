@@ -1,8 +1,8 @@
 """One association with one destination, as its requestor: C-STORE and C-ECHO.
 
-pynetdicom encodes the request. After that we send the bytes of the files
-ourselves, a block at a time: pynetdicom would run two threads for each association that poll a thousand
-times a second. PS3.7 9.3 (commands), PS3.8 9.3 (PDUs).
+pynetdicom encodes the request. After that we send the bytes of the files ourselves, a block at a time:
+pynetdicom would run two threads for each association, which poll a thousand times a second. PS3.7 9.3
+(commands), PS3.8 9.3 (PDUs).
 """
 
 import os
@@ -103,7 +103,6 @@ class Association:
         """Send the data set of the file at `path` by C-STORE; the response's status.
 
         It leaves byte for byte, unless its length is odd: then it is padded, and `changed` says so.
-
         Elements at its head that no data set has stay here (see `encoding.stray_length`).
 
         Raises:

@@ -2,9 +2,13 @@
 
 import os
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.settings import Destination, Settings, unknown_variables
@@ -26,17 +30,58 @@ def warnings_of(settings: Settings) -> Iterator[str]:
                 f"destination {destination.name}: transfer_syntaxes ({listed}) are all lossy, and lossy "
                 "= true is not set: only what comes in one of them is delivered"
             )
-    yield from _unresolved(settings)
-    if reason := _unusable(settings):
+    yield from _same_peers([destination for destination in settings.destination if destination.name in used])
+    yield from _ports_of_broker(settings)
+    yield from _addresses(settings)
+    if reason := _unusable(settings.spool):
         yield f"spool {settings.spool}: {reason}"
+
+
+def _same_peers(destinations: list[Destination]) -> Iterator[str]:
+    names: dict[tuple[str, str, int], list[str]] = {}
+    for d in destinations:
+        names.setdefault((d.title, d.host.lower(), d.port), []).append(d.name)
+    for (title, host, port), same in names.items():
+        if len(same) > 1:
+            yield f"destinations {', '.join(same)}: one peer, {title} at {host}:{port}; it may get all twice"
+
+
+def _ports_of_broker(settings: Settings) -> Iterator[str]:
+    """Where Redis of this machine has the port of a server of ours."""
+    broker = urlsplit(settings.broker or "")
+    here = {"localhost", "127.0.0.1", "::1", socket.gethostname().lower()}
+    if broker.scheme not in {"redis", "rediss"} or (broker.hostname or "localhost") not in here:
+        return
+    for key, port in (("ingest.port", settings.ingest.port), ("flower.port", settings.flower.port)):
+        if port == (broker.port or 6379):
+            yield f"{key}: {port} is the broker's port on this machine"
 
 
 def _has_lossless(destination: Destination) -> bool:
     return any(BY_UID[uid].lossless or not BY_UID[uid].encoded for uid in destination.shown_syntaxes)
 
 
-def _unresolved(settings: Settings) -> Iterator[str]:
-    names = {destination.host: destination.name for destination in settings.destination}
+def _addresses(settings: Settings) -> Iterator[str]:
+    """Destinations whose host has no address, or one of this machine and the port of our own ingest."""
+    names: dict[str, list[Destination]] = {}
+    for destination in settings.destination:
+        names.setdefault(destination.host, []).append(destination)
+    found = _resolved(names)
+    for host, destinations in names.items():
+        fault = found.get(host, f"was not resolved within {_RESOLVE_WITHIN:g} s")
+        ours = _is_local(host) if not fault else host == socket.gethostname()
+        for destination in destinations:
+            if fault:
+                yield f"destination {destination.name}: host {host!r} {fault}"
+            if ours and destination.port == settings.ingest.port:
+                yield (
+                    f"destination {destination.name}: {host}:{destination.port} is our own ingest: what "
+                    "is sent there comes back and is sent again, without end, or is rejected"
+                )
+
+
+def _resolved(hosts: Iterable[str]) -> dict[str, str]:
+    """For each host that could be asked for in time: why it has no address; empty where it has one."""
     found: dict[str, str] = {}
 
     def resolve(host: str) -> None:
@@ -47,27 +92,41 @@ def _unresolved(settings: Settings) -> Iterator[str]:
             found[host] = f"cannot be resolved: {error.strerror or error}"
 
     # Daemons: a name server that does not answer must not keep the command from ending.
-    lookups = [threading.Thread(target=resolve, args=(host,), daemon=True) for host in names]
+    lookups = [threading.Thread(target=resolve, args=(host,), daemon=True) for host in hosts]
     for lookup in lookups:
         lookup.start()
     deadline = time.monotonic() + _RESOLVE_WITHIN
     for lookup in lookups:
         lookup.join(max(0.0, deadline - time.monotonic()))
-    for host, name in names.items():
-        if fault := found.get(host, f"was not resolved within {_RESOLVE_WITHIN:g} s"):
-            yield f"destination {name}: host {host!r} {fault}"
+    return dict(found)
 
 
-def _unusable(settings: Settings) -> str:
+def _is_local(host: str) -> bool:
+    """Whether an address of the host is one of this machine: only those can be bound."""
+    with suppress(OSError):
+        for family, _, _, _, address in socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((address[0], 0))
+                return True
+    return False
+
+
+def _unusable(spool: Path) -> str:
     """Why the spool cannot be used, or made where it is missing; empty if it can."""
-    folder = settings.spool
-    if folder.exists() and not folder.is_dir():
+    if spool.exists() and not spool.is_dir():
         return "is no folder"
-    missing = not folder.exists()
+    folder = spool
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
         return f"cannot be made: {folder} is no folder"
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return f"cannot be {'made in' if missing else 'written:'} {folder} by user {os.geteuid()}"
-    return ""
+    what = "cannot be written" if folder == spool else "cannot be made"
+    try:
+        # Tried, since permissions say nothing of a file system that takes no files.
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=folder):
+            pass
+    except OSError as error:
+        return f"{what}: {error.strerror} in {folder}, as user {os.geteuid()}"
+    below = [path for path in spool.iterdir() if path.is_dir()] if folder == spool else []
+    closed = [path.name for path in below if not os.access(path, os.W_OK | os.X_OK)]
+    return f"{what}: {', '.join(sorted(closed))} by user {os.geteuid()}" if closed else ""

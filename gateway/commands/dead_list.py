@@ -37,6 +37,8 @@ def _details(delivery: EndedDelivery) -> str:
         parts.append(counted(delivery.attempts, "attempt"))
     if meaning not in delivery.reason:
         parts.append(f"last answer: {meaning}")
+    if delivery.newer:
+        parts.append(f"`dead retry` leaves it alone: {delivery.newer}")
     return ", ".join(part for part in parts if part)
 
 
@@ -58,4 +60,5 @@ def _record(delivery: EndedDelivery) -> dict[str, Any]:
         "meaning": _meaning(delivery.status),
         "attempts": delivery.attempts,
         "at": delivery.at,
+        "newer": delivery.newer,
     }

@@ -52,7 +52,7 @@ def _explain_instance(spool: Spool, uid: str) -> bool:
     kept = [kept for kept in quarantined(spool) if kept.sop_instance_uid == uid]
     lanes = _lanes(spool)
     for state in on_spool:
-        for line in _describe(spool, state, lanes):
+        for line in _describe(spool, state, lanes, history):
             _print(line)
     for item in kept:
         _print(f"in quarantine as {item.id} since {local_time(item.received_at)}: {item.reason}")
@@ -101,7 +101,9 @@ def _explain_id(spool: Spool, prefix: str) -> bool:
     return bool(found or kept)
 
 
-def _describe(spool: Spool, state: State, lanes: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _describe(
+    spool: Spool, state: State, lanes: dict[str, dict[str, Any]], history: Sequence[Row]
+) -> Iterator[str]:
     instance = state.instance
     yield _describe_instance(instance)
     yield f"  study {instance.study_instance_uid}"
@@ -118,7 +120,10 @@ def _describe(spool: Spool, state: State, lanes: dict[str, dict[str, Any]]) -> I
         elif marker := spool.marker(instance.id, "dead", name):
             yield f"  {name}: dead since {local_time(marker.get('at'))}: {marker.get('reason', '')}"
         else:
-            yield f"  {name}: pending" + _why_pending(state.attempts.get(name, 0), lanes.get(name))
+            postponed = _postponed([row for row in history if row.instance == instance.id], name)
+            yield (
+                f"  {name}: pending" + _why_pending(state.attempts.get(name, 0), lanes.get(name)) + postponed
+            )
 
 
 def _why_pending(attempts: int, lane: dict[str, Any] | None) -> str:
@@ -128,6 +133,15 @@ def _why_pending(attempts: int, lane: dict[str, Any] | None) -> str:
     if lane["circuit"] != "closed":
         return f"{words}; {lane['title']} is {lane_state(lane)}"
     return f"{words}; {lane['title']} is answering, {lane['pending']} wait for it"
+
+
+def _postponed(history: Sequence[Row], destination: str) -> str:
+    """What an instance waits for before it can be rendered, and since when; empty: for nothing."""
+    since: Row | None = None
+    for row in history:
+        if row.destination in {"", destination}:
+            since = (since or row) if row.what == "postponed" else None
+    return f"; since {local_time(since.at)} it {since.words}" if since else ""
 
 
 def _describe_instance(instance: Instance) -> str:

@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration, TOML.")]
-ActionArgument = Annotated[Action, typer.Argument(metavar="list|retry|discard")]
+ActionArgument = Annotated[Action, typer.Argument(metavar="ACTION", help="What to do with them.")]
 Name = Annotated[str | None, typer.Option("--destination", "-d", help="Deliveries to this destination.")]
 Study = Annotated[str | None, typer.Option(metavar="UID", help="Of this Study Instance UID.")]
 Sop = Annotated[str | None, typer.Option("--instance", metavar="UID", help="With this SOP Instance UID.")]
@@ -37,6 +37,9 @@ Older = Annotated[str | None, typer.Option(metavar="TIME", help="At least this o
 Newer = Annotated[str | None, typer.Option(metavar="TIME", help="At most this old.")]
 Id = Annotated[str, typer.Option("--id", help="Id begins with this; C-STORE was answered with it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+OlderToo = Annotated[
+    bool, typer.Option("--older-too", help="Also what a newer object with its SOP Instance UID followed.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -49,20 +52,23 @@ def dead(  # noqa: PLR0917  Typer calls it by name
     reason: Reason = "",
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """List the deliveries that were given up, let them be tried again, or discard them for good."""
+    """List, retry or discard deliveries that were given up. What is discarded is gone for good."""
     settings, wanted = _load_with_filter(config, destination, study, instance, reason, older_than, newer_than)
     from dicomferry.spool.spool import Spool  # noqa: PLC0415
     from gateway.commands import ordering, selection  # noqa: PLC0415
     from gateway.commands.dead_list import print_dead_list  # noqa: PLC0415
 
     if action is Action.LIST:
-        print_dead_list(selection.dead(Spool(settings.spool), wanted, time.time()), as_json=as_json)
+        spool = Spool(settings.spool)
+        found = selection.dead(spool, wanted, time.time())
+        print_dead_list(selection.compared(spool, settings.keep_history, found), as_json=as_json)
     elif action is Action.RETRY:
-        ordering.retry(settings, wanted, yes=yes)
+        ordering.retry(settings, wanted, yes=yes, older_too=older_too)
     else:
         ordering.discard(settings, wanted, yes=yes)
 
@@ -75,11 +81,12 @@ def quarantine(  # noqa: PLR0917
     reason: Reason = "",
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     as_json: Json = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """List what could not be read on arrival, read it again with today's program, or discard it for good."""
+    """List, retry or discard what could not be read on arrival. To retry is to read it again."""
     settings, wanted = _load_with_filter(config, None, None, instance, reason, older_than, newer_than)
     from gateway.commands.quarantine import discard, retry, select, show  # noqa: PLC0415
 
@@ -88,7 +95,7 @@ def quarantine(  # noqa: PLR0917
         show(found, as_json=as_json)
     elif action is Action.DISCARD:
         discard(settings, found, yes=yes)
-    elif not retry(settings, found, yes=yes):
+    elif not retry(settings, found, yes=yes, older_too=older_too):
         raise typer.Exit(1)
 
 
@@ -99,14 +106,15 @@ def reroute(  # noqa: PLR0917
     instance: Sop = None,
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Send what is pending where the routes say now; works before the first start with new routes too."""
+    """Send what is pending where the routes say now. Works before the first start with new routes too."""
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
-    ordering.reroute(settings, wanted, yes=yes)
+    ordering.reroute(settings, wanted, yes=yes, older_too=older_too)
 
 
 @app.command()
@@ -116,19 +124,20 @@ def resend(  # noqa: PLR0917
     instance: Sop = None,
     older_than: Older = None,
     newer_than: Newer = None,
+    older_too: OlderToo = False,
     yes: Yes = False,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Send once more what was delivered and is kept (keep_delivered)."""
+    """Send once more what was delivered and is kept. `keep_delivered` says how long it is."""
     settings, wanted = _load_with_filter(config, destination, study, instance, "", older_than, newer_than)
     from gateway.commands import ordering  # noqa: PLC0415
 
-    ordering.resend(settings, wanted, yes=yes)
+    ordering.resend(settings, wanted, yes=yes, older_too=older_too)
 
 
 @app.command()
 def echo(destination: str, config: Config = DEFAULT_FILE) -> None:
-    """Ask a destination whether it answers: C-ECHO, with its settings."""
+    """Ask a destination whether it answers. It gets a C-ECHO, with its settings."""
     settings = _load(config)
     from dicomferry.text import shown  # noqa: PLC0415
     from gateway.commands import peers  # noqa: PLC0415
@@ -144,7 +153,7 @@ def probe(
     ] = None,
     config: Config = DEFAULT_FILE,
 ) -> None:
-    """Ask a destination which transfer syntaxes it accepts, and say what it would be sent."""
+    """Ask a destination what it accepts, and say what it gets. That is by SOP class and transfer syntax."""
     settings = _load(config)
     from rich.console import Console  # noqa: PLC0415
 
@@ -193,7 +202,7 @@ def _seconds(text: str | None, option: str) -> float | None:
         return None
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
 
-    from dicomferry.settings import Seconds  # noqa: PLC0415
+    from dicomferry.setting_values import Seconds  # noqa: PLC0415
 
     try:
         return TypeAdapter(Seconds).validate_python(text)

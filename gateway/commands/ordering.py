@@ -15,12 +15,13 @@ from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
-from gateway.commands.selection import EndedDelivery, Filter, dead, delivered, states
+from gateway.commands.selection import EndedDelivery, Filter, compared, dead, delivered, states
 from gateway.commands.status import dispatcher_runs
 from gateway.commands.words import ago, counted, say
 
 _TIMEOUT = 10.0  # seconds without progress after which we no longer wait for a running dispatcher
 _POLL = 0.05
+_MOST_NAMED = 20  # deliveries that are left alone
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -63,8 +64,8 @@ def give(spool: Spool, *given: Order) -> None:
     say("Done: the dispatcher has carried it out.")
 
 
-def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """Make dead deliveries pending again."""
+def retry(settings: Settings, wanted: Filter, *, yes: bool, older_too: bool = False) -> None:
+    """Make dead deliveries pending again; `older_too`: those that a newer object has followed, too."""
     spool = Spool(settings.spool)
     found = dead(spool, wanted, time.time())
     for name, number in Counter(done.destination for done in found).items():
@@ -74,9 +75,10 @@ def retry(settings: Settings, wanted: Filter, *, yes: bool) -> None:
                 "it back, or choose between `dicomferry reroute` and `dicomferry dead discard`."
             )
     found = [done for done in found if settings.destination_named(done.destination)]
+    found = _sendable(settings, found, older_too=older_too)
     if _print_selection(found, wanted, "dead delivery", "to be tried again"):
         confirm("Try them again?", yes=yes)
-        give(spool, Order(Act.RETRY, _items(found)))
+        give(spool, Order(Act.RETRY, _items(found), older_too=older_too))
 
 
 def discard(settings: Settings, wanted: Filter, *, yes: bool) -> None:
@@ -90,25 +92,27 @@ def discard(settings: Settings, wanted: Filter, *, yes: bool) -> None:
         give(spool, Order(Act.DISCARD, _items(found)))
 
 
-def resend(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """Deliver once more what was delivered and is kept."""
+def resend(settings: Settings, wanted: Filter, *, yes: bool, older_too: bool = False) -> None:
+    """Deliver once more what was delivered and is kept; `older_too` as for `retry`."""
     spool = Spool(settings.spool)
     found = [d for d in delivered(spool, wanted, time.time()) if settings.destination_named(d.destination)]
     if not settings.keep_delivered:
         say("keep_delivered is not configured: what every destination has is not kept.")
+    found = _sendable(settings, found, older_too=older_too)
     if _print_selection(found, wanted, "delivery", "to be sent once more"):
         confirm("Send them once more?", yes=yes)
-        give(spool, Order(Act.RESEND, _items(found)))
+        give(spool, Order(Act.RESEND, _items(found), older_too=older_too))
 
 
-def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
-    """Give pending instances the destinations that the routes name now.
+def reroute(settings: Settings, wanted: Filter, *, yes: bool, older_too: bool = False) -> None:
+    """Give pending instances the destinations that the routes name now; `older_too` as for `retry`.
 
     This includes deliveries that are dead for a destination that is no longer configured.
     """
     spool, now = Spool(settings.spool), time.time()
     moves, unrouted = Counter[str](), Counter[str]()
     items, discarded = [], []
+    overtaken: list[EndedDelivery] = []
     for state in states(spool, wanted):
         instance = state.instance
         unconfigured = tuple(sorted(name for name in state.dead if settings.destination_named(name) is None))
@@ -121,12 +125,18 @@ def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
         if not to:
             unrouted[f"from {instance.calling_ae_title} ({instance.peer}) to {instance.called_ae_title}"] += 1
         elif set(waiting) != set(to) - (set(state.destinations) - set(waiting)):
+            gained = [EndedDelivery(instance, name, now) for name in to if name not in state.destinations]
+            behind = [done for done in compared(spool, settings.keep_history, gained) if done.newer]
+            if behind and not older_too:
+                overtaken += behind
+                continue
             moves[f"from {', '.join(waiting)} to {', '.join(to)}"] += 1
             items.append(Item(instance.id, instance.sop_instance_uid, to))
             if unconfigured:
                 discarded.append(Item(instance.id, instance.sop_instance_uid, unconfigured))
     for association, number in unrouted.most_common():
         say(f"No route takes what came {association} now: {counted(number, 'instance')} left alone")
+    _print_overtaken(overtaken)
     if not items:
         say("Nothing to reroute: what is pending goes where the routes say.")
         return
@@ -134,6 +144,28 @@ def reroute(settings: Settings, wanted: Filter, *, yes: bool) -> None:
     _print_counts(moves)
     confirm("Reroute them?", yes=yes)
     give(spool, Order(Act.REROUTE, tuple(items)), Order(Act.DISCARD, tuple(discarded)))
+
+
+def _sendable(settings: Settings, found: list[EndedDelivery], *, older_too: bool) -> list[EndedDelivery]:
+    """Those that no newer object has followed; prints the others. With `older_too`: all of them."""
+    if older_too:
+        return found
+    found = compared(Spool(settings.spool), settings.keep_history, found)
+    _print_overtaken([done for done in found if done.newer])
+    return [done for done in found if not done.newer]
+
+
+def _print_overtaken(overtaken: Sequence[EndedDelivery]) -> None:
+    if not overtaken:
+        return
+    say(
+        f"{counted(len(overtaken), 'delivery')} left alone, for the destination keeps what comes last; "
+        "--older-too sends such objects all the same:"
+    )
+    for done in overtaken[:_MOST_NAMED]:
+        say(f"  {done.destination}: {done.instance.sop_instance_uid}: {done.newer}")
+    if len(overtaken) > _MOST_NAMED:
+        say(f"  and {len(overtaken) - _MOST_NAMED} more: `dicomferry dead list` names those that are dead")
 
 
 def _print_selection(found: Sequence[EndedDelivery], wanted: Filter, what: str, consequence: str) -> bool:

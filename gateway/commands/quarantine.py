@@ -14,6 +14,7 @@ from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import Spool
+from dispatcher.newer import Received, newer
 from gateway.commands.ordering import confirm, give
 from gateway.commands.selection import Filter
 from gateway.commands.words import ago, counted, say
@@ -49,8 +50,10 @@ def show(found: list[Quarantined], *, as_json: bool) -> None:
     say(f"quarantined: {len(found)}")
 
 
-def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
+def retry(settings: Settings, found: list[Quarantined], *, yes: bool, older_too: bool = False) -> bool:
     """Read them again with the current code and routes; False where one stays in the quarantine.
+
+    One stays if a destination gets a newer object with its SOP Instance UID, unless `older_too`.
 
     Raises:
         Misconfigured: the spool belongs to another user, who could not write to files that we make.
@@ -62,6 +65,9 @@ def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
     confirm("Read them again?", yes=yes)
     notes, items = [], []
     for kept in found:
+        if not older_too and (why := _overtaken(spool, settings, kept)):
+            say(f"{kept.id[:8]} stays: {why}; --older-too sends it all the same")
+            continue
         try:
             instance = readmit(spool, settings, kept)
         except (StillRefused, OSError) as error:
@@ -73,7 +79,7 @@ def retry(settings: Settings, found: list[Quarantined], *, yes: bool) -> bool:
         items.append(Item(instance.id, instance.sop_instance_uid, instance.destinations))
     if items:
         words = "taken out of the quarantine: it is understood now"
-        give(spool, Order(Act.NOTE, tuple(notes), words), Order(Act.RETRY, tuple(items)))
+        give(spool, Order(Act.NOTE, tuple(notes), words), Order(Act.RETRY, tuple(items), older_too=older_too))
     return len(items) == len(found)
 
 
@@ -88,6 +94,14 @@ def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
         orders.give(spool.orders, Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words))
         remove(spool, kept)
     say(f"Removed: {counted(len(found), 'quarantined object')}.")
+
+
+def _overtaken(spool: Spool, settings: Settings, kept: Quarantined) -> str:
+    """What is known of a newer object that one of its destinations gets; empty: there is none."""
+    older = Received(kept.sop_instance_uid, "", kept.received_at)
+    names = settings.destinations_for(kept.calling_ae_title, kept.called_ae_title, kept.peer)
+    found = ((name, newer(spool, settings.keep_history, older, name)) for name in names)
+    return next((f"{name}: {words}" for name, words in found if words), "")
 
 
 def _print_selection(found: list[Quarantined], consequence: str) -> bool:

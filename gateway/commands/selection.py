@@ -1,11 +1,12 @@
 """Selects deliveries and instances on the spool by an operator's filters."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from dicomferry.spool.instance import Instance, State, instance_id
 from dicomferry.spool.spool import SHARDS, Spool
+from dispatcher.newer import Received, newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class EndedDelivery:
     reason: str = ""
     status: int | None = None  # of the destination's last answer
     attempts: int = 0
+    newer: str = ""  # of a newer object with its SOP Instance UID for this destination, in words
 
 
 def states(spool: Spool, wanted: Filter = Filter(), marker_prefix: str = "") -> Iterator[State]:
@@ -87,6 +89,18 @@ def delivered(spool: Spool, wanted: Filter, now: float) -> list[EndedDelivery]:
         if wanted.matches_destination(name)
     ]
     return _sorted(delivery for delivery in found if wanted.matches(at=delivery.at, now=now))
+
+
+def compared(spool: Spool, keep_history: float, found: Iterable[EndedDelivery]) -> list[EndedDelivery]:
+    """The same deliveries, each with what is known of a newer object that its destination gets."""
+    return [
+        replace(done, newer=newer(spool, keep_history, _received(done.instance), done.destination))
+        for done in found
+    ]
+
+
+def _received(instance: Instance) -> Received:
+    return Received(instance.sop_instance_uid, instance.id, instance.received_at)
 
 
 def _ended(spool: Spool, state: State, name: str, kind: str) -> EndedDelivery:

@@ -18,7 +18,7 @@ from gateway.demo.workstation import TITLE, Workstation
 from gateway.local.warden import WAIT_FOR_GO, Warden
 
 _READY_WITHIN = 120.0  # seconds
-_STOPPED_WITHIN = 20.0  # seconds
+_STOPPED_WITHIN = 60.0  # seconds
 _LAST_LINES = 30
 
 _CONFIGURATION = """\

@@ -22,7 +22,7 @@ from gateway.demo.table import STALLED, compare, print_rows
 from gateway.demo.workstation import TITLE, Workstation, listening
 from gateway.local.warden import Warden
 
-_HISTORY_WITHIN = 10.0  # seconds for the dispatcher to note the last delivery
+_HISTORY_WITHIN = 60.0  # seconds for the dispatcher to note the last delivery
 _TOLD_EVERY = 8  # images between two lines of progress where there is no terminal
 
 

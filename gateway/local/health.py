@@ -14,6 +14,7 @@ from contextlib import suppress
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from dicomferry.dicom.identifiers import HEALTH
 from dicomferry.errors import Transient
 from dicomferry.messages.broker import celery_app
 from dicomferry.settings import CalledAE, Settings
@@ -46,13 +47,12 @@ def check_ingest(settings: Settings, timeout: float = _TIMEOUT) -> None:
 
     from gateway.local.requestor import associate  # noqa: PLC0415
 
-    called = _least_restricted(settings.ae)
-    calling = called.callers[0].title if called.callers else "HEALTH"
+    host, port = _connect_host(settings.ingest.host), settings.ingest.port
+    called, calling = _permitted(settings.ae, host)
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
     entity.connection_timeout = timeout
     entity.add_requested_context(Verification)
-    host, port = _connect_host(settings.ingest.host), settings.ingest.port
     association = associate(entity, host, port, called.title)
     if association.is_rejected:
         return
@@ -126,8 +126,15 @@ def _check_celery(part: str, settings: Settings, timeout: float) -> None:
         raise Unhealthy(f"no {pattern} answers a ping")
 
 
-def _least_restricted(entities: list[CalledAE]) -> CalledAE:
-    return next((ae for ae in entities if ae.callers is None), entities[0])
+def _permitted(entities: list[CalledAE], host: str) -> tuple[CalledAE, str]:
+    """An AE of ours and a title that may call it from `host`; where nobody may, ingest expects `HEALTH`."""
+    for ae in entities:
+        if ae.callers is None:
+            return ae, HEALTH
+        for caller in ae.callers:
+            if caller.host in {None, host}:
+                return ae, caller.title
+    return entities[0], HEALTH
 
 
 def _connect_host(host: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom import dimse
+from dicomferry.dicom.identifiers import HEALTH
 from dicomferry.dicom.wire import COMMAND, LAST, DamagedPdvError, Pdu, fragment_size, fragments, pdu, pdvs
 from ingest.admission import Admitted, Rejected, plain_address
 from ingest.arrival import Arrival
@@ -33,6 +34,7 @@ from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
 log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 5.0  # seconds that a peer gets to close after our last PDU (ARTIM, PS3.8 9.1.5)
+_RELEASED = "released"
 _USER, _PROVIDER = 0, 2  # source of an A-ABORT (PS3.8 9.3.8)
 
 
@@ -42,8 +44,11 @@ class Association:
     def __init__(self, sock: socket.socket, address: str, scp: Scp) -> None:
         self.address = plain_address(address)
         self._scp = scp
+        # Then it may be our health check, which would fill the log.
+        self._from_here = plain_address(str(sock.getsockname()[0])) == self.address
         self._connection = Connection(sock, scp.settings.ingest.artim_timeout)
         self._admitted: Admitted | None = None
+        self._level = logging.INFO  # of what is well
         self._contexts: dict[int, Answered] = {}
         self._fragment_size = 0  # bytes of a message in one P-DATA-TF that we send
         self._message: _Message | None = None
@@ -71,7 +76,9 @@ class Association:
         finally:
             self._clean_up()
         who = self._admitted.calling_ae_title if self._admitted else "Peer"
-        log.log(max(level, logging.INFO) if self._admitted else level, "%s at %s %s", who, self.address, how)
+        if self._admitted:
+            level = max(level, self._level if how == _RELEASED else logging.INFO)
+        log.log(level, "%s at %s %s", who, self.address, how)
 
     def stop(self) -> None:
         """Make `serve` abort and return, from any thread."""
@@ -116,8 +123,11 @@ class Association:
             raise Violation(Reason.UNEXPECTED_PDU, f"{kind.name} where a request for an association is due")
         request = negotiation.decode(content)
         decision = request.unsupported or self._scp.admit(self, request, self.address)
+        quiet = self._from_here and request.only_verifies
         if isinstance(decision, Rejected):
-            log.warning("Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
+            expected = quiet and decision.is_of_caller and request.calling_ae_title == HEALTH
+            level = logging.DEBUG if expected else logging.WARNING
+            log.log(level, "Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
             self._send_last(negotiation.rejection(decision))
             return "was rejected"
         self._admitted = decision
@@ -127,7 +137,9 @@ class Association:
         self._connection.send(negotiation.acceptance(request, answers))
         self._connection.start_network_timeout(self._scp.settings.ingest.network_timeout)
         self._silent_since = time.monotonic()
-        log.info("Accepted %s at %s to %s", request.calling_ae_title, self.address, request.called_ae_title)
+        self._level = logging.DEBUG if quiet else logging.INFO
+        who, called = request.calling_ae_title, request.called_ae_title
+        log.log(self._level, "Accepted %s at %s to %s", who, self.address, called)
         if refused := refusals(answers):
             log.warning("ContextsRefused %s at %s: %s", request.calling_ae_title, self.address, refused)
         return None
@@ -140,7 +152,7 @@ class Association:
                 self._take_fragments(content)
             elif kind == Pdu.RELEASE_RQ:
                 self._send_last(pdu(Pdu.RELEASE_RP))
-                return "released"
+                return _RELEASED
             elif kind == Pdu.ABORT:
                 return "aborted"
             else:

@@ -15,7 +15,7 @@ from pynetdicom.pdu_items import (
 )
 
 from dicomferry.dicom import negotiation
-from dicomferry.dicom.identifiers import APPLICATION_CONTEXT
+from dicomferry.dicom.identifiers import APPLICATION_CONTEXT, VERIFICATION
 from dicomferry.dicom.negotiation import FIXED_PART
 from dicomferry.dicom.wire import PDU_HEADER, Pdu, user_information
 from ingest.admission import Rejected
@@ -35,6 +35,11 @@ class AssociationRequest:
     maximum_length: int  # bytes of a P-DATA-TF that the requestor takes; 0: no limit (PS3.8 annex D.1)
     head: bytes  # as sent; the acceptance repeats it
     unsupported: Rejected | None  # why we accept no request of this kind
+
+    @property
+    def only_verifies(self) -> bool:
+        """Whether nothing but a C-ECHO can come of it."""
+        return all(context.abstract_syntax == VERIFICATION for context in self.contexts)
 
 
 def decode(content: memoryview) -> AssociationRequest:

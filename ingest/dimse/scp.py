@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom.identifiers import is_uid
+from dicomferry.dicom.identifiers import HEALTH, is_uid
 from dicomferry.messages.events import CallerRejected, EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
@@ -65,7 +65,8 @@ class Scp:
                     place.give_way()
                     del self._associations[place]
                 self._associations[association] = decision
-        if isinstance(decision, Rejected):
+        expected = request.only_verifies and request.calling_ae_title == HEALTH
+        if isinstance(decision, Rejected) and not (expected and decision.is_of_caller):
             self._tell_of(decision, request, address)
         return decision
 

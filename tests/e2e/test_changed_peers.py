@@ -43,5 +43,5 @@ def test_the_command_probe_has_the_dispatcher_ask_at_once(tmp_path: Path) -> Non
         with pynetdicom_scp(sop_classes=[CT, MR], port=port) as peer:
             assert send(site.port, files[3:4]).returncode == 0
             assert site.command("probe", "ws1", "--sop-class", "CTImageStorage").returncode == 0
-            wait_until(lambda: len(peer.datasets) == 1, "the one that waited", 10)
+            wait_until(lambda: len(peer.datasets) == 1, "the one that waited", 10, strictly=True)
         assert "Order ask" in site.log.read_text()

@@ -179,3 +179,41 @@ def test_a_compressed_image_in_implicit_vr_is_sent_as_its_transfer_syntax_wants_
     assert arrived.PixelData == codestream
     assert arrived.PatientID == dataset.PatientID
     assert got(peers["explicit"], dataset.SOPInstanceUID)[0] == EXPLICIT_LE
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "real"),
+    [
+        ("CT_small.dcm", J2K, EXPLICIT_LE),
+        ("MR_small_implicit.dcm", RLE, IMPLICIT_LE),
+        ("MR_small_RLE.dcm", J2K, RLE),
+        ("MR_small_RLE.dcm", EXPLICIT_LE, RLE),
+    ],
+)
+def test_pixel_data_in_another_form_than_that_of_its_context_are_delivered_as_what_they_are(
+    site, peers, name, context, real
+):
+    dataset = an_image(name)
+    if real == RLE:
+        dataset["PixelData"].is_undefined_length = True
+    own = encoded(dataset, real)
+    send(site, dataset.SOPInstanceUID, context, own)
+    assert got(peers["any"], dataset.SOPInstanceUID) == (real, own)
+    syntax, content = got(peers["explicit"], dataset.SOPInstanceUID)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    assert syntax == EXPLICIT_LE
+    assert said(content, syntax)[1] == dcmread(shipped(name)).pixel_array.ravel().tolist()
+    told = site.command("explain", read(own, real).SOPInstanceUID).stdout
+    assert f"though its transfer syntax is {label(context)} (PS3.5 A.4)" in told
+
+
+def test_pixel_data_of_neither_form_are_parked_with_the_reason(site, peers):
+    dataset = an_image()
+    dataset.PixelData = dataset.PixelData[:-4]
+    send(site, dataset.SOPInstanceUID, J2K, encoded(dataset, EXPLICIT_LE))
+
+    def told() -> str:
+        return site.command("explain", dataset.SOPInstanceUID).stdout
+
+    wait_until(lambda: told().count("pixel data is not in fragments though the syntax") >= 3, "parked", 60)
+    assert not any(sent[0] == dataset.SOPInstanceUID for peer in peers.values() for sent in peer.datasets)

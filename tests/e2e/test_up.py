@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from dicomferry.spool.spool import Spool
 from gateway.demo.samples import Sample, make
 from tests.support.peers.scps import Seen, pynetdicom_scp
 from tests.support.running.configuration import destination
@@ -48,6 +50,29 @@ def processes(site: Site) -> dict[int, str]:
     marks = (str(site.config), str(site.runtime_folder))
     lines = command_lines()
     return {pid: line for pid, line in lines.items() if any(mark in line for mark in marks) and alive(pid)}
+
+
+@pytest.mark.parametrize(
+    "callers", ["", 'callers = [{title = "PACS"}]', 'callers = [{title = "PACS", host = "192.0.2.1"}]']
+)
+def test_checking_the_health_of_what_is_well_leaves_no_line_in_any_log(
+    tmp_path: Path, workstation: Seen, callers: str
+) -> None:
+    with private_redis() as url:
+        site = Site(tmp_path / "site", destination("ws", workstation.port), broker=url)
+        site.config.write_text(site.config.read_text().replace("[[ae]]", f"[[ae]]\n{callers}", 1))
+        with site:
+            for part in PARTS:  # all of them are up, and have said all that they say at a start
+                wait_until(lambda part=part: site.command("health", part).returncode == 0, part, 30)
+            time.sleep(2)
+            before = site.log.read_text()
+            for _ in range(5):
+                for part in PARTS:
+                    assert site.command("health", part).returncode == 0, part
+                socket.create_connection(("127.0.0.1", site.port), 5).close()
+            time.sleep(1)
+            assert site.log.read_text().removeprefix(before) == ""
+            assert not Spool(site.spool).status()["rejected"]
 
 
 def send(site: Site, samples: list[Sample]) -> None:
@@ -127,6 +152,7 @@ def test_a_part_that_is_killed_comes_back_and_deliveries_go_on(
         wait_until(lambda: running.command("health", "flower").returncode == 0, "Flower", seconds=30)
 
 
+@pytest.mark.alone
 def test_a_stop_takes_less_than_ten_seconds_and_leaves_nothing(site: Site) -> None:
     site.start()
     left, folder = processes(site), site.runtime_folder

@@ -29,5 +29,5 @@ def test_a_destination_that_was_away_is_found_again_though_the_clock_was_set(
         wait_until(lambda: '"circuit": "open"' in shown.read_text(), "the circuit to open", 30)
         site.clock.write_text("0")
         with Receiver("plain", ["uncompressed"], journal) as receiver, Wire(receiver.port, port):
-            wait_until(lambda: {a.uid for a in journal.of(Arrived)} == sent, "the objects", 45)
+            wait_until(lambda: {a.uid for a in journal.of(Arrived)} == sent, "the objects", 45, strictly=True)
             site.wait_drained()

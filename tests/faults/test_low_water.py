@@ -78,7 +78,7 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
         ingest = Alone(tmp_path, disk)
         yield ingest
         ingest.process.terminate()
-        assert ingest.process.wait(20) == 0
+        assert ingest.process.wait(80) == 0
 
 
 def dcmtk(tool: str, port: int, *files: Path) -> "subprocess.CompletedProcess[str]":

@@ -1,12 +1,25 @@
 """The configuration: what is wrong is refused with the file, the key's path and what would be right."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.errors import Misconfigured
-from dicomferry.settings import Settings, ceilings_from_environment, load
+from dicomferry.settings import (
+    CalledAE,
+    Destination,
+    Flower,
+    Ingest,
+    Route,
+    Settings,
+    Worker,
+    ceilings_from_environment,
+    load,
+)
 
 RIGHT = """
 spool = "spool"
@@ -57,6 +70,7 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
     destination = settings.destination_named("reading-room")
     assert destination is not None
     assert destination.shown_syntaxes[:2] == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+    assert destination.linger == 2.0
 
 
 @pytest.mark.parametrize(
@@ -96,6 +110,17 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
         # wrong types and ranges
         ("port = 11112", 'port = "dicom"', ["ingest.port:", "a whole number", "'dicom'"]),
         ("port = 11112", "port = 0", ["ingest.port:", "must be 1 or more", "not 0"]),
+        ("port = 11112", "port = 5555", ["flower.port: 5555 is ingest.port too"]),
+        (
+            "port = 11113",
+            "port = 11113\nretry_after = inf",
+            ["retry_after:", "must be 86400 or less", "not inf"],
+        ),
+        ("port = 11113", "port = 11113\nretry_after = nan", ["retry_after:", "not nan"]),
+        ("port = 11113", "port = 11113\nretry_after = 1e-9", ["retry_after:", "must be 0.01 or more"]),
+        ("port = 11113", "port = 11113\nmax_age = 1e300", ["max_age:", "1e+300 seconds", '"36500d"']),
+        ('spool = "spool"', "keep_history = inf", ["keep_history:", '"36500d"']),
+        ('spool = "spool"', 'keep_history = "99999999999d"', ["keep_history:", '"36500d"']),
         ("port = 11113", "port = 70000", ["destination.0.port:", "65535", "70000"]),
         (
             'host = "127.0.0.1"',
@@ -185,6 +210,48 @@ def test_what_is_wrong_is_refused_with_file_key_and_what_would_be_right(
         assert words in message
 
 
+@pytest.mark.parametrize("table", ["ae", "destination", "route"])
+def test_an_empty_list_where_one_table_is_needed_is_told_in_its_words(tmp_path: Path, table: str) -> None:
+    tables = {part.split("]]")[0][2:]: part for part in RIGHT[RIGHT.index("[[") :].split("\n\n")}
+    rest = [part for name, part in tables.items() if name != table]
+    message = refusal(tmp_path, "\n\n".join([f"{table} = []", *rest]))
+    assert f"{table}: there has to be at least one [[{table}]]" in message
+
+
+def complaint(path: Path) -> str:
+    """What is said against the file, without its name; empty if nothing is."""
+    try:
+        load(path)
+    except Misconfigured as error:
+        return str(error).replace(str(path), "")
+    return ""
+
+
+WRONG_VALUES = (
+    '"x y:"', '""', "-1", "0", "1.5", "99999999", "true", "[]", "[1]", '["x"]', "{a = 1}", "1979-05-27",
+    "inf", "nan", "[[]]",
+)  # fmt: skip
+PYDANTICS_WORDS = re.compile(r"Input|[Ss]hould|valid |Value error|dictionary|instance|pattern|finite number")
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [("", Settings), ("ingest", Ingest), ("worker", Worker), ("flower", Flower), ("ae", CalledAE),
+     ("destination", Destination), ("route", Route)],
+    ids=lambda value: value or "top" if isinstance(value, str) else "",
+)  # fmt: skip
+def test_no_wrong_value_is_answered_in_pydantics_words(
+    tmp_path: Path, table: str, model: type[BaseModel]
+) -> None:
+    head = f"\n[{table}]\n" if table in {"ingest", "worker", "flower"} else f"\n[[{table}]]\n"
+    for key in model.model_fields:
+        for value in WRONG_VALUES:
+            line = f"{key} = {value}\n"
+            path = write(tmp_path, RIGHT + head + line if table else line)
+            message = complaint(path)
+            assert not PYDANTICS_WORDS.search(message), (line, message)
+
+
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     message = refusal(tmp_path, RIGHT.replace("port = 11112", "port = -1").replace('"WS1"', '"A\\\\B"'))
     assert [line.split(": ")[1] for line in message.splitlines()] == ["ingest.port", "destination.0.title"]
@@ -258,3 +325,23 @@ def test_routes_of_several_rules_name_each_destination_once(tmp_path: Path) -> N
     assert settings.destinations_for("CT1", "FERRY", "h") == ("reading-room", "research")
     assert settings.destinations_for("MR1", "FERRY", "h") == ("reading-room",)
     assert settings.destinations_for("MR1", "OTHER", "h") == ()
+
+
+def _is_number(annotation: object) -> bool:
+    return {int, float} & {annotation, *get_args(annotation), *map(_bare, get_args(annotation))} != set()
+
+
+def _bare(annotation: object) -> object:
+    """The type in an Annotated one."""
+    return next(iter(get_args(annotation)), annotation)
+
+
+@pytest.mark.parametrize("absurd", [float("inf"), float("nan"), -1.0, 1e30, 10**30])
+@pytest.mark.parametrize("model", [Settings, Ingest, Worker, Destination, Flower])
+def test_no_number_may_be_absurd(model: type[BaseModel], absurd: float) -> None:
+    numbers = [name for name, field in model.model_fields.items() if _is_number(field.annotation)]
+    assert numbers
+    for name in numbers:
+        with pytest.raises(ValidationError) as error:
+            model(**{name: absurd})
+        assert (name,) in {fault["loc"][:1] for fault in error.value.errors()}, name

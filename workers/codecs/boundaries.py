@@ -9,20 +9,26 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+from dicomferry.dicom.signatures import (
+    HEAD,
+    JP2,
+    JXL,
+    JXL_BOXES,
+    MOST_SEGMENTS,
+    SOC,
+    SOI,
+    is_rle_header,
+)
 from dicomferry.dicom.syntaxes import BY_UID
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import segments
 
-HEAD = 64  # bytes that show whether a codestream begins
-_SOI, _EOI = b"\xff\xd8\xff", b"\xff\xd9"  # the end of JPEG 2000, EOC, is the same as EOI
-_SOC = b"\xff\x4f\xff\x51"  # and SIZ, which always follows
+_EOI = b"\xff\xd9"  # the end of JPEG 2000, EOC, is the same
 _SOT, _EOC = b"\xff\x90", _EOI
 _JOINT = re.compile(rb"\xff\xd9\x00*\xff\x4f\xff\x51")
-_JP2 = b"\x00\x00\x00\x0cjP"
-_SOF_LS = 0xF7
-_JXL, _JXL_BOXES = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _JXL_HEADER = 7  # bytes that are equal in all frames of an image: their size and their kind of samples
-LONGEST_HEADER = 1 << 20  # bytes of a codestream that are looked at for its header
+MOST_COUNTED = 1 << 16  # codestreams in a frame's bytes; to count more costs time and says no more
+_MOST_PARTS = 1 << 20  # tile-parts, or false beginnings, that are looked at
 # After a scan header, a marker with a meaning: neither a stuffed byte nor RSTn.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 
@@ -34,7 +40,7 @@ def begins(transfer_syntax_uid: str) -> Callable[[bytes], bool] | None:
     """
     group = _group(transfer_syntax_uid)
     if group == "rle":
-        return _is_rle_header
+        return is_rle_header
     signatures = _SIGNATURES.get(group)
     return (lambda head: head.startswith(signatures)) if signatures else None
 
@@ -47,27 +53,14 @@ def has_ended(transfer_syntax_uid: str, tail: bytes) -> bool:
 def count(transfer_syntax_uid: str, content: bytes) -> int:
     """How many codestreams begin in `content`, the bytes of one frame; 1 where nothing shows more.
 
-    Bytes inside a codestream that look like the beginning of another are not counted.
+    Bytes inside a codestream that look like the beginning of another are not counted. It counts up to
+    `MOST_COUNTED`.
+
+    Raises:
+        Permanent: a codestream has more parts than any has.
     """
     counter = _COUNTERS.get(_group(transfer_syntax_uid))
     return max(1, counter(content)) if counter else 1
-
-
-def syntax_shown(content: bytes, transfer_syntax_uid: str) -> str:
-    """A transfer syntax whose decoder reads `content`: the one given, unless the bytes show another."""
-    group = _group(transfer_syntax_uid)
-    for uid in _ONE_OF_EACH:
-        is_start = begins(uid)
-        if is_start is None or not is_start(content[:HEAD]):
-            continue
-        shown = uid
-        if _group(uid) == "jpeg":
-            is_ls = any(marker == _SOF_LS for marker, _, _ in segments(content))
-            if group == "jpeg" and is_ls == (BY_UID[transfer_syntax_uid].group == "jpeg-ls"):
-                return transfer_syntax_uid
-            shown = _JPEG_LS if is_ls else _JPEG_LOSSLESS
-        return transfer_syntax_uid if _group(shown) == group != "jpeg" else shown
-    return transfer_syntax_uid
 
 
 def _group(transfer_syntax_uid: str) -> str:
@@ -79,7 +72,7 @@ def _group(transfer_syntax_uid: str) -> str:
 def _count_in_turn(content: bytes, start: bytes, end_of: Callable[[bytes, int], int]) -> int:
     """Count codestreams: `end_of` gives where the one at an offset ends, only asked if another may follow."""
     found, at = 0, content.find(start)
-    while at >= 0:
+    while at >= 0 and found < MOST_COUNTED:
         found += 1
         if content.find(start, at + len(start)) < 0:
             break
@@ -93,71 +86,73 @@ def _jpeg_end(content: bytes, at: int) -> int:
         after = at + segments(cast(bytes, memoryview(content)[at:]))[-1][2]
     except Permanent:  # the decoder will say what is wrong
         return len(content)
-    while (marker := _MARKER.search(content, after)) is not None:
+    for _ in range(MOST_SEGMENTS):
+        marker = _MARKER.search(content, after)
+        if marker is None:
+            return len(content)
         if marker[1] == b"\xd8":
             return marker.start()
         if marker[1] == b"\xd9":
             return marker.end()
         after = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
-    return len(content)
+    raise Permanent(f"a JPEG frame has more than {MOST_SEGMENTS} marker segments: it is damaged")
 
 
 def _j2k_end(content: bytes, at: int) -> int:
     """Behind EOC, or where another SOC stands in its place; packets may contain what looks like SOC."""
     at += 2
-    while content[at : at + 2] != _SOT:  # the main header
+    for _ in range(MOST_SEGMENTS):  # the main header
+        if content[at : at + 2] == _SOT:
+            break
         if content[at : at + 1] != b"\xff" or at + 4 > len(content):
             return len(content)
         at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
     part = at
-    while content[at : at + 2] == _SOT and at + 12 <= len(content):
+    for _ in range(_MOST_PARTS):
+        if content[at : at + 2] != _SOT or at + 12 > len(content):
+            break
         part = at
         (length,) = struct.unpack_from(">I", content, at + 6)
         # 0: up to EOC (T.800 A.4.2). Some lengths are wrong, and no packet contains EOC (B.10.1).
         if length < 14 or at + length > len(content) or _JOINT.search(content, at, at + length):
             break
         at += length
-    if content.startswith(_SOC, at):
+    else:
+        raise Permanent(f"a JPEG 2000 frame has more than {_MOST_PARTS} tile-parts: it is damaged")
+    if content.startswith(SOC, at):
         return at
     end = at if content.startswith(_EOC, at) else content.find(_EOC, part)
     return len(content) if end < 0 else end + 2
 
 
 def _count_jxl(content: bytes) -> int:
-    if content.startswith(_JXL_BOXES):
-        return content.count(_JXL_BOXES)
-    return content.count(content[:_JXL_HEADER]) if content.startswith(_JXL) else 0
+    if content.startswith(JXL_BOXES):
+        return content.count(JXL_BOXES)
+    return content.count(content[:_JXL_HEADER]) if content.startswith(JXL) else 0
 
 
 def _count_rle(content: bytes) -> int:
     """A header like the first, behind where the last segment begins, starts another frame (PS3.5 G.5)."""
-    found, at = 0, 0
-    while at >= 0 and _is_rle_header(content[at : at + HEAD]):
+    found, at, false = 0, 0, 0
+    while at >= 0 and is_rle_header(content[at : at + HEAD]) and found < MOST_COUNTED:
         found += 1
         (segments_,) = struct.unpack_from("<I", content, at)
         last = struct.unpack_from("<I", content, at + 4 * segments_)[0]
         start = content[at : at + 8]
         at = content.find(start, at + last)
-        while at >= 0 and not _is_rle_header(content[at : at + HEAD]):
-            at = content.find(start, at + 1)
+        while at >= 0 and not is_rle_header(content[at : at + HEAD]):
+            at, false = content.find(start, at + 1), false + 1
+            if false > _MOST_PARTS:
+                raise Permanent(
+                    "an RLE frame holds more than a million beginnings of its header: it is damaged"
+                )
     return found
 
 
-def _is_rle_header(head: bytes) -> bool:
-    if len(head) < HEAD:
-        return False
-    number, *offsets = struct.unpack("<16I", head)
-    if not 1 <= number <= len(offsets) or any(offsets[number:]):
-        return False
-    return offsets[0] >= HEAD and sorted(set(offsets[:number])) == offsets[:number]
-
-
-_JPEG_LOSSLESS, _JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
-_ONE_OF_EACH = (_JPEG_LOSSLESS, "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.5")
-_SIGNATURES = {"jpeg": (_SOI,), "jpeg2000": (_SOC, _JP2), "jpeg-xl": (_JXL, _JXL_BOXES)}
+_SIGNATURES = {"jpeg": (SOI,), "jpeg2000": (SOC, JP2), "jpeg-xl": (JXL, JXL_BOXES)}
 _COUNTERS: dict[str, Callable[[bytes], int]] = {
-    "jpeg": lambda content: _count_in_turn(content, _SOI, _jpeg_end),
-    "jpeg2000": lambda content: _count_in_turn(content, _SOC, _j2k_end),
+    "jpeg": lambda content: _count_in_turn(content, SOI, _jpeg_end),
+    "jpeg2000": lambda content: _count_in_turn(content, SOC, _j2k_end),
     "jpeg-xl": _count_jxl,
     "rle": _count_rle,
 }

@@ -7,16 +7,17 @@ before memory is allocated. JPEG: ITU-T T.81 annex B, JPEG-LS: T.87 annex C.
 import struct
 from dataclasses import dataclass
 
+from dicomferry.dicom import signatures
+from dicomferry.dicom.signatures import FRAME_HEADERS, SCAN
 from dicomferry.errors import Permanent
 
-_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-FRAME_HEADERS = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = 0xC3
 _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan may define tables later
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _MOST_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
 _TABLES = 0xC4
-_SCAN = 0xDA
+# Four of each class have 2184; some encoders define them anew for each scan.
+MOST_TABLES = 1 << 20  # bytes of Huffman tables in a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +37,26 @@ def read_jpeg(codestream: bytes) -> Header:
     """The header of a JPEG or JPEG-LS frame.
 
     Raises:
-        Permanent: it has no SOI, no frame header, no Huffman tables, no scan or no EOI, or too many scans.
+        Permanent: it has no SOI, no frame header or two, no Huffman tables, no scan or no EOI, or too many
+            scans.
     """
     if codestream[:2] != b"\xff\xd8":
         raise Permanent("a JPEG frame does not begin with SOI (T.81 B.2.1)")
-    frame: tuple[int, bytes] | None = None
     jfif = False
     adobe: int | None = None
     found = segments(codestream)
     for marker, segment, after in found:
-        if marker in FRAME_HEADERS and frame is None:
-            frame = marker, segment
-        elif marker == 0xE0 and segment[:5] == b"JFIF\x00":
+        if marker == 0xE0 and segment[:5] == b"JFIF\x00":
             jfif = True
         elif marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
             adobe = segment[11]
-        elif marker == _SCAN:
+        elif marker == SCAN:
             # Entropy-coded data cannot contain an EOI, so a truncated stream has none after its first scan.
             if codestream.rfind(b"\xff\xd9", after) < 0:
                 raise Permanent("a JPEG frame has no EOI: it is truncated")
             break
-    if frame is None:
-        raise Permanent("a JPEG frame has no frame header (SOF)")
-    _check_tables(found, frame[0])
-    marker, segment = frame
+    marker, segment = _frame_header(found)
+    _check_tables(found, marker)
     if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
         raise Permanent("a JPEG frame header is cut short")
     precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
@@ -73,6 +70,16 @@ def read_jpeg(codestream: bytes) -> Header:
         transformed=_is_ycbcr(adobe, jfif, identifiers),
         lossless=marker == _LOSSLESS,
     )
+
+
+def _frame_header(found: list[tuple[int, bytes, int]]) -> tuple[int, bytes]:
+    """Marker and content of the only frame header (T.81 B.2.1)."""
+    frames = [(marker, segment) for marker, segment, _ in found if marker in FRAME_HEADERS]
+    if not frames:
+        raise Permanent("a JPEG frame has no frame header (SOF)")
+    if len(frames) > 1:
+        raise Permanent("a JPEG frame has two frame headers (SOF): it is damaged")
+    return frames[0]
 
 
 def _check_scans(
@@ -91,6 +98,7 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
     """Refuse a frame without its first scan's Huffman tables: libjpeg-turbo would use Motion JPEG's."""
     if process not in _HUFFMAN:
         return
+    check_tables_size(sum(len(segment) for marker, segment, _ in found if marker == _TABLES))
     defined = set()
     for marker, segment, _ in found:
         at = 0
@@ -106,29 +114,16 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
         raise Permanent("a JPEG frame lacks its Huffman tables (DHT): it is damaged")
 
 
+def check_tables_size(size: int) -> None:
+    """Refuse a frame with more bytes of Huffman tables than any has."""
+    if size > MOST_TABLES:
+        raise Permanent(f"a JPEG frame has more than {MOST_TABLES} bytes of Huffman tables: it is damaged")
+
+
 def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:
     """Marker, content and end offset of each marker segment, up to and including the first scan header."""
-    found = []
-    at = 2
-    while at + 4 <= len(codestream):
-        if codestream[at] != 0xFF:
-            raise Permanent(f"no marker at byte {at} of a JPEG frame: it is damaged")
-        marker = codestream[at + 1]
-        if marker == 0xFF:  # fill bytes, T.81 B.1.1.2
-            at += 1
-            continue
-        if marker in _WITHOUT_LENGTH:
-            at += 2
-            continue
-        length = int.from_bytes(codestream[at + 2 : at + 4], "big")
-        end = at + 2 + length
-        if length < 2 or end > len(codestream):
-            break
-        found.append((marker, codestream[at + 4 : end], end))
-        if marker == _SCAN:
-            return found
-        at = end
-    raise Permanent("a JPEG frame ends before its first scan: it is truncated")
+    found = signatures.segments(codestream, 2, SCAN)
+    return [(marker, codestream[begin:end], end) for marker, begin, end in found]
 
 
 def _is_ycbcr(adobe: int | None, jfif: bool, identifiers: bytes) -> bool | None:

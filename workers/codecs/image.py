@@ -26,6 +26,11 @@ class Image:
     planar: int = 0  # Planar Configuration of native samples; decoded samples are always colour by pixel
 
     @property
+    def has_field(self) -> bool:
+        """Whether the numbers of bits agree on where in a cell its value stands (PS3.5 8.1.1)."""
+        return 1 <= self.bits_stored <= self.high_bit + 1 <= self.bits_allocated
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one frame's array of samples."""
         return (self.rows, self.columns, 3) if self.samples == 3 else (self.rows, self.columns)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from dicomferry.dicom.signatures import MOST_SEGMENTS
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import Header
 
@@ -21,6 +22,7 @@ _HARMLESS_TILES = 64
 _HARMLESS_PACKETS = 1 << 12
 _HARMLESS_LOOKS = 1 << 20  # a decoder looks at every packet again for each progression order change
 _LOOKS_A_BYTE = 16
+_PARTS_A_TILE = 255  # T.800 A.4.2
 _MAX_LEVELS = 32
 
 
@@ -137,13 +139,16 @@ class _Coding:
 
 def _segments(codestream: bytes, at: int) -> Iterator[tuple[int, int, int]]:
     """Marker, begin and end of each segment's content from `at`; a marker that ends the header comes last."""
-    while at + 4 <= len(codestream):
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > len(codestream):
+            return
         marker, length = struct.unpack_from(">HH", codestream, at)
         if marker in (_SOT, _SOD, _EOC):
             yield marker, at, at
             return
         yield marker, at + 4, at + 2 + length
         at += 2 + max(length, 2)
+    raise Permanent(f"a JPEG 2000 header has more than {MOST_SEGMENTS} marker segments: it is damaged")
 
 
 def _coding(codestream: bytes, at: int, components: int, before: _Coding) -> tuple[_Coding, int]:
@@ -200,8 +205,9 @@ def check_work(codestream: bytes, components: int) -> None:
         raise Permanent(f"a JPEG 2000 frame announces {tiles} tiles and has {size} bytes")
     columns, rows = grid.edges(0, range(across)), grid.edges(1, range(down))
     packets = main.packets(columns, rows, components)
+    most_parts = max(_HARMLESS_PACKETS, _PARTS_A_TILE * tiles)
     changes: dict[int, int] = {}  # by tile, which may have them in each of its parts
-    for tile, at in _tile_parts(codestream, end):
+    for tile, at in _tile_parts(codestream, end, most_parts):
         own, _ = _coding(codestream, at, components, main)
         if tile < tiles:
             column, row = [columns[tile % across]], [rows[tile // across]]
@@ -215,12 +221,15 @@ def check_work(codestream: bytes, components: int) -> None:
         raise Permanent(f"a JPEG 2000 frame announces {packets} packets{again} and has {size} bytes")
 
 
-def _tile_parts(codestream: bytes, at: int) -> Iterator[tuple[int, int]]:
+def _tile_parts(codestream: bytes, at: int, most: int) -> Iterator[tuple[int, int]]:
     """The tile of each tile-part whose header is more than SOT, and where the rest begins (T.800 A.4.2)."""
-    while at + 12 <= len(codestream) and codestream[at : at + 2] == b"\xff\x90":
+    for _ in range(most):
+        if at + 12 > len(codestream) or codestream[at : at + 2] != b"\xff\x90":
+            return
         tile, length = struct.unpack_from(">HI", codestream, at + 4)
         if codestream[at + 12 : at + 14] != b"\xff\x93":
             yield tile, at + 12
         if length < _TILE_PART:  # 0: the last one, up to EOC
             return
         at += length
+    raise Permanent(f"a JPEG 2000 frame has more than {most} tile-parts: it is damaged")

@@ -12,8 +12,9 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 
+from dicomferry.dicom.signatures import FRAME_HEADERS
 from dicomferry.errors import Permanent
-from workers.codecs.codestreams import FRAME_HEADERS, Header, segments
+from workers.codecs.codestreams import Header, segments
 from workers.codecs.jpeg_tables import with_known_symbols
 
 RGB, YCBCR, GREY = "RGB", "YCBCR", "GRAY"

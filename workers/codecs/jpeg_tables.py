@@ -4,7 +4,7 @@ Some encoders write one table for all processes. libjpeg-turbo refuses a table o
 category above 15 (16 in lossless JPEG, T.81 table H.2), whether the scan uses it or not; DCMTK does not.
 """
 
-from workers.codecs.codestreams import segments
+from workers.codecs.codestreams import check_tables_size, segments
 
 _TABLES = 0xC4
 
@@ -31,8 +31,11 @@ def _tables(codestream: bytes) -> list[tuple[int, int]]:
     found = [(end - len(content), end) for marker, content, end in first if marker == _TABLES]
     at = first[-1][2]
     # Entropy-coded data never hold FF C4 (T.81 B.1.1.5).
+    total = sum(end - start for start, end in found)
     while (at := codestream.find(b"\xff\xc4", at)) >= 0 and at + 4 <= len(codestream):
         length = int.from_bytes(codestream[at + 2 : at + 4], "big")
+        total += 4 + length
+        check_tables_size(total)
         found.append((at + 4, min(at + 2 + length, len(codestream))))
         at += 2 + max(length, 2)
     return found

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.elements import EXPLICIT, PIXEL_DATA, Bytes, Element, items
+from dicomferry.dicom.signatures import HEAD
 from dicomferry.errors import Permanent
 from workers.codecs import boundaries
 from workers.dataset.fragment_writer import EXTENDED_LENGTHS, EXTENDED_OFFSETS
@@ -69,11 +70,10 @@ def split(
 
 def contradiction(frames: int, codestreams: int, uid: str) -> str:
     """Why pixel data with another number of codestreams than Number of Frames says is refused."""
-    some = "codestream" if codestreams == 1 else "codestreams"
+    at_least = "at least " if codestreams >= boundaries.MOST_COUNTED else ""
+    some = f"{at_least}{codestreams} codestream{'s' * (codestreams != 1)} ({syntaxes.label(uid)})"
     fate = "frames would be lost" if codestreams > frames else "it is truncated, or that number is wrong"
-    return (
-        f"Number of Frames is {frames}, pixel data holds {codestreams} {some} ({syntaxes.label(uid)}): {fate}"
-    )
+    return f"Number of Frames is {frames}, pixel data holds {some}: {fate}"
 
 
 def _items(
@@ -98,7 +98,7 @@ def _items(
 
 
 def _head(source: Bytes, item: Element) -> bytes:
-    return source[item.value : min(item.stop, item.value + boundaries.HEAD)]
+    return source[item.value : min(item.stop, item.value + HEAD)]
 
 
 def _starts(

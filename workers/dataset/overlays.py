@@ -72,7 +72,7 @@ class CellSeparator:
     def __init__(
         self, image: Image, values: Mapping[int, bytes], new_file: Callable[[], ScratchFile]
     ) -> None:
-        if not 1 <= image.bits_stored <= image.high_bit + 1 <= image.bits_allocated:
+        if not image.has_field:
             raise Unsuitable(
                 f"{image.bits_stored} bits stored up to bit {image.high_bit} of {image.bits_allocated} "
                 "allocated contradict each other (PS3.5 8.1.1)"

@@ -5,12 +5,11 @@ Native pixel data is read frame by frame from disk; encapsulated pixel data is s
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
 from dicomferry.ceilings import Ceilings
-from dicomferry.dicom.elements import EXPLICIT, Element, items
+from dicomferry.dicom.elements import Element
 from dicomferry.errors import Permanent, Unsuitable
 from workers import limits
 from workers.codecs import boundaries, decoders
@@ -61,16 +60,6 @@ def codestreams(
         yield codestream
 
 
-def syntax_shown(source: Source, pixel_data: Element, transfer_syntax_uid: str) -> str:
-    """The transfer syntax of encapsulated pixel data by its first bytes; else `transfer_syntax_uid`."""
-    fragments = islice(items(source.view, pixel_data, EXPLICIT), 1, None)
-    first = next((fragment for fragment in fragments if fragment.length), None)
-    if first is None:
-        return transfer_syntax_uid
-    content = source.read(first.value, min(first.stop, first.value + boundaries.LONGEST_HEADER))
-    return boundaries.syntax_shown(content, transfer_syntax_uid)
-
-
 def decoded(
     source: Source,
     elements: Mapping[int, Element],
@@ -116,9 +105,11 @@ def native(
     bits = checked_frame_bits(pixel_data, image)
     # OW is words of 16 bits, whatever their content (PS3.5 A.3, 7.3).
     swapped = big and pixel_data.vr == b"OW"
+    needed = (bits * image.frames + 7) // 8
+    excess = pixel_data.length - needed
     notes: tuple[str, ...] = ()
-    if (excess := (present - bits * image.frames) // 8) > 1:
-        notes = (f"{excess} bytes after the last frame were left out",)
+    if excess > needed % 2:  # more than what pads it to even length (PS3.5 8.1.1)
+        notes = (f"{excess} byte{'s were' if excess > 1 else ' was'} left out after the last frame",)
     for number in range(image.frames):
         content = _bits(source, pixel_data, number * bits, bits, swapped=swapped)
         yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)

@@ -5,21 +5,23 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import encoding, syntaxes
-from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, Encoding
+from dicomferry.dicom.elements import EXPLICIT, EXPLICIT_BIG, IMPLICIT, PIXEL_DATA, Encoding, headers
 from dicomferry.dicom.part10 import Meta
+from dicomferry.dicom.real_syntax import OF_SIZE, PixelData, look_at, real_syntax
 from dicomferry.errors import Permanent
 from workers.dataset.source import Source
 from workers.dataset.unlabelled import EMPTY, find_meta, sop_uids
 from workers.room import Claim, NoRoom
 
 _CHUNK = 1 << 20
+_LONGEST_VALUE = 128  # bytes that are read of an attribute
 _ENCODINGS = {
     syntaxes.IMPLICIT_LE: IMPLICIT,
     syntaxes.EXPLICIT_LE: EXPLICIT,
@@ -34,7 +36,7 @@ class Received:
     source: Source
     start: int
     end: int
-    meta: Meta  # its transfer syntax is the real one, if that is a native one
+    meta: Meta  # its transfer syntax is the real one
     encoding: Encoding  # the real one of its data elements, whatever the transfer syntax says
     notes: tuple[str, ...] = ()  # what the file states wrongly about itself, or not at all
 
@@ -65,6 +67,17 @@ def open_received(path: Path, scratch: Path, ceilings: Ceilings, claim: Claim) -
                 yield _received(inflated, content, 0, meta, unsaid)
 
 
+def is_as_stated(path: Path, meta: Meta) -> bool:
+    """Whether the data set is in the transfer syntax of `meta`, as far as is seen without inflating."""
+    if meta.transfer_syntax_uid == syntaxes.DEFLATED_LE:
+        return True
+    with suppress(Permanent), path.open("rb") as file, _mapped(file) as view:
+        found = _received(file, view, meta.offset, meta, ())
+        stated = meta.transfer_syntax_uid
+        return found.meta.transfer_syntax_uid == stated and found.encoding == encoding_of(stated)
+    return True
+
+
 def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: tuple[str, ...]) -> Received:
     stated = encoding.encoding_of(meta.transfer_syntax_uid)
     stray = encoding.stray_length(lambda at, size: view[at : at + size], start, len(view), stated)
@@ -80,9 +93,23 @@ def _received(file: IO[bytes], view: mmap.mmap, start: int, meta: Meta, unsaid: 
         form = "Implicit" if real == syntaxes.IMPLICIT_LE else "Explicit"
         order = " Big Endian" if real == syntaxes.EXPLICIT_BE else ""
         notes.append(f"the data set is in {form} VR{order}, its transfer syntax is not")
-        if meta.transfer_syntax_uid in encoding.NATIVE:
-            meta = replace(meta, transfer_syntax_uid=real)
+    found = real_syntax(meta.transfer_syntax_uid, real, _pixel_data(view, start, real))
+    if found.note:
+        notes.append(found.note)
+    meta = replace(meta, transfer_syntax_uid=found.uid)
     return Received(Source(view, file.fileno()), start, len(view), meta, _ENCODINGS[real], tuple(notes))
+
+
+def _pixel_data(view: mmap.mmap, start: int, real: str) -> PixelData | None:
+    """The form of the data set's Pixel Data; None if it has none, or is damaged before it."""
+    values: dict[int, bytes] = {}
+    with suppress(Permanent):  # who reads the elements will say what is wrong with them
+        for tag, value, length in headers(view, start, len(view), _ENCODINGS[real]):
+            if tag == PIXEL_DATA:
+                return look_at(lambda at, size: view[at : at + size], value, length, values, real)
+            if tag in OF_SIZE and length is not None:
+                values.setdefault(tag, view[value : value + min(length, _LONGEST_VALUE)])
+    return None
 
 
 def _named(

@@ -24,7 +24,7 @@ class StoredBits:
         self._unclaimed = above & ((1 << image.bits_allocated) - 1) & ~sum(1 << p for p in planes)
         # Attributes that contradict each other are refused where cells are taken apart.
         self._extended = self._empty = False  # whether signs were seen extended, and perhaps left out
-        self._spare = 1 <= image.bits_stored <= image.high_bit + 1 < image.bits_allocated
+        self._spare = image.has_field and image.high_bit + 1 < image.bits_allocated
 
     def high_bit(self, cells: np.ndarray) -> int:
         """The High Bit that the values in `cells` need: the image's own where they fit."""
@@ -59,8 +59,11 @@ class StoredBits:
     def can_grow(self, high_bit: int) -> bool:
         """Whether no overlay stands below that High Bit, nor, in signed cells, in their sign.
 
-        Nor may the bits above signed values be empty: longer values would be no longer negative.
+        Nor may the bits above signed values be empty: longer values would be no longer negative. And where
+        High Bit is not Bits Stored - 1, nothing tells whether that or the values are wrong.
         """
+        if self._image.high_bit != self._image.bits_stored - 1:
+            return False
         if self._empty and not self._extended:
             return False
         limit = self._image.bits_allocated - 1 if self._image.signed else high_bit

@@ -20,6 +20,7 @@ from dicomferry.spool import durable
 from dicomferry.spool.instance import RenditionSpec
 from dicomferry.text import shown
 from workers import limits
+from workers.dataset.received import is_as_stated
 from workers.dataset.unlabelled import find_meta, is_dicom
 
 # PS3.4 annex B has no such storage class: a DICOMDIR (PS3.10 8.6) describes the files beside it.
@@ -242,7 +243,7 @@ def _convert(job: Job, order: Order) -> Outcome:
         return Outcome(job, _without_instance(job), "a DICOMDIR: it describes other files as they were")
     if job.target.exists() and not order.overwrite:
         return _existing(job, order, made_of=meta.transfer_syntax_uid if unsaid else None)
-    if meta.transfer_syntax_uid in order.keep:
+    if meta.transfer_syntax_uid in order.keep and is_as_stated(job.source, meta):
         return _left(job, meta, order.ceilings, whole=not unsaid)
     # The parent process only distributes work and needs no codecs.
     from dicomferry.errors import NoPixelData, Unsuitable  # noqa: PLC0415

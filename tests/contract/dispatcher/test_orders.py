@@ -1,21 +1,25 @@
 """Operators' orders on a real dispatcher, spool and Redis: what each does, and what it leaves alone."""
 
 import time
+import uuid
+from dataclasses import replace
 
 import pytest
 
+from dicomferry.dicom.part10 import dataset_offset
 from dicomferry.errors import Misconfigured
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch
 from dicomferry.messages.broker import client_for
 from dicomferry.settings import Destination
-from dicomferry.spool import orders
+from dicomferry.spool import orders, records
 from dicomferry.spool.orders import Act, Item, Order
 from dicomferry.spool.spool import TRANSCODING
 from dispatcher import service
 from dispatcher.history import lines_of
 from gateway.commands import ordering, quarantine
-from gateway.commands.selection import Filter, dead, delivered
+from gateway.commands.dead_list import print_dead_list
+from gateway.commands.selection import Filter, compared, dead, delivered
 from ingest import reception
 from ingest.header import Malformed
 from tests.support.images.files import fresh_copies, shipped, uid_of
@@ -294,6 +298,114 @@ def test_no_destination_can_have_the_name_under_which_a_workers_attempts_are_cou
         Destination(**ws(TRANSCODING))
 
 
+# An older object after a newer one with its SOP Instance UID
+
+
+def a_newer_one(spool, older, *destinations):
+    """Another object with the SOP Instance UID of `older`, received later."""
+    instance = replace(
+        older,
+        id=older.id[:16] + uuid.uuid4().hex,
+        received_at=older.received_at + 1,
+        destinations=destinations or older.destinations,
+    )
+    staged = spool.incoming / uuid.uuid4().hex
+    staged.write_bytes(spool.received(older.id).read_bytes())
+    assert spool.commit(staged, instance, dataset_offset(staged) - len(records.RECEIVED_ROOM))
+    return instance
+
+
+def an_overtaken_one(bench):
+    """A dead one, and a newer one that was delivered meanwhile and has left the spool."""
+    older = a_dead_one(bench.spool, "ws1")
+    bench.start()
+    running(bench)
+    newer = a_newer_one(bench.spool, older)
+    events.push(bench.redis, [events.Received(newer.id)])
+    bench.learn()
+    bench.deliver()
+    bench.wait_retired(newer)
+    return older, newer
+
+
+def test_a_dead_one_is_not_retried_over_a_newer_one_that_was_delivered(bench, capsys):
+    older, _ = an_overtaken_one(bench)
+    print_dead_list(compared(bench.spool, 9e9, dead(bench.spool, EVERYTHING, time.time())), as_json=False)
+    assert "a newer object with this SOP Instance UID was received at" in capsys.readouterr().out
+    ordering.retry(bench.settings, EVERYTHING, yes=True)
+    said = capsys.readouterr().out
+    assert "1 delivery left alone" in said
+    assert f"ws1: {older.sop_instance_uid}: a newer object" in said
+    assert "and was delivered at" in said
+    assert "No dead delivery" in said
+    assert bench.spool.state(older.id).dead == {"ws1"}
+    ordering.retry(bench.settings, EVERYTHING, yes=True, older_too=True)
+    assert bench.deliver().parcels[0].instance == older.id
+    bench.wait_retired(older)
+
+
+def test_an_order_does_not_send_what_a_newer_one_has_overtaken_since_it_was_given(bench):
+    older = a_dead_one(bench.spool, "ws1")
+    other = a_dead_one(bench.spool, "ws1")
+    ordering.retry(bench.settings, EVERYTHING, yes=True)
+    newer = a_newer_one(bench.spool, older)
+    bench.spool.mark_delivered(newer.id, "ws1", {"status": 0, "at": time.time()})
+    bench.start()
+    bench.learn()
+    assert [parcel.instance for parcel in bench.deliver().parcels] == [other.id]
+    assert bench.spool.state(older.id).dead == {"ws1"}
+    assert told(bench, older)["left alone"].startswith("not sent again: a newer object")
+
+
+@pytest.mark.parametrize("standing", ["waits for this destination", "is dead for this destination too"])
+def test_a_dead_one_is_not_retried_before_a_newer_one_that_is_still_to_come(bench, capsys, standing):
+    older = a_dead_one(bench.spool, "ws1")
+    newer = a_newer_one(bench.spool, older)
+    if "dead" in standing:
+        bench.spool.mark_dead(newer.id, "ws1", REFUSED | {"at": time.time()})
+    ordering.retry(bench.settings, EVERYTHING, yes=True)
+    assert standing in capsys.readouterr().out
+    given = [
+        item.instance for path in orders.outstanding(bench.spool.orders) for item in orders.read(path).items
+    ]
+    assert given == ([newer.id] if "dead" in standing else [])
+
+
+def test_a_newer_one_for_another_destination_does_not_hold_an_older_one_up(bench):
+    older = a_dead_one(bench.spool, "ws1")
+    a_newer_one(bench.spool, older, "elsewhere")
+    ordering.retry(bench.settings, EVERYTHING, yes=True)
+    assert len(orders.outstanding(bench.spool.orders)) == 1
+
+
+def test_where_the_history_does_not_reach_back_nobody_knows_whether_a_newer_one_came(bench, capsys):
+    bench.configure({"name": "ws1"}, keep_history="1h")
+    older = a_dead_one(bench.spool, "ws1")
+    change_record(bench.spool, older, received_at=time.time() - 7200)
+    ordering.retry(bench.settings, EVERYTHING, yes=True)
+    assert "the history does not reach back so far (keep_history)" in capsys.readouterr().out
+    ordering.retry(bench.settings, EVERYTHING, yes=True, older_too=True)
+    assert len(orders.outstanding(bench.spool.orders)) == 1
+
+
+def test_neither_is_one_resent_or_rerouted_over_a_newer_one(bench, capsys):
+    sent = put(bench.spool, shipped(PLAIN), "ws1", "old")
+    bench.spool.mark_delivered(sent.id, "ws1", {"status": 0, "at": time.time()})
+    a_newer_one(bench.spool, sent, "ws1")
+    waiting = put(bench.spool, shipped(PLAIN), "old")
+    a_newer_one(bench.spool, waiting, "ws1")
+    ordering.resend(bench.settings, EVERYTHING, yes=True)
+    assert f"ws1: {sent.sop_instance_uid}: a newer object" in capsys.readouterr().out
+    ordering.reroute(bench.settings, Filter(sop_instance_uid=waiting.sop_instance_uid), yes=True)
+    said = capsys.readouterr().out
+    assert f"ws1: {waiting.sop_instance_uid}: a newer object" in said
+    assert "Nothing to reroute" in said
+    assert orders.outstanding(bench.spool.orders) == []
+    ordering.resend(bench.settings, EVERYTHING, yes=True, older_too=True)
+    ordering.reroute(bench.settings, EVERYTHING, yes=True, older_too=True)
+    assert len(orders.outstanding(bench.spool.orders)) == 2
+
+
 # Sent again after an operator's decision
 
 
@@ -349,6 +461,17 @@ def test_what_is_understood_now_goes_from_the_quarantine_to_its_destinations(qua
     acts = [orders.read(path) for path in orders.outstanding(ingest.spool.orders)]
     assert [order.act for order in acts] == [Act.NOTE, Act.RETRY]
     assert "is understood now" in acts[0].words
+
+
+def test_what_was_in_quarantine_does_not_follow_a_newer_one(quarantined, capsys):
+    ingest, file = quarantined
+    (kept,) = quarantine.select(ingest.settings, EVERYTHING, "")
+    assert send(ingest.port, [file]).returncode == 0  # it is understood now, and was sent again
+    (newer,) = ingest.instances()
+    assert not quarantine.retry(ingest.settings, [kept], yes=True)
+    assert "stays: ws1: a newer object with this SOP Instance UID" in capsys.readouterr().out
+    assert [instance.id for instance in ingest.instances()] == [newer.id]
+    assert quarantine.retry(ingest.settings, [kept], yes=True, older_too=True)
 
 
 def test_what_is_not_understood_admitted_or_routed_now_stays_in_the_quarantine(quarantined, capsys):

@@ -1,6 +1,7 @@
 """The dispatcher's process on a real Redis and a real spool; the test plays worker and forwarder."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +12,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dicomferry.spool.spool import SHARDS, Spool
 from dispatcher import bookkeeping, service
-from dispatcher.history import lines_of
+from dispatcher.history import lines_of, received_in
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
@@ -29,6 +30,41 @@ def test_an_instance_goes_through_probe_transcode_deliver_and_is_retired(bench):
     told = [line[3] for line in lines_of(bench.spool.history, instance.sop_instance_uid)]
     assert told == ["received", "planned", "rendered", "delivered"]
     assert not bench.spool.leases.batches()
+    for level, uid in (("study", instance.study_instance_uid), ("series", instance.series_instance_uid)):
+        (row,) = received_in(bench.spool.history, level, uid, 10)
+        assert row.instance == instance.id
+        for words in (f"{instance.size} bytes", f"from {instance.calling_ae_title} ({instance.peer})"):
+            assert words in row.words
+
+
+def test_a_dead_delivery_is_logged_with_its_uid(bench, caplog):
+    bench.configure({"name": "ws1", "transfer_syntaxes": ["mpeg"]})
+    bench.start()
+    instance = bench.receive()
+    bench.learn()
+    wait_until(lambda: "Dead instance=" in caplog.text, "its end")
+    (line,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("Dead "))
+    assert f"instance={instance.id} uid={instance.sop_instance_uid} destination=ws1: " in line
+    assert "MR Image Storage that it shows (mpeg)" in line
+
+
+def test_the_last_arrival_and_rejected_callers_stand_in_the_status(bench):
+    bench.start()
+    instance = bench.receive()
+    rejected = {"calling": "CT9", "called": "FERRY", "host": "10.0.0.9", "why": "is not one of callers"}
+    events.push(bench.redis, [events.CallerRejected("CT9", "FERRY", "10.0.0.9", "is not one of callers")])
+    wait_until(lambda: (bench.spool.status() or {}).get("rejected"), "the status")
+    status = bench.spool.status()
+    assert [{key: caller[key] for key in rejected} for caller in status["rejected"]] == [rejected]
+    assert status["last_received_at"] == instance.received_at
+    bench.learn()
+    bench.render()
+    bench.deliver()
+    bench.wait_retired(instance)
+    bench.stop()
+    bench.start()
+    bench.wait_looks(2)
+    assert bench.spool.status()["last_received_at"] == instance.received_at
 
 
 def test_an_instance_whose_event_was_lost_is_found_on_the_spool_at_start(bench):
@@ -59,6 +95,34 @@ def test_events_that_were_lost_are_read_from_lease_and_marker(bench):
     bench.deliver(say=False)
     bench.wait_retired(instance)
     assert lines_of(bench.spool.history, instance.sop_instance_uid)[-1][3] == "delivered"
+
+
+def total(bench):
+    """What `status` says was delivered."""
+    return bench.spool.status()["lanes"][0]["delivered"] if bench.spool.status() else None
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep_delivered": "1h"}])
+def test_what_was_delivered_while_no_dispatcher_ran_counts_once_however_often_one_starts(bench, keep):
+    bench.configure({"name": "ws1"}, **keep)
+    bench.start()
+    instances = [bench.receive(shipped("CT_small.dcm")), bench.receive()]
+    bench.learn()
+    bench.deliver()
+    wait_until(lambda: total(bench) == 1, "the first to be counted")
+    bench.stop()  # the second is delivered meanwhile, and its event is lost
+    at = time.time()
+    bench.spool.mark_delivered(instances[1].id, "ws1", {"status": 0, "at": at, "why": "as received"})
+    for _ in range(3):
+        bench.redis.flushall()
+        bench.spool.forget_status()
+        bench.start()
+        wait_until(lambda: total(bench) is not None, "the status")
+        wait_until(lambda: total(bench) == 2, "both to be counted")
+        bench.stop()
+    lines = lines_of(bench.spool.history, instances[1].sop_instance_uid)
+    (line,) = [line for line in lines if line.what == "delivered"]
+    assert (line.at, line.words) == (at, "as its marker says: as received")
 
 
 def test_of_a_small_spool_a_single_event_that_was_lost_is_found_by_reading_on(bench):
@@ -155,7 +219,7 @@ def chatter(bench):
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        assert busy.wait(10)
+        assert busy.wait(60)
         yield
     finally:
         done.set()

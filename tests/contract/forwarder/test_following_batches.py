@@ -144,7 +144,7 @@ def test_a_batch_that_waits_for_another_ends_when_the_forwarder_stops(tmp_path: 
         instance = post.put()
         follower = waiting(post, post.batch(instance, after=post.batch(instance).id))
         post.forwarder.stop(1.0, 1.0)
-        follower.join(10.0)
+        follower.join(60.0)
         assert not follower.is_alive()
         assert not peer.files()
         post.forwarder.close()  # its last events are not to reach the next test

@@ -4,6 +4,7 @@ import fcntl
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.running.ports import free_port
 from tests.support.running.processes import DICOMFERRY, command_lines, wait_until
 from tests.support.running.redis import redis_of_up
 from tests.support.running.site import Site
+from tests.support.stages.spools import a_spool
 
 
 def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -26,7 +28,7 @@ def ferry(*words: object, folder: Path, **environment: str) -> "subprocess.Compl
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -41,6 +43,41 @@ def test_a_right_configuration_is_said_to_be_right(site: Site, tmp_path: Path) -
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "1 destination," in checked.stdout
     assert not site.spool.exists(), "checking starts nothing"
+
+
+def test_a_right_configuration_with_something_odd_is_right_and_says_what(site: Site, tmp_path: Path) -> None:
+    checked = ferry("check-config", "--config", site.config, folder=tmp_path, DICOMFERRY_BROKR="1")
+    assert checked.returncode == 0
+    assert f"{site.config}: warning: DICOMFERRY_BROKR in the environment sets nothing" in checked.stdout
+    assert f"{site.config}: 1 warning; " in checked.stdout
+
+
+def test_status_check_ends_with_1_where_something_needs_a_person(site: Site, tmp_path: Path) -> None:
+    site.spool.mkdir()
+    spool = a_spool(site.spool)
+    lane = dict.fromkeys(("pending", "rendering", "ready", "sending", "delivered", "dead"), 0)
+    lane |= {"destination": "ws", "title": "WS1", "circuit": "closed", "since": None, "probe_at": None}
+    counts = dict.fromkeys(("instances", "parked", "quarantined", "batches", "orders"), 0)
+    far = time.time() + 3600  # as fresh when a slow machine reads it
+    for dead, code in ((0, 0), (4, 1)):
+        spool.write_status(
+            {"at": far, "read_at": far, "redis": True, "lanes": [lane | {"dead": dead}]} | counts
+        )
+        checked = ferry("status", "--check", "--config", site.config, folder=tmp_path)
+        assert (checked.returncode, bool(checked.stdout)) == (code, code == 1), checked.stderr
+    assert checked.stdout.startswith("4 dead deliveries: ")
+    shown = ferry("status", "--config", site.config, folder=tmp_path).stdout
+    assert "4 dead deliveries" in shown
+    assert "parked" not in shown
+
+
+@pytest.mark.parametrize("words", [("dead", "list"), ("dead", "retry"), ("reroute",), ("resend",)])
+def test_a_filter_that_names_an_unknown_destination_is_refused(
+    site: Site, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    refused = ferry(*words, "--destination", "nowhere", "--config", site.config, folder=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "dicomferry: no destination is named 'nowhere'; there are ws\n"
 
 
 def test_a_wrong_configuration_ends_with_2_and_says_what_would_be_right(site: Site, tmp_path: Path) -> None:
@@ -73,6 +110,34 @@ def test_a_part_that_runs_alone_without_a_broker_is_told_what_to_set(site: Site,
         assert refused.returncode == 2, (part, refused.stderr)
         assert "DICOMFERRY_BROKER" in refused.stderr, part
         assert "Traceback" not in refused.stderr, part
+
+
+def helps(*words: str, folder: Path) -> str:
+    return ferry(*words, "--help", folder=folder, COLUMNS="80").stdout
+
+
+def test_help_lists_each_command_with_a_whole_sentence(tmp_path: Path) -> None:
+    lines = helps(folder=tmp_path).partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 15
+    assert [line for line in lines if not line.endswith(".") or line.endswith("..")] == []
+
+
+def test_help_names_no_type_that_says_nothing(tmp_path: Path) -> None:
+    for command in (
+        "demo",
+        "up",
+        "dispatcher",
+        "transcode",
+        "status",
+        "dead",
+        "quarantine",
+        "reroute",
+        "resend",
+    ):
+        said = helps(command, folder=tmp_path)
+        assert "--help" in said
+        assert "<bool>" not in said, command
+        assert max(map(len, said.splitlines())) <= 80, command
 
 
 def test_help_loads_no_stage_and_no_celery(tmp_path: Path) -> None:
@@ -171,7 +236,7 @@ def test_celerys_parts_stop_by_sigterm(site: Site, tmp_path: Path, broker: str, 
     try:
         wait_until(lambda: " ready." in log.read_text(), f"the {part}", seconds=40)
         program.terminate()
-        assert program.wait(timeout=20) == 0
+        assert program.wait(timeout=80) == 0
     finally:
         program.kill()
         program.wait()
@@ -194,7 +259,7 @@ def test_a_worker_with_a_batch_that_does_not_end_stops_all_the_same(
         app.send_task("sleep", queue="transcode")
         wait_until(lambda: "asleep" in log.read_text(), "the batch to run", seconds=40)
         program.terminate()
-        program.wait(timeout=20)
+        program.wait(timeout=80)
         assert not [line for line in command_lines().values() if str(site.config) in line]
     finally:
         program.kill()

@@ -114,10 +114,10 @@ def dispatcher(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert made.wait(10)
+    assert made.wait(60)
     yield thread
     running[0].stopping = True
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -207,6 +207,18 @@ def test_an_icon_that_cannot_be_converted_is_left_out_with_a_note(
     assert np.array_equal(independent.cells(out, tmp_path)[0][0], MAIN)
 
 
+@pytest.mark.parametrize("kind", ["no codestream", "no fragment"])
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, DEFLATED_LE])
+def test_of_an_icon_that_nobody_knows_the_note_says_so(kind: str, uid: str, tmp_path: Path) -> None:
+    source = with_icons(tmp_path / "in.dcm", EXPLICIT_LE, BROKEN[kind]())
+    if uid == DEFLATED_LE:
+        made = dcmread(source)
+        made.file_meta.TransferSyntaxUID = DEFLATED_LE
+        made.save_as(source)
+    _, notes = rendition(source, RLE)
+    assert "(0088,0200) was left out: its fragments begin with no codestream that shows what it is" in notes
+
+
 def test_an_icon_in_a_compressed_file_in_implicit_vr_becomes_native_too(tmp_path: Path) -> None:
     codestream = CODESTREAMS["JPEGLS"]()
     source = with_icons(
@@ -359,3 +371,40 @@ def test_signed_values_without_their_sign_bits_are_not_made_positive(tmp_path: P
     source = write(tmp_path / "in.dcm", made, EXPLICIT_LE)
     with pytest.raises(Unsuitable):
         rendition(source, J2K)
+
+
+@pytest.mark.parametrize("target", [RLE, J2K, JPEG_LS, JPEG + "70", JPEG + "110", "1.2.840.10008.1.2.8.1"])
+@pytest.mark.parametrize(
+    ("described", "extra", "noted"),
+    [
+        ((36, 8, 1), b"", ""),
+        ((36, 8, 1), b"\7", "1 byte was left out"),
+        ((36, 8, 1), b"\0", "1 byte was left out"),
+        ((36, 8, 2), b"\7" * 2, "2 bytes were left out"),
+        ((35, 8, 1), b"\0", ""),  # padding to even length
+        ((35, 8, 1), b"\7", ""),
+        ((35, 8, 1), b"\7\7", "2 bytes were left out"),
+        ((35, 8, 3), b"\7", ""),
+        ((35, 8, 2), b"\7", "1 byte was left out"),
+        ((35, 16, 1), b"\7", "1 byte was left out"),
+        ((35, 16, 1), b"\7\7\7", "3 bytes were left out"),
+    ],
+)
+def test_bytes_behind_the_last_frame_that_pad_nothing_are_told(
+    described: tuple[int, int, int], extra: bytes, noted: str, target: str, tmp_path: Path
+) -> None:
+    columns, bits, frames = described
+    pictures = [image(33, columns, bits, seed=n).astype(f"<u{bits // 8}") for n in range(frames)]
+    made = dataset(pictures[0].shape, bits)
+    made.NumberOfFrames = frames
+    made.add_new("PixelData", "OB" if bits == 8 else "OW", b"")
+    value = b"".join(picture.tobytes() for picture in pictures) + extra
+    source = write(tmp_path / "in.dcm", made, EXPLICIT_LE)
+    head = element(0x7FE00010, b"OB" if bits == 8 else b"OW", value, "<", implicit=False)
+    source.write_bytes(source.read_bytes()[:-12] + head)
+    out, notes = rendition(source, target)
+    assert noted in notes
+    assert ("left out" in notes) == bool(noted)
+    assert np.array_equal(independent.cells(out, tmp_path)[0], np.stack(pictures))
+    kept, _ = rendition(source, IMPLICIT_LE)  # no codec runs, and nothing is left out
+    assert dcmread(kept).PixelData[: len(value)] == value

@@ -9,7 +9,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
-from dicomferry.dicom.part10 import PREFIX_LENGTH, dataset_offset, read_meta
+from dicomferry.dicom.part10 import PREFIX_LENGTH, dataset_offset, file_header, read_meta
 from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
@@ -23,6 +23,7 @@ from workers.transcode import transcode
 
 JPEG = "1.2.840.10008.1.2.4.50"
 RLE = "1.2.840.10008.1.2.5"
+J2K = "1.2.840.10008.1.2.4.90"
 LENGTH_ELEMENT = slice(132, 144)
 
 
@@ -158,11 +159,96 @@ def test_a_file_that_cannot_be_told_fails_by_a_message_that_says_what_is_missing
     outcome = converted(tmp_path / "unnamed.dcm", tmp_path / "out2.dcm", "rle")
     assert outcome.kind is Kind.FAILED
     assert "SOP Instance UID" in outcome.words
-    compressed = shipped("MR_small_RLE.dcm").read_bytes()
-    (tmp_path / "bare.dcm").write_bytes(compressed[dataset_offset(shipped("MR_small_RLE.dcm")) :])
+    made = dcmread(shipped("MR_small_RLE.dcm"))
+    made.PixelData = made.PixelData[:8] + made.PixelData[8:].replace(b"\2\0\0\0\x40\0\0\0", b"?" * 8)
+    made.save_as(tmp_path / "unknown.dcm")
+    content = (tmp_path / "unknown.dcm").read_bytes()
+    (tmp_path / "bare.dcm").write_bytes(content[dataset_offset(tmp_path / "unknown.dcm") :])
     outcome = converted(tmp_path / "bare.dcm", tmp_path / "out3.dcm", "jpeg2000")
     assert outcome.kind is Kind.FAILED
     assert "in fragments though the syntax is a native one" in outcome.words
+
+
+# Pixel data, the transfer syntax it is labelled with, and the one that it shows.
+MISLABELLED = [
+    ("CT_small.dcm", J2K, EXPLICIT_LE),
+    ("CT_small.dcm", RLE, EXPLICIT_LE),
+    ("MR_small_implicit.dcm", JPEG, IMPLICIT_LE),
+    ("MR_small_RLE.dcm", EXPLICIT_LE, RLE),
+    ("MR_small_RLE.dcm", IMPLICIT_LE, RLE),
+    ("MR_small_RLE.dcm", DEFLATED_LE, RLE),
+    ("MR_small_RLE.dcm", J2K, RLE),
+    ("693_J2KR.dcm", JPEG, J2K[:-1] + "1"),
+    ("693_J2KR.dcm", RLE, J2K[:-1] + "1"),
+    ("MR_small_jpeg_ls_lossless.dcm", J2K, JPEG[:-2] + "80"),
+    ("MR_small_jpeg_ls_lossless.dcm", JPEG[:-2] + "70", JPEG[:-2] + "80"),
+    ("SC_rgb_jpeg_dcmtk.dcm", J2K, JPEG),
+    ("SC_rgb_jpeg_dcmtk.dcm", JPEG[:-2] + "80", JPEG),
+]
+
+
+def relabelled(name: str, label: str, folder: Path) -> Path:
+    """The shipped file with another transfer syntax in its File Meta Information, and the same data set."""
+    path, out = shipped(name), folder / "relabelled.dcm"
+    meta, body = read_meta(path), path.read_bytes()[dataset_offset(path) :]
+    if label == DEFLATED_LE:
+        compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        body = compressor.compress(body) + compressor.flush()
+        body += b"\0" * (len(body) % 2)
+    out.write_bytes(file_header(meta.sop_class_uid, meta.sop_instance_uid, label) + body)
+    return out
+
+
+@pytest.mark.parametrize(("name", "label", "real"), MISLABELLED)
+def test_pixel_data_that_contradict_the_transfer_syntax_are_what_they_show(
+    name: str, label: str, real: str, tmp_path: Path
+) -> None:
+    source = relabelled(name, label, tmp_path)
+    for target in dict.fromkeys((EXPLICIT_LE, real, EXPLICIT_LE if JPEG in {label, real} else label)):
+        out = tmp_path / "out.dcm"
+        report = transcode(source, out, RenditionSpec(target), verify="always")
+        assert "its pixel data is " in report.notes
+        assert read_meta(out).transfer_syntax_uid == target
+        found, expected = (cells(path, tmp_path)[0].astype(int) for path in (out, shipped(name)))
+        assert abs(found - expected).max() <= (real == JPEG)  # decoders of lossy JPEG differ by 1
+        if target == real:
+            assert dcmread(out).PixelData == dcmread(shipped(name)).PixelData
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "group"),
+    [
+        ("CT_small.dcm", J2K, "jpeg2000"),
+        ("CT_small.dcm", RLE, "rle"),
+        ("MR_small_RLE.dcm", EXPLICIT_LE, "uncompressed"),
+        ("MR_small_implicit.dcm", EXPLICIT_LE, "uncompressed"),
+    ],
+)
+def test_a_file_is_not_left_in_a_transfer_syntax_that_it_only_states(
+    name: str, label: str, group: str, tmp_path: Path
+) -> None:
+    outcome = converted(relabelled(name, label, tmp_path), tmp_path / "out.dcm", group)
+    assert outcome.kind is Kind.MADE, outcome.words
+    assert read_meta(tmp_path / "out.dcm").transfer_syntax_uid == label
+    found, expected = (cells(path, tmp_path)[0] for path in (tmp_path / "out.dcm", shipped(name)))
+    assert (found == expected).all()
+
+
+def test_native_pixel_data_of_another_length_in_a_compressed_syntax_is_refused_in_every_form(
+    tmp_path: Path,
+) -> None:
+    made = dcmread(shipped("CT_small.dcm"))
+    for length in (1, -2, -16, 2):
+        made.PixelData = (dcmread(shipped("CT_small.dcm")).PixelData + b"\0\0")[: 128 * 128 * 2 + length]
+        made.file_meta.TransferSyntaxUID = EXPLICIT_LE
+        made.save_as(tmp_path / "in.dcm")
+        content = (tmp_path / "in.dcm").read_bytes()[dataset_offset(tmp_path / "in.dcm") :]
+        meta = read_meta(tmp_path / "in.dcm")
+        source = tmp_path / "odd.dcm"
+        source.write_bytes(file_header(meta.sop_class_uid, meta.sop_instance_uid, J2K) + content)
+        for target in (J2K, EXPLICIT_LE, RLE):
+            with pytest.raises(Permanent, match="pixel data is not in fragments"):
+                transcode(source, tmp_path / "out.dcm", RenditionSpec(target))
 
 
 @pytest.mark.parametrize(("said", "found"), [(EXPLICIT_LE, IMPLICIT_LE), (IMPLICIT_LE, EXPLICIT_LE)])

@@ -147,7 +147,7 @@ class Raw:
     """A connection to an acceptor on loopback."""
 
     def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=60)
 
     @classmethod
     def associated(cls, port: int, *contexts: tuple[int, str, str]) -> Self:

@@ -187,7 +187,7 @@ def ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], 
             requestor.sendall(pdu(ABORT, bytes(4)))
         elif way == "releases":
             requestor.sendall(pdu(RELEASE_RQ, bytes(4)))
-            requestor.settimeout(5)
+            requestor.settimeout(60)
             requestor.recv(1 << 20)
 
     return carry

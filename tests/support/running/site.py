@@ -122,7 +122,7 @@ class Site:
             [*DICOMFERRY, *words, "--config", str(self.config)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
 
@@ -145,7 +145,7 @@ class Site:
         wait_until(lambda: not self.instances(), "an empty spool", seconds)
 
 
-def progress(count: "Any", wanted: int, idle: float = 60.0) -> None:
+def progress(count: "Any", wanted: int, idle: float = 200.0) -> None:
     """Wait for `count()` to reach `wanted`; fail when nothing has moved for `idle` seconds."""
     seen, moved = -1, time.monotonic()
     while seen < wanted:

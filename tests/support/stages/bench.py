@@ -61,12 +61,12 @@ class Bench:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        assert made.wait(10)
+        assert made.wait(60)
 
     def stop(self):
         if self._thread is not None:
             self._dispatcher.stopping = True
-            self._thread.join(10)
+            self._thread.join(60)
             assert not self._thread.is_alive()
             self._thread = None
 

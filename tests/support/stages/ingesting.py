@@ -87,7 +87,7 @@ class IngestProcess:
         wait_until(lambda: is_listening(self.port) or self.process.poll() is not None, "ingest", 60)
         assert self.process.poll() is None, self.log.read_text()
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = 80.0) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 

@@ -31,7 +31,7 @@ class Post:
             broker=broker,
             ae=[{"title": "FERRY"}],
             destination=[
-                {"name": name, "title": "WS1", "host": "127.0.0.1", "port": 104, "timeout": 10, "linger": 0}
+                {"name": name, "title": "WS1", "host": "127.0.0.1", "port": 104, "timeout": 60, "linger": 0}
                 | keys
                 for name, keys in destinations.items()
             ],

@@ -85,6 +85,7 @@ def lengths(data_set: Dataset) -> Iterator[int]:
         (0x00080018, "UI", b"1.2.3", b"\0"),
         (0x00420011, "OB", b"\x01\x02\x03", b"\0"),
         (0x00091001, "UN", b"\x01", b"\0"),
+        (0x00090010, "LO", b"ACM", b" "),  # a private creator: LO in Implicit VR too (PS3.5 7.8.1)
     ],
 )
 def test_an_odd_value_is_padded_as_its_vr_says(  # noqa: PLR0917  a table

@@ -39,6 +39,17 @@ def test_totals_outlive_the_lines_that_they_count_and_a_restart(path: Path) -> N
     assert History(path, keep=DAY).delivered_counts() == {"ws1": 2, "ws2": 1}
 
 
+def test_a_delivery_that_is_told_once_more_counts_once_and_one_that_is_repeated_counts_again(
+    path: Path,
+) -> None:
+    history = History(path, keep=DAY)
+    history.write([row(1, at=NOW), row(1, at=NOW), row(1, at=NOW, destination="ws2")])
+    history.write([row(1, at=NOW - 1)])  # its marker, where its line has the time of the event
+    assert history.delivered_counts() == {"ws1": 1, "ws2": 1}
+    history.write([row(1, at=NOW + 60), row(2)])  # resent
+    assert history.delivered_counts() == {"ws1": 3, "ws2": 1}
+
+
 def test_lines_are_kept_for_so_long_and_no_longer(path: Path) -> None:
     history = History(path, keep=90 * DAY)
     history.write([row(1, at=NOW - 91 * DAY), row(2, at=NOW - 89 * DAY)])

@@ -10,7 +10,7 @@ from dispatcher.plan import Choice, NoChoice, choose
 UID = {syntax.label: syntax.uid for syntax in TABLE}
 
 
-def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb", sendable=True):
+def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb", sendable=True, sop=""):
     destination = Destination(
         name="ws",
         title="WS1",
@@ -26,6 +26,7 @@ def plan(received, shows, accepts, *, ruled_out=None, lossy=False, colour="rgb",
         destination.shown_syntaxes,
         frozenset(UID[label] for label in accepts),
         {UID[label]: reason for label, reason in (ruled_out or {}).items()},
+        sop_class_uid=sop,
         sendable=sendable,
     )
 
@@ -94,6 +95,38 @@ def test_what_cannot_be_sent_is_stuck_and_says_why(received, shows, accepts, wor
     no_choice = plan(received, shows, accepts)
     assert isinstance(no_choice, NoChoice)
     assert words in no_choice.reason
+
+
+@pytest.mark.parametrize(
+    ("received", "shows", "accepts", "parts"),
+    [
+        (
+            "J2K",
+            ["uncompressed", "rle"],
+            [],
+            ["CT Image Storage", "(uncompressed, rle)", "transfer_syntaxes"],
+        ),
+        ("J2K", ["uncompressed"], ["J2K"], ["CT Image Storage", "(uncompressed)", "transfer_syntaxes"]),
+        ("J2K", "negotiate", [], ["CT Image Storage", "route such objects elsewhere"]),
+        ("J2K", ["mpeg"], ["MPEG2MPML"], ["CT Image Storage", "MPEG2MPML", "J2K", "transfer_syntaxes"]),
+        ("J2K", ["JPEGBaseline8Bit"], ["JPEG"], ["CT Image Storage", "JPEG", "J2K", "lossy = true"]),
+        ("JPIP", ["uncompressed"], ["ExplicitLE"], ["does not show JPIP", "transfer_syntaxes"]),
+    ],
+)
+def test_why_nothing_can_be_sent_names_the_class_the_syntaxes_and_the_key(received, shows, accepts, parts):
+    reason = plan(received, shows, accepts, sop="1.2.840.10008.5.1.4.1.1.2").reason
+    assert [part for part in parts if part not in reason] == [], reason
+
+
+def test_the_first_of_the_list_is_called_so_until_it_was_tried():
+    accepts = ["ExplicitLE", "ImplicitLE"]
+    assert "ExplicitLE: first it accepts of its list" in plan("J2K", ["uncompressed"], accepts).why
+    refused = plan("J2K", ["uncompressed"], accepts, ruled_out={"ExplicitLE": "0xA900"})
+    assert "ImplicitLE: next it accepts of its list" in refused.why
+    assert "first" not in refused.why
+    # The received syntax is of the list, too.
+    received = plan("J2K", ["JPEG2000Lossless", "uncompressed"], accepts, ruled_out={"J2K": "0xA900"})
+    assert "next it accepts of its list" in received.why
 
 
 def test_no_loss_makes_recompression_possible_and_none_is_advised():

@@ -6,7 +6,7 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, ProbeBatch
 from dispatcher.circuit import Circuit
-from dispatcher.commands import Lost, Reread
+from dispatcher.commands import Lost, Note, Reread
 from dispatcher.delivering import MAX_DELIVER_OBJECTS
 from dispatcher.lanes import NEARLY_THROUGH, Place
 from tests.support.stages.queue import asked, delivered, destination, feed, found, manager, of, only
@@ -44,6 +44,27 @@ def test_an_answered_probe_lets_one_object_try_and_then_all():
     assert [p.instance for p in trial.parcels] == ["i0"]
     commands = feed(queue, *delivered(trial), events.Finished(trial.id), now=7.2)
     assert [p.instance for p in only(commands, DeliverBatch).parcels] == [f"i{n}" for n in range(1, 10)]
+
+
+def test_the_history_tells_once_when_a_destination_stops_answering_and_when_it_answers_again():
+    queue = manager()
+    deliver = only(feed(queue, *(found(n, syntax=EXPLICIT_LE) for n in range(10))), DeliverBatch)
+    commands = unreachable(queue, deliver, now=1.0)
+    for now in (7.0, 30.0):
+        commands += feed(queue, now=now)
+        probe = of(commands, ProbeBatch)[-1]
+        down = events.Unreachable(probe.id, "ws1", "no answer"), events.Finished(probe.id)
+        commands += feed(queue, *down, now=now + 1)
+    probe = only(feed(queue, now=100.0), ProbeBatch)
+    answer = events.Learned(probe.id, "ws1", {}, probe=True), events.Finished(probe.id)
+    commands += feed(queue, *answer, now=100.1)
+    trial = of(commands, DeliverBatch)[-1]
+    commands += feed(queue, *delivered(trial), events.Finished(trial.id), now=100.2)
+    told = [(c.instance, c.what, c.destination, c.words) for c in commands if isinstance(c, Note)]
+    assert [line for line in told if not line[0]] == [
+        ("", "not answering", "ws1", "connection refused"),
+        ("", "answering again", "ws1", ""),
+    ]
 
 
 def test_an_object_that_makes_its_peer_abort_does_not_hold_up_the_others():

@@ -4,7 +4,7 @@ from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, TranscodeBatch
 from dispatcher.circuit import Circuit
-from dispatcher.commands import DropRenditions, Found, MarkDead, Note, NotFound, Reread, Retire
+from dispatcher.commands import DropRenditions, Found, Lost, MarkDead, Note, NotFound, Reread, Retire
 from tests.support.stages.queue import (
     delivered,
     destination,
@@ -111,6 +111,36 @@ def test_what_is_being_sent_is_not_too_old_until_its_batch_has_ended():
     assert not buried(queue.schedule(HOUR + 5))
     assert Retire("i1") in feed(queue, *delivered(deliver), now=HOUR + 6)
     assert not buried(queue.schedule(2 * HOUR))
+
+
+def test_what_a_rendition_waits_for_is_told_once_and_is_the_reason_when_its_time_is_over():
+    queue = manager(destination(max_age=HOUR))
+    commands = feed(queue, found(1))
+    told = []
+    for now in (1.0, 500.0, 1000.0):
+        batch = only(commands, TranscodeBatch)
+        reason = f"waits for room: {now:g} MB"
+        ends = (events.Postponed(batch.id, "i1", batch.spec.key, reason), events.Finished(batch.id), found(1))
+        commands = [*feed(queue, *ends, now=now), *queue.schedule(now + 400)]
+        told += [c for c in commands if isinstance(c, Note) and c.what == "postponed"]
+    assert [(note.instance, note.destination, note.words) for note in told] == [
+        ("i1", "ws1", "waits for room: 1 MB")
+    ]
+    batch = only(commands, TranscodeBatch)
+    feed(queue, Lost(batch.id, died=False), found(1), now=1500.0)
+    (bury,) = buried(queue.schedule(HOUR + 400))
+    assert "the last was: waits for room: 1000 MB" in bury.reason
+
+
+def test_what_a_rendition_waited_for_is_forgotten_once_it_is_made():
+    queue = manager(destination(max_age=HOUR))
+    batch = only(feed(queue, found(1)), TranscodeBatch)
+    ends = (events.Postponed(batch.id, "i1", batch.spec.key, "waits: x"), events.Finished(batch.id), found(1))
+    batch = only(feed(queue, *ends), TranscodeBatch)
+    sent = only(feed(queue, *rendered(batch), events.Finished(batch.id), now=100.0), DeliverBatch)
+    feed(queue, events.Unreachable(sent.id, "ws1", "connection refused"), now=101.0)
+    (bury,) = buried(queue.schedule(HOUR + 400))
+    assert "the last was: connection refused" in bury.reason
 
 
 def test_what_is_older_than_max_age_at_start_is_dead_at_once():

@@ -44,7 +44,9 @@ def buried(commands):
 def test_the_next_object_gets_its_turn_at_once_and_alone():
     queue = manager()
     batch = only(feed(queue, *objects(1, 2, 3)), DeliverBatch)
-    assert sent(fails(queue, batch)) == ["i2"]
+    commands = fails(queue, batch)
+    assert sent(commands) == ["i2"]
+    assert not [c for c in commands if isinstance(c, Note) and c.what == "not answering"], "it answers"
 
 
 def test_where_another_object_passes_the_attempt_is_the_objects_own_and_the_rest_goes_first():

@@ -4,34 +4,34 @@ from collections import Counter
 
 import pytest
 
-from forwarder.reports import Tally
+from forwarder.reports import BatchResult
 
 
 @pytest.mark.parametrize(
-    ("tally", "words", "did_nothing"),
+    ("result", "words", "did_nothing"),
     [
-        (Tally(delivered=3), "3 delivered", False),
-        (Tally(), "0 delivered", False),  # retired meanwhile
-        (Tally(before=2), "0 delivered, 2 delivered before", False),
-        (Tally(refused=Counter({"0xC001": 3})), "0 delivered, 3 refused: 0xC001", True),
+        (BatchResult(delivered=3), "3 delivered", False),
+        (BatchResult(), "0 delivered", False),  # retired meanwhile
+        (BatchResult(before=2), "0 delivered, 2 delivered before", False),
+        (BatchResult(refused=Counter({"0xC001": 3})), "0 delivered, 3 refused: 0xC001", True),
         (
-            Tally(delivered=1, refused=Counter({"0xC001": 1, "0xA900": 1})),
+            BatchResult(delivered=1, refused=Counter({"0xC001": 1, "0xA900": 1})),
             "1 delivered, 2 refused: 0xA900, 0xC001",
             False,
         ),
-        (Tally(ended_by="unreachable: connection refused"), "unreachable: connection refused", True),
+        (BatchResult(ended_by="unreachable: connection refused"), "unreachable: connection refused", True),
         (
-            Tally(delivered=2, ended_by="unreachable: no answer (timeout)"),
+            BatchResult(delivered=2, ended_by="unreachable: no answer (timeout)"),
             "2 delivered, then unreachable: no answer (timeout)",
             False,
         ),
         (
-            Tally(before=1, ended_by="unreachable: x"),
+            BatchResult(before=1, ended_by="unreachable: x"),
             "0 delivered, 1 delivered before, then unreachable: x",
             True,
         ),
-        (Tally(accepted="answers; accepts 3 of 1"), "answers; accepts 3 of 1", False),
+        (BatchResult(accepted="answers; accepts 3 of 1"), "answers; accepts 3 of 1", False),
     ],
 )
-def test_the_outcome_of_a_batch(tally: Tally, words: str, did_nothing: bool) -> None:
-    assert (tally.words, tally.did_nothing) == (words, did_nothing)
+def test_the_outcome_of_a_batch(result: BatchResult, words: str, did_nothing: bool) -> None:
+    assert (result.words, result.did_nothing) == (words, did_nothing)

@@ -15,10 +15,11 @@ from pydicom.sequence import Sequence
 
 from dicomferry.dicom.identifiers import is_uid
 from dicomferry.dicom.part10 import dataset_offset, read_meta
-from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
+from dicomferry.dicom.syntaxes import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, label
 from dicomferry.errors import Permanent
 from ingest.header import Header, Malformed, read_header
 from tests.support.images.files import shipped
+from tests.support.images.synthetic import item
 
 FOLDER = Path(pydicom.data.__file__).parent / "test_files"
 # Made by pydicom's authors to be broken, or no data set of a SOP instance.
@@ -131,6 +132,18 @@ def test_a_fragment_that_is_missing_its_end_is_noticed(tmp_path: Path) -> None:
         read_header(cut, offset, read_meta(source).transfer_syntax_uid)
 
 
+def test_what_ends_early_is_measured_without_what_stands_before_it(tmp_path: Path) -> None:
+    source = shipped("MR_small.dcm")
+    offset = dataset_offset(source)
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(source.read_bytes()[:-100])
+    size = source.stat().st_size - offset
+    padded = cut.stat().st_size - offset
+    with pytest.raises(Malformed) as found:
+        read_header(cut, offset, read_meta(source).transfer_syntax_uid)
+    assert str(found.value).endswith(f": {padded} bytes, at least {size} announced")
+
+
 def test_zeros_after_the_end_are_forgiven(read: Callable[[bytes, str], Header]) -> None:
     for syntax in (EXPLICIT_LE, IMPLICIT_LE):
         for zeros in (1, 7, 8, 500):
@@ -180,7 +193,7 @@ BODIES = {
     IMPLICIT_LE: "MR_small_implicit.dcm",
     EXPLICIT_BE: "MR_small_bigendian.dcm",
 }
-J2K = "1.2.840.10008.1.2.4.90"
+J2K, RLE, JPEG = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50"
 
 
 def body_of(syntax: str) -> bytes:
@@ -196,12 +209,57 @@ Read = Callable[[bytes, str], Header]
 def test_the_encoding_is_the_one_that_the_data_set_has(read: Read, stated: str, real: str) -> None:
     found = read(body_of(real), stated)
     assert is_uid(found.sop_instance_uid)
-    if real == stated or (real, stated) == (EXPLICIT_LE, J2K):
+    if real == stated:
         assert (found.transfer_syntax_uid, found.notes, found.sendable) == ("", (), True)
     else:
-        assert found.transfer_syntax_uid == ("" if stated == J2K else real)
-        assert found.sendable is (stated != J2K)  # nothing is compressed and like that
-        assert "its data set is in" in found.notes[0]
+        assert (found.transfer_syntax_uid, found.sendable) == (real, True)
+        assert (
+            f"its pixel data is native, though its transfer syntax is {label(J2K)} (PS3.5 A.4)" in found.notes
+        ) == (stated == J2K)
+        assert ("its data set is in" in found.notes[0]) == ((real, stated) != (EXPLICIT_LE, J2K))
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "real", "sendable"),
+    [
+        ("MR_small_RLE.dcm", RLE, "", True),
+        ("MR_small_RLE.dcm", EXPLICIT_LE, RLE, True),
+        ("MR_small_RLE.dcm", IMPLICIT_LE, RLE, True),
+        ("MR_small_RLE.dcm", DEFLATED_LE, RLE, False),  # its bytes are deflated, those of RLE are not
+        ("MR_small_RLE.dcm", J2K, RLE, True),
+        ("693_J2KR.dcm", J2K, "", True),
+        ("693_J2KR.dcm", JPEG, J2K[:-1] + "1", True),  # .91 allows any: the header does not prove lossless
+        ("MR_small_jpeg_ls_lossless.dcm", JPEG, JPEG[:-2] + "80", True),
+        ("SC_rgb_jpeg_dcmtk.dcm", EXPLICIT_LE, JPEG, True),
+        ("SC_rgb_jpeg_dcmtk.dcm", JPEG[:-2] + "70", "", True),  # every JPEG decoder reads the process
+        ("SC_rgb_jpeg_dcmtk.dcm", "1.2.840.10008.1.2.4.102", "", True),  # we know nothing of video
+        ("CT_small.dcm", "1.2.3.4", "", True),  # nor of private syntaxes
+    ],
+)
+def test_what_is_in_another_transfer_syntax_than_its_context_is_known(
+    read: Read, name: str, stated: str, real: str, sendable: bool
+) -> None:
+    content = shipped(name).read_bytes()[dataset_offset(shipped(name)) :]
+    if stated == DEFLATED_LE:
+        compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        content = compressor.compress(content) + compressor.flush()
+    found = read(content, stated)
+    assert (found.transfer_syntax_uid, found.sendable) == (real, sendable)
+    noted = any("its pixel data is" in note and label(stated) in note for note in found.notes)
+    assert noted == bool(real)
+
+
+def test_pixel_data_that_are_in_no_syntax_are_never_sent_as_received(read: Read) -> None:
+    native = body_of(EXPLICIT_LE)
+    at = native.index(b"\xe0\x7f\x10\0OW\0\0")
+    junk = item() + item(b"junk") + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    for pixels, stated in (
+        (b"\xe0\x7f\x10\0OW\0\0\x10\0\0\0" + bytes(16), J2K),  # native, and of another length
+        (b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + junk, EXPLICIT_LE),  # fragments of nothing known
+    ):
+        found = read(native[:at] + pixels, stated)
+        assert (found.transfer_syntax_uid, found.sendable) == ("", False)
+        assert "its pixel data is" in found.notes[0]
 
 
 @pytest.mark.parametrize("syntax", BODIES)

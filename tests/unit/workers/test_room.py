@@ -1,7 +1,9 @@
 """What renditions may have of a disk, as a table, and who holds them to it."""
 
+import multiprocessing
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -185,3 +187,34 @@ def test_a_second_attempt_does_not_count_the_nameless_files_of_the_first(tmp_pat
                 assert standing() == [3 * LARGE]
         assert standing() == [2 * LARGE]
     assert standing() == []
+
+
+def test_however_many_grow_together_a_small_disk_keeps_ingests_part(tmp_path: Path) -> None:
+    """Renditions of 160 MB with a mark of 40 have 60; what each process wrote unseen is small beside that."""
+    processes = multiprocessing.get_context("fork")
+    begin, full, end = processes.Barrier(4), processes.Barrier(5), processes.Barrier(5)
+    with small_file_system(tmp_path / "disk", 160 * MB) as folder:
+
+        def fill() -> None:
+            room = Room(folder, shared=True, reserve_mb=40)
+            with (
+                tempfile.TemporaryFile(dir=folder, buffering=0) as nameless,
+                room.claim(folder / f"{os.getpid()}.dcm") as claim,
+            ):
+                begin.wait(60)
+                with suppress(NoRoom):
+                    while True:
+                        claim.grow(MB)
+                        nameless.write(bytes(MB))
+                full.wait(60)
+                end.wait(60)
+
+        growing = [processes.Process(target=fill) for _ in range(4)]
+        for process in growing:
+            process.start()
+        full.wait(60)
+        found = os.statvfs(folder)
+        end.wait(60)
+        for process in growing:
+            process.join()
+        assert found.f_bavail * found.f_frsize > 80 * MB

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 def to(port: int, **keys: Any) -> Destination:
     return Destination(
         **(
-            {"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 10, "linger": 0}
+            {"name": "ws", "title": "WS", "host": "127.0.0.1", "port": port, "timeout": 30, "linger": 0}
             | keys
         )
     )
@@ -209,11 +209,21 @@ def test_an_idle_one_gives_its_place_up_at_once_where_the_peer_may_serve_one(
     associations = AssociationPool(idle_seconds=60)
     with Workstation(tmp_path, free_port()) as single:
         associations.give_back(borrow(associations, to(single.port, linger=60)), keep=True)
-        # Else it would wait for its timeout, 10 s, and fail.
+        # Else it would wait for its timeout, and fail.
         name, calling = other.get("name", "ws"), other.get("calling", "FERRY")
         second = borrow(associations, to(single.port, linger=60, name=name), calling=calling)
         assert second.fresh
         associations.give_back(second, keep=False)
+
+
+def test_an_idle_one_stays_where_the_peer_allows_several(peer: Seen) -> None:
+    associations = AssociationPool(idle_seconds=60)
+    ws, other = (to(peer.port, linger=60, max_associations=2, name=name) for name in ("ws", "ws2"))
+    associations.give_back(borrow(associations, ws), keep=True)
+    associations.give_back(borrow(associations, other), keep=True)
+    assert not borrow(associations, ws).fresh
+    assert len(peer.callers) == 2
+    associations.close()
 
 
 def test_one_is_not_kept_while_another_destination_waits_for_the_same_peer(tmp_path: Path) -> None:
@@ -229,6 +239,6 @@ def test_one_is_not_kept_while_another_destination_waits_for_the_same_peer(tmp_p
         asking.start()
         wait_until(lambda: associations._asking.total() == 1, "the other one to ask")
         associations.give_back(first, keep=True)
-        asking.join(timeout=20)
+        asking.join(timeout=120)
         assert second
         associations.give_back(second[0], keep=False)

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from dispatcher.history import History, Row
 from gateway.commands.explain import explain
+from gateway.commands.words import local_time
 from tests.support.images.files import shipped
 from tests.support.stages.spools import a_spool, put
 
@@ -115,6 +117,55 @@ def test_it_tells_that_a_destination_did_not_answer_while_the_instance_waited(
     assert "answering again" in said
     assert "long ago" not in said
     assert "not this one's" not in said
+
+
+@pytest.mark.parametrize(
+    ("lane", "why"),
+    [
+        (None, "ws: pending; no dispatcher runs"),
+        ({"circuit": "closed", "pending": 3}, "ws: pending; WS1 is answering, 3 wait for it"),
+        (
+            {"circuit": "open", "reason": "connection refused", "pending": 3},
+            "ws: pending; WS1 is not answering: connection refused; asks again in ",
+        ),
+        (
+            {"circuit": "trial", "reason": "out of resources (0xA700)", "pending": 3},
+            "ws: pending; WS1 is answering; it failed over an object, and one at a time is tried: out of",
+        ),
+    ],
+)
+def test_it_tells_why_something_waits(  # noqa: PLR0917
+    settings: Settings,
+    spool: Spool,
+    instance: Instance,
+    capsys: pytest.CaptureFixture[str],
+    lane: dict[str, Any] | None,
+    why: str,
+) -> None:
+    if lane is not None:
+        # As fresh when a slow machine reads it.
+        spool.write_status(
+            {"at": time.time() + 3600, "lanes": [{"destination": "ws", "title": "WS1"} | lane]}
+        )
+    assert why in told(settings, instance.sop_instance_uid, capsys)
+    spool.add_attempt(instance.id, "ws")
+    assert "ws: pending, 1 failed attempt; " in told(settings, instance.sop_instance_uid, capsys)
+
+
+def test_it_tells_what_a_pending_instance_waits_for_until_it_is_rendered(
+    settings: Settings, spool: Spool, instance: Instance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history, at = History(spool.history, 90 * DAY), time.time() - 3600
+    why = "waits for room on the spool's disk: no room for 50 MB"
+    history.write([row(instance, at - 1, "received"), row(instance, at, "postponed", "ws", why)])
+    assert f"ws: pending; no dispatcher runs; since {local_time(at)} it {why}" in told(
+        settings, instance.sop_instance_uid, capsys
+    )
+    history.write([row(instance, at + 60, "rendered")])
+    (line,) = [
+        line for line in told(settings, instance.sop_instance_uid, capsys).splitlines() if "pending" in line
+    ]
+    assert line == "  ws: pending; no dispatcher runs"
 
 
 @pytest.mark.parametrize("what", ["1.2.3.4", "deadbeef", "", "no such thing", "[/b]"])

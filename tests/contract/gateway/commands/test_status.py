@@ -146,4 +146,5 @@ def test_times_and_plurals_read_well() -> None:
     rows = [("a", "b c d e f"), ("aaa", "x")]
     assert words.aligned(rows, None) == ["a    b c d e f", "aaa  x"]
     assert words.aligned(rows, 13) == ["a", "    b c d e f", "aaa  x"]
+    assert words.wrapped(f"see {NAME} there", 30).split("\n") == ["see", NAME, "there"], "never broken"
     assert words.aligned([("a", "word " * 8)], 36) == ["a  word word word word word word", "   word word"]

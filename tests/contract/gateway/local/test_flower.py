@@ -86,7 +86,7 @@ class Site:
             encoded = base64.b64encode(credentials.encode()).decode()
             request.add_header("Authorization", f"Basic {encoded}")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  http
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  http
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -113,7 +113,7 @@ def flower(folder: Path, broker: str, host: str = "127.0.0.1", **more: str) -> I
         wait_until(site.serves, "Flower to serve", seconds=30)
         yield site
         site.program.send_signal(signal.SIGTERM)
-        assert site.program.wait(timeout=10) == 0
+        assert site.program.wait(timeout=60) == 0
     finally:
         site.program.kill()
         site.program.wait()
@@ -292,7 +292,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, broker: str) -> None:
             env=site.environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
     assert second.returncode == 2

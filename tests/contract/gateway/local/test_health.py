@@ -13,14 +13,19 @@ from typing import Any
 
 import pytest
 from pynetdicom.association import Association
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
+from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import broker
+from dicomferry.messages.events import EVENTS_KEY
 from dicomferry.settings import Settings
 from gateway.local import health
 from tests.support.peers.scps import black_hole, pynetdicom_scp
+from tests.support.running.configuration import configured, destination
 from tests.support.running.ports import free_port
-from tests.support.running.processes import wait_until
+from tests.support.running.processes import DICOMFERRY, wait_until
 from tests.support.running.redis import private_redis
+from tests.support.stages.ingesting import an_ingest, associated
 from tests.support.stages.spools import a_spool
 
 PATIENCE = 1.0
@@ -90,6 +95,61 @@ def test_an_scp_that_answers_only_to_named_callers_is_called_by_such_a_name() ->
     with pynetdicom_scp(require_calling_aet=["PACS"]) as scp:
         health.check("ingest", settings(port=scp.port, ae=entities))
         assert scp.callers == ["PACS"]
+
+
+def restricted(*callers: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"title": "FERRY", "callers": list(callers)}]
+
+
+@pytest.mark.parametrize(
+    "ae",
+    [[{"title": "FERRY"}], restricted({"title": "PACS"}), restricted({"title": "PACS", "host": "10.0.0.5"})],
+    ids=["open", "named", "rejected"],
+)
+def test_a_check_of_ingest_that_is_well_is_not_logged_and_a_sender_is(
+    tmp_path: Path, ae: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with private_redis() as url, an_ingest(tmp_path, ae=ae, broker=url) as ingest:
+        caplog.clear()
+        for _ in range(3):
+            health.check("ingest", ingest.settings)
+        wait_until(lambda: not ingest.listener.connections(), "the checks to end")
+        assert not [record.getMessage() for record in caplog.records if record.name.startswith("ingest")]
+        assert not broker.client_for(url).llen(EVENTS_KEY)
+        with associated(ingest.port, (str(CTImageStorage), [EXPLICIT_LE])):
+            pass
+        wait_until(lambda: "PACS at 127.0.0.1" in caplog.text, "the line of a sender")
+
+
+@pytest.mark.parametrize("part", ["dispatcher", "worker", "forwarder", "flower"])
+def test_a_check_of_a_part_that_is_well_leaves_no_line_in_its_log(tmp_path: Path, part: str) -> None:
+    with private_redis() as url:
+        config = configured(tmp_path, destination("ws", 1), broker=url, flower={"port": free_port()})
+        log = tmp_path / "log"
+        with log.open("wb") as output:
+            running = subprocess.Popen(
+                [*DICOMFERRY, part, "--config", str(config)], stdout=output, stderr=output
+            )
+
+        def check() -> "subprocess.CompletedProcess[str]":
+            command = [*DICOMFERRY, "health", part, "--config", str(config)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+        try:
+            wait_until(lambda: check().returncode == 0, part, seconds=100)
+            before = log.read_text()
+            for _ in range(2):
+                checked = check()
+                assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+            running.terminate()
+            assert running.wait(timeout=60) == 0
+        finally:
+            running.kill()
+            running.wait()
+        said = [line for line in log.read_text().removeprefix(before).splitlines() if f" {part} " in line]
+        # Of its own accord, Flower asks for workers, of which there are none.
+        assert [line for line in said if "Stop" not in line and "Inspect method" not in line] == []
 
 
 def test_a_dispatcher_is_well_while_its_status_on_the_spool_is_fresh_and_redis_answers_it(

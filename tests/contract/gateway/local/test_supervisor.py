@@ -146,7 +146,7 @@ def test_a_program_that_does_not_exist_stops_nothing_else(tmp_path: Path) -> Non
         wait_until(lambda: "PartEnded part=absent code=127" in said(tmp_path), "the failure")
         wait_until(lambda: "here" in said(tmp_path), "the other part")
         program.terminate()
-        assert program.wait(timeout=10) == 0
+        assert program.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("adopts", [False, True], ids=["of a system", "the first process of a container"])
@@ -173,7 +173,7 @@ def test_a_clean_stop_leaves_no_process_even_of_a_part_that_ignores_it(tmp_path:
     with supervised(tmp_path, parts, grace=0.5) as program:
         ids = ids_in(polite) + ids_in(deaf)
         program.terminate()
-        program.wait(timeout=10)
+        program.wait(timeout=60)
         assert program.returncode == 0
     assert [number for number in ids if alive(number)] == []
     assert re.findall(r"PartKilled part=(\w+)", said(tmp_path)) == ["deaf"]

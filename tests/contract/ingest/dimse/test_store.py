@@ -20,7 +20,7 @@ from redis import Redis
 from dicomferry.dicom.part10 import read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.messages.broker import client_for
-from dicomferry.messages.events import EVENTS_KEY, Received, parse
+from dicomferry.messages.events import EVENTS_KEY, CallerRejected, Received, parse
 from dicomferry.spool.digests import digest_of
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.peers.dcmtk import send
@@ -326,6 +326,18 @@ def test_the_dispatcher_is_told_of_what_stands_on_the_spool(tmp_path: Path) -> N
         redis: Redis = client_for(broker)
         wait_until(lambda: redis.llen(EVENTS_KEY), "the event")
         assert parse(redis.lindex(EVENTS_KEY, 0)) == Received(instance.id)
+
+
+def test_the_dispatcher_is_told_of_a_caller_that_was_rejected(tmp_path: Path) -> None:
+    with private_redis() as broker, an_ingest(tmp_path, broker=broker) as ingest:
+        with associated(ingest.port, (CT, [EXPLICIT_LE]), called="FERY", calling="CT9") as association:
+            assert association.is_rejected
+        redis: Redis = client_for(broker)
+        wait_until(lambda: redis.llen(EVENTS_KEY), "the event")
+        told = parse(redis.lindex(EVENTS_KEY, 0))
+    assert isinstance(told, CallerRejected)
+    assert (told.calling, told.called, told.host) == ("CT9", "FERY", "127.0.0.1")
+    assert "FERY" in told.why
 
 
 def test_a_redis_that_is_down_delays_nothing(tmp_path: Path) -> None:
