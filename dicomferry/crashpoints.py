@@ -24,6 +24,7 @@ POINTS = (
     "publication.published",
     "history.written",
     "retirement.begun",  # everything is delivered, the instance still exists
+    "retirement.departed",  # it has left its place, and its history is written
     "retirement.joined",  # it has joined its markers, and exists no longer
     "retirement.renamed",  # they are in the trash
     "burial.begun",
@@ -39,6 +40,7 @@ POINTS = (
     "delivery.associated",
     "delivery.sent",  # every byte, nothing is answered yet
     "delivery.answered",  # no marker is written yet
+    "delivery.departed",  # the instance has left its place, perhaps not for good
     "replacement.written",  # a marker, under its temporary name
     "replacement.renamed",
     "delivery.marked",

@@ -11,10 +11,12 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from dicomferry.crashpoints import reach
-from dicomferry.spool.instance import State
+from dicomferry.dicom.syntaxes import label
+from dicomferry.spool.departures import Departure
+from dicomferry.spool.instance import Instance, State
 from dicomferry.spool.spool import Spool
 from dicomferry.text import shown
-from dispatcher.commands import Note
+from dispatcher.commands import Note, received
 from dispatcher.history import History, Row
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,16 @@ class Bookkeeping:
             if self._history.keeps(at, now):
                 words = f"as its marker says: {marker.get('why', '')}"
                 self.note(Note(found.id, found.sop_instance_uid, "delivered", name, words, at))
+
+    def recover_departed(self, found: Instance, departure: Departure) -> None:
+        """The same for an instance that left the spool with its last delivery; it may be removed then."""
+        if self._history.keeps(departure.at, time.time()):
+            uid = departure.key.rpartition("-")[0] if departure.key else found.transfer_syntax_uid
+            words = f"{label(uid)}, status 0x{departure.status:04X}: as the name of its file said"
+            self.note(received(found))
+            name = departure.destination
+            self.note(Note(found.id, found.sop_instance_uid, "delivered", name, words, departure.at))
+        self.retire(found.id)
 
     def retire(self, instance: str) -> None:
         """Have an instance removed that every destination has."""

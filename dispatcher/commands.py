@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from dicomferry.dicom.syntaxes import label
 from dicomferry.messages.batches import Batch
-from dicomferry.spool.instance import State
+from dicomferry.spool.instance import Instance, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,25 @@ class Note:
     at: float | None = None
     study: str | None = None
     series: str | None = None
+
+
+def received(instance: Instance) -> Note:
+    """The first line of an instance's history."""
+    words = (
+        f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
+        f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
+        f"{instance.called_ae_title}, {instance.route}"
+    )
+    return Note(
+        instance.id,
+        instance.sop_instance_uid,
+        "received",
+        "",
+        "; ".join((words, *instance.notes)),
+        instance.received_at,
+        study=instance.study_instance_uid,
+        series=instance.series_instance_uid,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,7 @@ class Delivering:
         deliveries = lane.take_ready(most, MAX_DELIVER_BYTES)
         if not deliveries:
             return
-        parcels = tuple(
-            Parcel(d.entry.id, d.choice.spec.key if d.choice.spec else None, d.choice.why) for d in deliveries
-        )
+        parcels = tuple(self._parcel(delivery) for delivery in deliveries)
         for delivery in deliveries:
             lane.move(delivery, Place.SENDING)
         name = lane.destination.name
@@ -69,6 +67,12 @@ class Delivering:
         lane.begin(batch.id, after)
         instances = tuple(p.instance for p in parcels)
         self._state.publish(batch, deliver_label(lane.destination, deliveries), instances)
+
+    def _parcel(self, delivery: Delivery) -> Parcel:
+        choice, state = delivery.choice, self._state
+        entry = delivery.entry
+        last = len(entry.deliveries) == 1 and entry.id not in state.dead and not state.keeps_delivered
+        return Parcel(entry.id, choice.spec.key if choice.spec else None, choice.why, last)
 
     def on_delivered(self, event: events.Delivered, now: float) -> None:
         """The peer has the object."""

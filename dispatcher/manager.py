@@ -130,6 +130,10 @@ class QueueManager:
         """Whether the instance is known here, so that the spool need not be read for it."""
         return instance in self.entries or instance in self._state.dead or instance in self.kept
 
+    def awaits(self, instance: str, destination: str) -> bool:
+        """Whether the delivery is pending here."""
+        return self._state.find(destination, instance) is not None
+
     # What the spool says
 
     def _on_found(self, event: Found, now: float) -> None:

@@ -23,6 +23,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import new_batch_id
 from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
+from dicomferry.spool.departures import Departure
 from dicomferry.spool.instance import State
 from dicomferry.spool.orders import Order
 from dicomferry.spool.spool import Spool, boot_id
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 SYNC_EVERY = 1.0  # seconds between two checks of leases, the canary and a shard
 ORDERS_FOR = 0.5  # seconds of these that operators' orders may take
 EVENTS_AT_ONCE = 2000
+EVENTS_WITHIN = 5.0  # seconds from a delivery until its event is here, else it is lost
 READ_AT_ONCE = 1000  # instances
 READ_FOR = 0.02  # seconds of these that the spool is read for instances whose event was lost
 HISTORY_EVERY = 0.5  # seconds between two writes of the history, while there is something to do
@@ -136,6 +138,8 @@ class Dispatcher:
         self._spool.sweep()
         self._inbox.clear()  # the spool is read next, and tells all of it
         self._reader.take_over()
+        self._settle_departures()
+        self._record_retired()
         self._manager.pause(self._reader.busy_destinations())
         self._apply_orders()
         self._read_spool()
@@ -198,6 +202,12 @@ class Dispatcher:
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
         if state is None:
+            for departure in self._spool.departures():
+                if departure.instance == instance:
+                    self._settle(departure)
+            if self._spool.exists(instance):
+                state = self._spool.state(instance)
+        if state is None:
             self._manager.handle(NotFound(instance), _now())
             return
         self._find(state, tracked=self._is_tracked(instance))
@@ -207,6 +217,25 @@ class Dispatcher:
         if state.delivered and not tracked:
             self._books.recover(state)
         self._manager.handle(Found(state), _now())
+
+    def _settle_departures(self, older_than: float = 0.0) -> None:
+        """Find out what left the spool so many seconds ago and no event told of."""
+        before = time.time() - older_than
+        for departure in self._spool.departures():
+            if departure.at <= before and departure.instance not in self._books:
+                self._settle(departure)
+
+    def _settle(self, departure: Departure) -> None:
+        instance, destination = departure.instance, departure.destination
+        if self._spool.bring_back(departure):
+            log.info("BroughtBack instance=%s: an order sends it elsewhere", instance)
+        elif self._manager.awaits(instance, destination):
+            told = events.Delivered(
+                "", destination, instance, departure.key, departure.status, at=departure.at
+            )
+            self._manager.handle(told, _now())
+        elif (found := self._spool.departed(departure)) is not None:
+            self._books.recover_departed(found, departure)
 
     def _read_spool(self) -> None:
         self._track(self._reader.read_all(self._is_tracked))
@@ -227,6 +256,7 @@ class Dispatcher:
         if self._reader.forget_ended():
             self._read_spool()  # before lanes resume: it may find objects older than those that wait
             self._manager.pause(self._reader.busy_destinations())
+        self._settle_departures(older_than=EVENTS_WITHIN)
         self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
         self._apply_orders(until=time.monotonic() + ORDERS_FOR)
         self._check_inbox_and_leases()
@@ -283,6 +313,9 @@ class Dispatcher:
                 self._reread(instance)
 
     def _newer(self, state: State, destination: str) -> str:
+        self._settle_departures()
+        self._execute(self._manager.take_commands())
+        self._books.write()  # what was delivered is told by the history alone, once it has left
         found = state.instance
         older = Received(found.sop_instance_uid, found.id, found.received_at)
         return newer(self._spool, self._settings.keep_history, older, destination)

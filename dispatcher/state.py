@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from sys import intern
 
-from dicomferry.dicom.syntaxes import label
 from dicomferry.messages.batches import Batch
 from dicomferry.settings import Destination
-from dicomferry.spool.instance import Instance, State
+from dicomferry.spool.instance import State
 from dispatcher import circuit as circuits
-from dispatcher.commands import Command, DropRenditions, MarkDead, Note, Publish, Retire
+from dispatcher.commands import Command, DropRenditions, MarkDead, Note, Publish, Retire, received
 from dispatcher.duplicates import Duplicates
 from dispatcher.held import Held, Kept
 from dispatcher.lanes import Delivery, Doubt, Entry, Lane, Place
@@ -58,6 +57,11 @@ class QueueState:
         self._keep_delivered = keep_delivered
         self._woken: dict[str, None] = {}  # lanes with something new to schedule
         self._commands: list[Command] = []
+
+    @property
+    def keeps_delivered(self) -> bool:
+        """Whether instances stay for a while after their last delivery."""
+        return self._keep_delivered > 0
 
     # Lanes
 
@@ -230,7 +234,7 @@ class QueueState:
             sendable=instance.sendable,
         )
         self.kept.remove(entry.id)
-        self.add_command(_received_note(instance))
+        self.add_command(received(instance))
         if self.duplicates.add(entry):
             self.note(entry, "queued", "", "behind an earlier object with this SOP Instance UID")
         for other in self.duplicates.later(entry):  # they were read from the spool before this one
@@ -290,22 +294,3 @@ class QueueState:
         """The commands added since the last call."""
         commands, self._commands = self._commands, []
         return commands
-
-
-def _received_note(instance: Instance) -> Note:
-    """The first line of an instance's history."""
-    words = (
-        f"{label(instance.transfer_syntax_uid)}, {instance.size} bytes, digest {instance.digest}, "
-        f"{instance.modality or 'no modality'}, from {instance.calling_ae_title} ({instance.peer}) to "
-        f"{instance.called_ae_title}, {instance.route}"
-    )
-    return Note(
-        instance.id,
-        instance.sop_instance_uid,
-        "received",
-        "",
-        "; ".join((words, *instance.notes)),
-        instance.received_at,
-        study=instance.study_instance_uid,
-        series=instance.series_instance_uid,
-    )

@@ -15,6 +15,7 @@ from dicomferry.dicom.syntaxes import label
 from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, Parcel, ProbeBatch
 from dicomferry.settings import Destination
+from dicomferry.spool.departures import Departure, in_ms
 from dicomferry.spool.spool import Spool
 from forwarder.dimse.proposal import Context, Proposal, learned
 from forwarder.outcome import Disposition, Outcome
@@ -85,16 +86,18 @@ class Reports:
 
         `note` says what was sent other than the file.
         """
-        at = time.time()
-        record = {
-            "status": status,
-            "transfer_syntax_uid": transfer_syntax_uid,
-            "at": at,
-            "why": parcel.why,
-            "key": parcel.key,
-        } | ({"note": note} if note else {})
+        at = in_ms(time.time())
         reach("delivery.answered")
-        self._spool.mark_delivered(parcel.instance, batch.destination, record)
+        departure = Departure(parcel.instance, batch.destination, status, parcel.key, at)
+        if not (parcel.last and self._spool.depart(departure)):
+            record = {
+                "status": status,
+                "transfer_syntax_uid": transfer_syntax_uid,
+                "at": at,
+                "why": parcel.why,
+                "key": parcel.key,
+            } | ({"note": note} if note else {})
+            self._spool.mark_delivered(parcel.instance, batch.destination, record)
         reach("delivery.marked")
         self._results[batch.id].delivered += 1
         self._sender.send(

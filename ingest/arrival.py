@@ -32,6 +32,7 @@ class Arrival:
         self.size = 0  # bytes of the data set
         self.offset = 0  # of the data set in the file
         self.failure: str | None = None  # why the spool does not hold it
+        self.moved = False  # the file is in its place on the spool
         self.started_at = time.monotonic()
         self._staging, self._free_space = staging, free_space
         self._deliveries = deliveries
@@ -100,10 +101,11 @@ class Arrival:
             self._file = None
 
     def discard(self) -> None:
-        """Remove it from ``incoming``, unless it was moved to its place in the spool."""
+        """Remove it from ``incoming``, unless it was moved to its place."""
         self.close()
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if not self.moved:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     def _fail(self, error: OSError) -> None:
         self.failure = reason_of(error)

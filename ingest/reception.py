@@ -190,7 +190,7 @@ def _free_id(spool: Spool, sop_instance_uid: str, digest: str, destinations: tup
 
 
 def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
-    new = spool.commit(arrival.path, instance, arrival.record_at)
+    new = arrival.moved = spool.commit(arrival.path, instance, arrival.record_at)
     log.info(
         "%s %s %s %s %d bytes %.0f ms",
         "Received" if new else "ReceivedAgain",

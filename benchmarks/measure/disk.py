@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from dicomferry.dicom.part10 import file_header
 from dicomferry.spool import durable, records
+from dicomferry.spool.departures import Departure
 from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.spool import Spool
 
@@ -51,7 +52,7 @@ def syncs_a_second(folder: Path) -> float:
 
 
 def syncs_an_object(folder: Path) -> int:
-    """Syncs of one object, from its reception to the marker of its delivery."""
+    """Syncs of one object, from its reception to the mark of its delivery."""
     spool = Spool(folder / "spool")
     spool.prepare()
     staged = spool.incoming / "one"
@@ -62,7 +63,7 @@ def syncs_an_object(folder: Path) -> int:
 
     def pass_through() -> None:
         spool.commit(staged, one, len(head) - len(records.RECEIVED_ROOM))
-        spool.mark_delivered(one.id, "ws", {})
+        spool.depart(Departure(one.id, "ws", 0, None, 0.0))
 
     return _syncs_of(pass_through)
 

@@ -60,6 +60,7 @@ class Parcel:
     instance: str
     key: str | None
     why: str
+    last: bool = False  # nothing else is to be done with the instance: delivered, it may leave the spool
 
 
 @dataclass(frozen=True, slots=True)

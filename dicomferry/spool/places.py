@@ -70,9 +70,7 @@ class Places:
                 record = json.loads(read_small(self.folder(instance) / _RECORD_FILE))
             except FileNotFoundError:
                 return None
-        if record is None or record.pop("schema", None) != RECORD:
-            raise Misconfigured(f"instance {instance} was written by another version of dicomferry")
-        return Instance.from_record(record)
+        return _checked(record, instance)
 
     def markers(self, instance: str) -> list[str]:
         """Names of its markers; ask before `read`, so that none is missed of what is removed meanwhile."""
@@ -137,6 +135,34 @@ class Places:
             durable.sync_folder(final.parent)
         return True
 
+    def depart(self, instance: str, to: Path) -> bool:
+        """Durably move an instance to `to`, out of its place; False where it has markers, or is gone."""
+        if self.folder(instance).exists():
+            return False
+        file = self.file(instance)
+        try:
+            file.rename(to)
+        except FileNotFoundError:
+            return False
+        reach("delivery.departed")
+        durable.sync_folder(file.parent)  # else it may be back after a power cut, and follow a newer one
+        return True
+
+    def bring_back(self, instance: str, departed: Path) -> None:
+        """Durably undo `depart`."""
+        file = self.file(instance)
+        if not durable.rename_new(departed, file):  # the same object has come again
+            departed.unlink()
+        durable.sync_folder(file.parent)
+
+    def read_file(self, path: Path) -> Instance:
+        """The instance in a file.
+
+        Raises:
+            Misconfigured: another version of dicomferry wrote it.
+        """
+        return _checked(records.read(path), path.name)
+
     def remove(self, instance: str) -> None:
         """Remove an instance, which has markers, and these."""
         folder = self.folder(instance)
@@ -157,6 +183,12 @@ class Places:
         """Remove the markers of an instance that is gone: a killed process left them."""
         if not self.exists(instance):
             self._throw_away(self.folder(instance))
+
+
+def _checked(record: dict[str, Any] | None, name: str) -> Instance:
+    if record is None or record.pop("schema", None) != RECORD:
+        raise Misconfigured(f"instance {name} was written by another version of dicomferry")
+    return Instance.from_record(record)
 
 
 def read_small(path: Path) -> bytes:

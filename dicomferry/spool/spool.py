@@ -14,8 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import durable, records
+from dicomferry.spool.departures import Departure, Departures
 from dicomferry.spool.instance import UID_BYTES, Instance, State
 from dicomferry.spool.leases import Leases
 from dicomferry.spool.markers import Markers
@@ -50,6 +52,7 @@ class Spool(Markers):
         self.leases = Leases(root / "leases")
         self.trash = root / "trash"
         super().__init__(Places(self.instances, self.trash))
+        self._departures = Departures(root / "delivered")
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
         self.orders = root / "orders"
@@ -65,7 +68,7 @@ class Spool(Markers):
         try:
             for folder in (
                 self.incoming, self.receivers.folder, self.renditions, self.leases.folder,
-                self.trash, self.quarantine, self.destinations, self.orders,
+                self.trash, self._departures.folder, self.quarantine, self.destinations, self.orders,
                 *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,9 @@ class Spool(Markers):
 
     def retire(self, instance: str) -> bool:
         """Remove an instance if all its deliveries are delivered; returns whether they are."""
+        departed = self._departures.of(instance) if not self.exists(instance) else []
+        if departed:
+            return self._retire_departed(departed)
         state = self._read_state(instance)
         if state is None or set(state.destinations) - state.delivered:
             return False
@@ -156,9 +162,56 @@ class Spool(Markers):
         self.drop_renditions(instance)
         return True
 
+    def _retire_departed(self, departed: list[Departure]) -> bool:
+        instance = departed[0].instance
+        has_markers = self.folder(instance).exists()
+        if has_markers and any(self.bring_back(departure) for departure in departed):
+            return False
+        reach("retirement.departed")
+        for departure in departed:
+            self._departures.path(departure).unlink(missing_ok=True)
+        if has_markers:
+            self._places.remove_rest(instance)
+        self.drop_renditions(instance)
+        return True
+
+    def depart(self, departure: Departure) -> bool:
+        """Durably mark the last delivery of an instance, which leaves the spool with it.
+
+        False: it has markers, so that it takes another one; or it is gone.
+        """
+        return self._places.depart(departure.instance, self._departures.path(departure))
+
+    def departures(self) -> list[Departure]:
+        """The instances that have left and are not removed yet."""
+        return self._departures.all()
+
+    def departed(self, departure: Departure) -> Instance | None:
+        """The instance that has left; None where it is removed."""
+        try:
+            return self._places.read_file(self._departures.path(departure))
+        except FileNotFoundError:
+            return None
+
+    def bring_back(self, departure: Departure) -> bool:
+        """Put an instance back that an order sent elsewhere while it left; returns whether one did."""
+        names = self._places.markers(departure.instance)
+        found = self.departed(departure) if names else None
+        if found is None:
+            return False
+        state = self._marked(found, names)
+        if not set(state.destinations) - state.delivered - {departure.destination}:
+            return False
+        record = {"status": departure.status, "at": departure.at, "key": departure.key}
+        path = self._places.folder(found.id) / f"delivered-{departure.destination}.json"
+        durable.replace(path, json.dumps(record).encode())
+        self._places.bring_back(found.id, self._departures.path(departure))
+        return True
+
     def remove_rest(self, instance: str) -> None:
         """Remove what killed processes left of an instance that is gone."""
-        self._places.remove_rest(instance)
+        if all(left.instance != instance for left in self._departures.all()):  # else it may come back
+            self._places.remove_rest(instance)
 
     def drop_renditions(self, instance: str) -> None:
         """Delete the renditions of an instance; they can be made again."""

@@ -87,7 +87,12 @@ class Battlefield:
         ]  # fmt: skip
         site = self.folder / "site"
         self.disk = stack.enter_context(SmallDisk(site / "spool", _DISK_MB))
-        self.site = SiegedSite(site, *destinations)
+        routes = [
+            {"calling": "PACS", "to": list(self.wires)},
+            # Instances of one destination leave the spool by their delivery, others by a marker for each.
+            {"calling": "SINGLE", "to": ["plain"]},
+        ]
+        self.site = SiegedSite(site, *destinations, route=routes)
         # What is refused and parked needs no waiting for; timeouts below the nemesis's longer pauses.
         stack.enter_context(self.site)
         self.inlet = stack.enter_context(Wire(self.site.port))
@@ -100,6 +105,17 @@ class Battlefield:
                 per_second=self._per_second,
                 other=hostile.make,
                 one_in=_HOSTILE,
+            )
+        )
+        self.single = stack.enter_context(
+            Pacs(
+                self.folder / "single",
+                self.inlet.port,
+                self.journal,
+                seed=self.seed + 1000,
+                per_second=self._per_second / 2,
+                title="SINGLE",
+                only="plain",
             )
         )
         self.nemesis = Nemesis(
@@ -153,9 +169,14 @@ class Battlefield:
     def progress(self) -> str:
         acknowledged = {s.uid for s in self.journal.of(Sent) if s.status == 0}
         return (
-            f"{len(acknowledged)} acknowledged, {len(self.pacs.unanswered)} not yet, "
+            f"{len(acknowledged)} acknowledged, {len(self.unanswered)} not yet, "
             f"{len(self.journal.of(Arrived))} arrived, {len(self.site.instances())} on the spool"
         )
+
+    @property
+    def unanswered(self) -> set[str]:
+        """What its sender sends again until it is answered with success."""
+        return self.pacs.unanswered | self.single.unanswered
 
     def forget(self) -> None:
         """Let Redis forget everything, so that the whole spool is read anew, not a shard a second."""
@@ -168,10 +189,11 @@ class Battlefield:
         self.nemesis.heal()
         self.odd.is_mended = True
         self.pacs.make_no_more()
+        self.single.make_no_more()
         seen, moved, said = None, time.monotonic(), time.monotonic()
         while time.monotonic() - moved < patience:
             _, left = self.site.on_spool()
-            now = (len(left), len(self.pacs.unanswered))
+            now = (len(left), len(self.unanswered))
             if now == (0, 0):
                 return
             if now != seen:

@@ -26,8 +26,8 @@ BY_FORWARDER = ("delivery.", "replacement.")
 class Field:
     """A system whose processes can be told where to die, a sender and two receivers."""
 
-    def __init__(self, folder: Path, site: SiegedSite, journal: Journal, pacs: Pacs) -> None:
-        self.site, self.pacs = site, pacs
+    def __init__(self, folder: Path, site: SiegedSite, journal: Journal, pacs: Pacs, single: Pacs) -> None:
+        self.site, self.pacs, self._single = site, pacs, single
         self._folder, self._journal = folder, journal
         self._damaged = 0
 
@@ -39,6 +39,7 @@ class Field:
         if point.startswith("burial."):
             self.pacs.add(self._undecodable())
         self.pacs.add_new(8)  # one of each kind: some are transcoded, some pass through
+        self._single.add_new(4)
         wait_until(lambda: not armed.exists(), f"a process to reach {point}", seconds=60)
         if point.startswith(BY_FORWARDER):
             self._journal.add(Fault(point, ("forwarder",), began, time.monotonic()))
@@ -47,10 +48,8 @@ class Field:
         """Until nothing is left to be done."""
         deadline = time.monotonic() + 90
         hurry_at = time.monotonic() + 8
-        while self.pacs.unanswered or self.site.on_spool()[1]:
-            assert time.monotonic() < deadline, (
-                f"still there: {self.pacs.unanswered} {self.site.on_spool()[1]}"
-            )
+        while (unanswered := self.pacs.unanswered | self._single.unanswered) or self.site.on_spool()[1]:
+            assert time.monotonic() < deadline, f"still there: {unanswered} {self.site.on_spool()[1]}"
             if time.monotonic() > hurry_at:
                 # An event that died with its sender is made up for a shard a second: here, all at once.
                 try:
@@ -94,10 +93,20 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
                 )
                 for r in (plain, rle)
             ),
+            route=[
+                {"calling": "PACS", "to": ["plain", "rle"]},
+                {"calling": "SINGLE", "to": ["plain"]},  # whose instances leave the spool by their delivery
+            ],
         )
         site.environment[VARIABLE] = str(folder / "points")
-        with site, Pacs(folder / "objects", site.port, journal, seed=7, per_second=0) as pacs:
-            yield Field(folder, site, journal, pacs)
+        with (
+            site,
+            Pacs(folder / "objects", site.port, journal, seed=7, per_second=0) as pacs,
+            Pacs(
+                folder / "single", site.port, journal, seed=8, per_second=0, title="SINGLE", only="plain"
+            ) as single,
+        ):
+            yield Field(folder, site, journal, pacs, single)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -47,8 +47,8 @@ J2K = "1.2.840.10008.1.2.4.90"
 # Of an ingest that is to lose it, and not with a normal sender whose machine stalls: seconds.
 PATIENCE = {"artim_timeout": 2.0, "network_timeout": 3.0}
 SPOOL = {
-    "incoming", "instances", "renditions", "leases", "trash", "quarantine", "destinations", "schema.json",
-    "receivers", "orders",
+    "incoming", "instances", "renditions", "leases", "trash", "delivered", "quarantine", "destinations",
+    "schema.json", "receivers", "orders",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pydicom import dcmread
 
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import leases
+from dicomferry.spool.departures import Departure
 from dicomferry.spool.digests import digest_of
 from dicomferry.spool.instance import RenditionSpec, State, instance_id
 from dicomferry.spool.leases import LeaseContent
@@ -160,6 +161,43 @@ def test_an_instance_that_is_not_delivered_everywhere_is_never_retired(spool, in
     assert spool.read(instance.id) is None
     assert not list(spool.trash.iterdir())
     assert not ids(spool)
+
+
+def left(instance, status=0, key=None):
+    return Departure(instance.id, instance.destinations[0], status, key, 1700000000.123)
+
+
+def test_an_instance_may_leave_with_its_last_delivery(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    departure = left(instance, 0xB000, "1.2.840.10008.1.2.1-0a1b2c3d")
+    assert spool.depart(departure)
+    assert not spool.depart(departure)
+    assert (spool.read(instance.id), spool.state(instance.id), ids(spool)) == (None, None, [])
+    assert spool.departures() == [departure]
+    assert spool.departed(departure) == instance
+    assert not spool.bring_back(departure)
+    assert spool.retire(instance.id)
+    assert not spool.departures()
+
+
+def test_what_has_markers_or_stands_in_a_folder_takes_a_marker(spool):
+    attempted, several = put(spool, shipped(IMAGE), "ws1"), put(spool, shipped(IMAGE), "ws1", "ws2")
+    spool.add_attempt(attempted.id, "ws1")
+    for instance in (attempted, several, put(spool, shipped(IMAGE), "ws1", in_folder=True)):
+        assert not spool.depart(left(instance))
+        assert spool.exists(instance.id)
+
+
+def test_what_leaves_is_brought_back_where_an_order_wants_more(spool):
+    instance = put(spool, shipped(IMAGE), "ws1")
+    file = spool.received(instance.id)
+    spool.redirect(instance.id, ("ws1", "ws2"), "by hand")
+    file.rename(spool.root / "delivered" / left(instance).name)  # it looked for markers before
+    spool.remove_rest(instance.id)
+    assert not spool.retire(instance.id)
+    assert spool.read(instance.id) == instance
+    state = state_of(spool, instance.id)
+    assert (state.pending, state.delivered) == (("ws2",), {"ws1"})
 
 
 def test_attempts_are_counted_across_processes_and_forgotten_when_cleared(spool, in_folder):

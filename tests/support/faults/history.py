@@ -32,6 +32,7 @@ class Sent:
     began: float
     ended: float
     status: int | None
+    only: str = ""  # its one destination; else all are
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def _kept(
         return
     parked = {parked.destination for parked in history.parked if parked.uid == uid}
     left = {left.destination for left in history.left if left.uid == uid}
-    for destination in history.accepts:
+    for destination in {store.only for store in stores} - {""} or history.accepts:
         if not (arrived.get((uid, destination)) or {destination, ""} & parked or destination in left):
             yield Violation("lost", uid, destination, "answered with success, neither delivered nor parked")
 

@@ -169,7 +169,7 @@ class SiegedSite(Site):
             names = [*folders, *files]
             if where.parts[:1] == ("incoming",):
                 found += [str(where / name) for name in files]
-            elif str(where) in {"leases", "trash"}:
+            elif str(where) in {"leases", "trash", "delivered"}:
                 found += [str(where / name) for name in names]
             elif where.parent == Path("renditions"):
                 found += [str(where / name) for name in names if name not in standing]

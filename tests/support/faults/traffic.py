@@ -133,7 +133,8 @@ def make(folder: Path, number: int, seed: int) -> Sending:
 class Pacs:
     """Sends objects of growing number, each again until it is answered with success.
 
-    Of those that `other` makes there is one among `one_in`.
+    Of those that `other` makes there is one among `one_in`. What it sends goes to all destinations, or to
+    `only` one.
     """
 
     def __init__(
@@ -146,10 +147,11 @@ class Pacs:
         per_second: float,
         threads: int = 2,
         title: str = "PACS",
+        only: str = "",
         other: Callable[[Path, int, int], Sending] = make,
         one_in: int = 0,
     ) -> None:
-        self._title, self._other, self._one_in = title, other, one_in
+        self._title, self._only, self._other, self._one_in = title, only, other, one_in
         self._folder, self._port, self._journal, self._seed = folder, port, journal, seed
         self._pause = threads / per_second if per_second else 0.0
         self._numbers = iter(range(10**9))
@@ -245,9 +247,12 @@ class Pacs:
             status = getattr(association.send_c_store(str(sending.path)), "Status", None)
         except (RuntimeError, ValueError, OSError):
             status = None  # it ended before the request left
+        ended = time.monotonic()
         self._journal.add(
-            Sent(sending.uid, sending.syntax, sending.digest, sending.pixels, began, time.monotonic(), status)
-        )
+            Sent(
+                sending.uid, sending.syntax, sending.digest, sending.pixels, began, ended, status, self._only
+            )
+        )  # fmt: skip
         if status == 0:
             with self._lock:
                 self.unanswered.discard(sending.uid)

@@ -12,6 +12,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DeliverBatch, ProbeBatch, TranscodeBatch
 from dicomferry.messages.broker import client_for
 from dicomferry.settings import Settings
+from dicomferry.spool.departures import Departure, in_ms
 from dispatcher import service
 from tests.support.images.files import shipped
 from tests.support.running.processes import wait_until
@@ -112,15 +113,20 @@ class Bench:
             events.push(self.redis, [events.Started(batch.id), *told])
         events.push(self.redis, [events.Finished(batch.id)])
 
-    def deliver(self, *, say=True):
+    def deliver(self, *, say=True, leaving=True):
+        """`say`: send the events; `leaving`: as the forwarder does, let those leave that may."""
         batch = self.fetch(DeliverBatch)
         with self.spool.leases.acquire(batch.id) as held:
             assert held
             for parcel in batch.parcels:
-                record = {"status": 0, "at": time.time()}
-                self.spool.mark_delivered(parcel.instance, batch.destination, record)
+                at = in_ms(time.time())
+                left = Departure(parcel.instance, batch.destination, 0, parcel.key, at)
+                if not (leaving and parcel.last and self.spool.depart(left)):
+                    self.spool.mark_delivered(parcel.instance, batch.destination, {"status": 0, "at": at})
                 if say:
-                    told = events.Delivered(batch.id, batch.destination, parcel.instance, parcel.key, 0)
+                    told = events.Delivered(
+                        batch.id, batch.destination, parcel.instance, parcel.key, 0, at=at
+                    )
                     events.push(self.redis, [told])
         if say:
             events.push(self.redis, [events.Finished(batch.id)])
