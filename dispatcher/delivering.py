@@ -72,7 +72,16 @@ class Delivering:
         choice, state = delivery.choice, self._state
         entry = delivery.entry
         last = len(entry.deliveries) == 1 and entry.id not in state.dead and not state.keeps_delivered
-        return Parcel(entry.id, choice.spec.key if choice.spec else None, choice.why, last)
+        return Parcel(
+            entry.id,
+            choice.spec.key if choice.spec else None,
+            choice.why,
+            last,
+            entry.sop_class_uid,
+            entry.sop_instance_uid,
+            choice.transfer_syntax_uid,
+            entry.caller,
+        )
 
     def on_delivered(self, event: events.Delivered, now: float) -> None:
         """The peer has the object."""

@@ -181,7 +181,7 @@ class Dispatcher:
             reach("event.taken")
             event = events.parse(text)
             if isinstance(event, events.Received):
-                self._on_received(event.instance)
+                self._on_received(event)
             elif isinstance(event, events.CallerRejected):
                 self._arrivals.rejected(event, _now())
             elif event is not None:
@@ -193,9 +193,14 @@ class Dispatcher:
             return CROWDED_ROUND
         return RENDERING_ROUND if outstanding.transcodes else ROUND
 
-    def _on_received(self, instance: str) -> None:
+    def _on_received(self, event: events.Received) -> None:
+        told = event.told
+        if told is not None and self._spool.is_alone(told.id):
+            if told.id not in self._manager.entries and not self._reader.is_busy(told.id):
+                self._find(State(told, frozenset(), frozenset()))
+            return
         # With all instances of its UID: the event of an earlier one may be lost.
-        for name in self._spool.namesakes(instance):
+        for name in self._spool.namesakes(event.instance):
             if name not in self._manager.entries and not self._reader.is_busy(name):
                 self._reread(name)
 

@@ -75,14 +75,12 @@ class Reports:
         self,
         batch: DeliverBatch,
         parcel: Parcel,
-        transfer_syntax_uid: str,
         status: int,
         result: Outcome,
         *,
-        uid: str,
         note: str = "",
     ) -> None:
-        """The destination has the object, whose SOP Instance UID is `uid`: mark it delivered.
+        """The destination has the object: mark it delivered.
 
         `note` says what was sent other than the file.
         """
@@ -92,7 +90,7 @@ class Reports:
         if not (parcel.last and self._spool.depart(departure)):
             record = {
                 "status": status,
-                "transfer_syntax_uid": transfer_syntax_uid,
+                "transfer_syntax_uid": parcel.transfer_syntax_uid,
                 "at": at,
                 "why": parcel.why,
                 "key": parcel.key,
@@ -106,7 +104,7 @@ class Reports:
         reach("delivery.told")
         log.info(
             "Delivered instance=%s uid=%s destination=%s syntax=%s: %s",
-            parcel.instance, uid, batch.destination, label(transfer_syntax_uid),
+            parcel.instance, parcel.sop_instance_uid, batch.destination, label(parcel.transfer_syntax_uid),
             f"{result.words}; {note}" if note else result.words,
         )  # fmt: skip
 
@@ -123,10 +121,8 @@ class Reports:
         )
         return True
 
-    def refused(
-        self, batch: DeliverBatch, parcel: Parcel, status: int | None, result: Outcome, *, uid: str
-    ) -> None:
-        """The destination has refused the object, whose SOP Instance UID is `uid`: count the attempt."""
+    def refused(self, batch: DeliverBatch, parcel: Parcel, status: int | None, result: Outcome) -> None:
+        """The destination has refused the object: count the attempt."""
         attempts = self._spool.add_attempt(parcel.instance, batch.destination)
         final = result.disposition is Disposition.REFUSED
         short = f"0x{status:04X}" if status is not None else result.words.partition(":")[0]
@@ -145,7 +141,7 @@ class Reports:
         )
         log.warning(
             "Refused instance=%s uid=%s destination=%s attempts=%d: %s",
-            parcel.instance, uid, batch.destination, attempts, result.words,
+            parcel.instance, parcel.sop_instance_uid, batch.destination, attempts, result.words,
         )  # fmt: skip
 
     def unreachable(

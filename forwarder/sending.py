@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.uid import UID
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom.part10 import Meta, read_meta
+from dicomferry.dicom.part10 import Meta, meta_of
 from dicomferry.dicom.syntaxes import label
 from dicomferry.errors import Permanent
 from dicomferry.messages.batches import DeliverBatch, Parcel
 from dicomferry.settings import Destination, Settings
 from dicomferry.spool import durable
-from dicomferry.spool.instance import Instance
 from dicomferry.spool.spool import Spool
 from forwarder import outcome
 from forwarder.dimse.associations import AssociationPool, PooledAssociation
@@ -39,17 +39,29 @@ _FULL = "the spool is full: what was sent now could not be marked as delivered, 
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """A parcel with its file."""
+    """A parcel, which says what it is, with its file."""
 
     parcel: Parcel
-    instance: Instance
     path: Path
-    meta: Meta
 
     @property
     def context(self) -> Context:
         """The presentation context that it needs."""
-        return self.meta.sop_class_uid, self.meta.transfer_syntax_uid
+        return self.parcel.sop_class_uid, self.parcel.transfer_syntax_uid
+
+    def meta(self, file: BinaryIO) -> Meta:
+        """Where its data set is in the open file.
+
+        Raises:
+            Permanent: the file is damaged.
+        """
+        meta = meta_of(file.fileno(), self.path.name)
+        # A received file says what the presentation context was; the data set may be in another syntax.
+        return replace(
+            meta,
+            sop_class_uid=self.parcel.sop_class_uid,
+            transfer_syntax_uid=self.parcel.transfer_syntax_uid,
+        )
 
 
 class NotTaken(PeerFailure):
@@ -92,7 +104,7 @@ class BatchSender:
                 return failed
             shipments = [shipment for shipment in shipments if self._is_due(shipment, destination)]
         groups = list(
-            _by_association(shipments, lambda instance: calling_title(self._settings, destination, instance))
+            _by_association(shipments, lambda caller: calling_title(self._settings, destination, caller))
         )
         for calling, group in groups:
             last = group is groups[-1][1]
@@ -120,37 +132,38 @@ class BatchSender:
 
     def _is_due(self, shipment: Shipment, destination: Destination) -> bool:
         """Whether it still is after a wait, in which an operator may have decided otherwise."""
-        instance = shipment.instance.id
+        instance = shipment.parcel.instance
         return self._spool.exists(instance) and not self._spool.is_delivered(instance, destination.name)
 
     def _shipments(self, batch: DeliverBatch) -> Iterator[Shipment]:
-        for parcel in batch.parcels:
+        """What is still to be sent; what has no file the dispatcher looks for when the batch is finished."""
+        for given in batch.parcels:
             try:
-                instance = self._spool.read(parcel.instance)
+                parcel = given if given.sop_instance_uid else self._described(given)
             except OSError as error:
-                raise _unreadable(parcel.instance, error) from error
-            if instance is None:
-                continue  # Retired: it was delivered before.
-            if self._reports.delivered_before(batch, parcel):
+                raise _unreadable(given.instance, error) from error
+            if parcel is None or self._reports.delivered_before(batch, parcel):
                 continue
             if parcel.key is None:
                 path = self._spool.received(parcel.instance)
             else:
                 path = self._spool.rendition(batch.boot, parcel.instance, parcel.key)
-            try:
-                meta = read_meta(path)
-                if parcel.key is None:
-                    # The file says what the presentation context was; the data set may be in another syntax.
-                    meta = replace(meta, transfer_syntax_uid=instance.transfer_syntax_uid)
-            except FileNotFoundError:
-                continue  # The dispatcher looks for it when the batch is finished.
-            except Permanent as error:
-                damage = Outcome(Disposition.REFUSED, f"not sent: {error}")
-                self._reports.refused(batch, parcel, None, damage, uid=instance.sop_instance_uid)
-                continue
-            except OSError as error:
-                raise _unreadable(parcel.instance, error) from error
-            yield Shipment(parcel, instance, path, meta)
+            if path.exists():
+                yield Shipment(parcel, path)
+
+    def _described(self, parcel: Parcel) -> Parcel | None:
+        """A parcel of an earlier version, with what it does not say; None where its instance is gone."""
+        found = self._spool.read(parcel.instance)
+        if found is None:
+            return None
+        sent_as = parcel.key.rpartition("-")[0] if parcel.key else found.transfer_syntax_uid
+        return replace(
+            parcel,
+            sop_class_uid=found.sop_class_uid,
+            sop_instance_uid=found.sop_instance_uid,
+            transfer_syntax_uid=sent_as,
+            caller=found.calling_ae_title,
+        )
 
     def _send_group(
         self,
@@ -235,19 +248,15 @@ class BatchSender:
                 status, result = _send(association, shipment)
                 if result.disposition is Disposition.UNABLE:
                     raise NotTaken(result.words, status)
-                uid = shipment.instance.sop_instance_uid
                 if result.disposition is Disposition.DELIVERED and status is not None:
-                    syntax, note = shipment.meta.transfer_syntax_uid, association.changed
-                    self._reports.delivered(
-                        batch, shipment.parcel, syntax, status, result, uid=uid, note=note
-                    )
+                    self._reports.delivered(batch, shipment.parcel, status, result, note=association.changed)
                 else:
-                    self._reports.refused(batch, shipment.parcel, status, result, uid=uid)
+                    self._reports.refused(batch, shipment.parcel, status, result)
             except PeerFailure as failure:
-                failure.instance = shipment.instance.id
+                failure.instance = shipment.parcel.instance
                 raise
             except FileNotFoundError:
-                log.info("Gone instance=%s destination=%s", shipment.instance.id, batch.destination)
+                log.info("Gone instance=%s destination=%s", shipment.parcel.instance, batch.destination)
             remaining.popleft()
         return None
 
@@ -257,11 +266,14 @@ def _send(association: Association, shipment: Shipment) -> tuple[int | None, Out
         sop_class, syntax = shipment.context
         return None, outcome.no_context(UID(sop_class).name, label(syntax))
     try:
-        status = association.store(shipment.path, shipment.meta)
+        with shipment.path.open("rb") as file:
+            status = association.store(file, shipment.meta(file))
     except FileNotFoundError:
         raise
+    except Permanent as error:
+        return None, Outcome(Disposition.REFUSED, f"not sent: {error}")
     except OSError as error:
-        raise _unreadable(shipment.instance.id, error) from error
+        raise _unreadable(shipment.parcel.instance, error) from error
     return status, outcome.of_status(status)
 
 
@@ -273,10 +285,10 @@ def _unreadable(instance: str, error: OSError) -> PeerFailure:
 
 
 def _by_association(
-    shipments: Iterable[Shipment], calling: Callable[[Instance], str]
+    shipments: Iterable[Shipment], calling: Callable[[str], str]
 ) -> Iterator[tuple[str, list[Shipment]]]:
     """Split into what one association can carry: one calling AE title, at most 128 presentation contexts."""
-    for title, same_title in groupby(shipments, lambda shipment: calling(shipment.instance)):
+    for title, same_title in groupby(shipments, lambda shipment: calling(shipment.parcel.caller)):
         group: list[Shipment] = []
         contexts: set[Context] = set()
         for shipment in same_title:

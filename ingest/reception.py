@@ -47,11 +47,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response to the requestor; `instance` is the id of the instance on the spool."""
+    """The response to the requestor; `instance` is what is on the spool now."""
 
     status: int
     comment: str = ""
-    instance: str | None = None
+    instance: Instance | None = None
+    is_new: bool = False  # else it stood there before
 
 
 def receive(
@@ -200,7 +201,7 @@ def _commit(spool: Spool, instance: Instance, arrival: Arrival) -> Answer:
         instance.size,
         1000 * (time.monotonic() - arrival.started_at),
     )
-    return Answer(SUCCESS, instance=instance.id)
+    return Answer(SUCCESS, instance=instance, is_new=new)
 
 
 def _full(exceeded: str, request: Request, reason: str) -> Answer:

@@ -4,7 +4,7 @@ They hold ids, UIDs, names of destinations and reasons in words; never pixels, n
 """
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dicomferry.spool.instance import RenditionSpec
@@ -61,6 +61,14 @@ class Parcel:
     key: str | None
     why: str
     last: bool = False  # nothing else is to be done with the instance: delivered, it may leave the spool
+    # What it is, so that its file need not be read for it; an earlier version does not tell.
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    transfer_syntax_uid: str = ""  # in which it is sent
+    caller: str = ""  # calling AE title of its sender
+
+
+_PARCEL = tuple(field.name for field in fields(Parcel))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,9 @@ class DeliverBatch:
 
     def to_message(self) -> dict[str, Any]:
         """As keyword arguments of the task, made of JSON types."""
-        return asdict(self)
+        # Not asdict, which copies deeply.
+        parcels = [{name: getattr(parcel, name) for name in _PARCEL} for parcel in self.parcels]
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"parcels": parcels}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> "DeliverBatch":

@@ -16,6 +16,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from dicomferry.spool.instance import Instance
+
 log = logging.getLogger(__name__)
 
 SEND_INTERVAL = 0.02  # seconds; events of this time share one command, since each command wakes a process
@@ -26,9 +28,22 @@ CANARY_KEY = "dicomferry:canary"  # gone when Redis has lost its data
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Ingest: the instance is on the spool."""
+    """Ingest: the instance is on the spool.
+
+    `record` is what it is (`Instance.to_record`), which spares the dispatcher a look at its file. It holds
+    UIDs, AE titles and addresses, nothing of the patient. None: it is not told.
+    """
 
     instance: str
+    record: dict[str, Any] | None = None
+
+    @property
+    def told(self) -> Instance | None:
+        """The record, where it is one of this version."""
+        try:
+            return None if self.record is None else Instance.from_record(self.record)
+        except (KeyError, TypeError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
 from dicomferry.spool import durable, records
-from dicomferry.spool.instance import Instance
+from dicomferry.spool.instance import UID_BYTES, Instance
 
 RECORD = 1  # version of what records and markers hold
 _SUFFIX, _RECEIVED, _RECORD_FILE = ".dcm", "received.dcm", "instance.json"
@@ -60,6 +60,12 @@ class Places:
     def ids(self, shard: str) -> list[str]:
         """Ids of what stands in one shard; of some there may be markers alone."""
         return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name in os.listdir(self._root / shard)))
+
+    def is_alone(self, instance: str) -> bool:
+        """Whether the instance is one file without markers, and no other has its SOP Instance UID."""
+        prefix, file = instance[: 2 * UID_BYTES], f"{instance}{_SUFFIX}"
+        found = {name for name in os.listdir(self._root / instance[:2]) if name.startswith(prefix)}
+        return found == {file} or (found == {file, instance} and not self.markers(instance))
 
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""

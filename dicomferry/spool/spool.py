@@ -130,6 +130,10 @@ class Spool(Markers):
         prefix = instance[: 2 * UID_BYTES]
         return [other for other in self.ids(instance[:2]) if other.startswith(prefix)]
 
+    def is_alone(self, instance: str) -> bool:
+        """Whether nothing is to be known of the instance but its record: no marker, no namesake."""
+        return self._places.is_alone(instance)
+
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
         return self._places.read(instance)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from dicomferry.dicom.identifiers import VERIFICATION
 from dicomferry.dicom.syntaxes import IMPLICIT_LE
 from dicomferry.settings import Destination, Settings
-from dicomferry.spool.instance import Instance
 
 Context = tuple[str, str]  # SOP class UID, transfer syntax UID
 
@@ -27,14 +26,14 @@ class Proposal:
     complete: tuple[str, ...]
 
 
-def calling_title(settings: Settings, destination: Destination, instance: Instance | None = None) -> str:
-    """The AE title to call with; our first one, if the destination wants the instance's and that is unusable.
+def calling_title(settings: Settings, destination: Destination, caller: str = "") -> str:
+    """The AE title to call with; our first one, if the destination wants `caller`'s and that is unusable.
 
-    A probe has no instance, and a sender's title may be no valid AE title (PS3.5 6.2).
+    A probe has no caller, and a sender's title may be no valid AE title (PS3.5 6.2).
     """
     if destination.calling != "original":
         return destination.calling
-    title = instance.calling_ae_title.strip() if instance is not None else ""
+    title = caller.strip()
     usable = title.isascii() and title.isprintable() and "\\" not in title
     return title if title and usable else settings.ae[0].title
 

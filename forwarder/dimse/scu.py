@@ -8,8 +8,7 @@ pynetdicom would run two threads for each association, which poll a thousand tim
 import os
 import socket
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from pynetdicom import build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
@@ -99,8 +98,8 @@ class Association:
         """Whether it can still be used, between objects: False if the peer has ended it."""
         return self._connection.has_no_input
 
-    def store(self, path: Path, meta: Meta) -> int:
-        """Send the data set of the file at `path` by C-STORE; the response's status.
+    def store(self, file: BinaryIO, meta: Meta) -> int:
+        """Send the data set of an open file by C-STORE; the response's status.
 
         It leaves byte for byte, unless its length is odd: then it is padded, and `changed` says so.
         Elements at its head that no data set has stay here (see `encoding.stray_length`).
@@ -117,27 +116,26 @@ class Association:
             raise PeerFailure("the destination answered out of turn")
         self.is_storing = True
         try:
-            return self._store(path, meta, context_id)
+            return self._store(file, meta, context_id)
         finally:
             self.is_storing = False
 
-    def _store(self, path: Path, meta: Meta, context_id: int) -> int:
-        with path.open("rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            changes, self.changed = even.edits(file, meta.begin, end, meta.transfer_syntax_uid)
-            source = even.Spliced(file, meta.begin, end, changes)
-            left = source.length
-            command = self._encode_command(dimse.C_STORE, meta.sop_class_uid, meta.sop_instance_uid)
-            head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
-            block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size
-            while True:
-                content = _read_exactly(source, min(block_size, left))
-                left -= len(content)
-                parts = fragments(context_id, content, self._fragment_size, 0, 0 if left else LAST)
-                self._connection.send(b"".join((head, *parts)))
-                head = b""
-                if not left:
-                    break
+    def _store(self, file: BinaryIO, meta: Meta, context_id: int) -> int:
+        end = os.fstat(file.fileno()).st_size
+        changes, self.changed = even.edits(file, meta.begin, end, meta.transfer_syntax_uid)
+        source = even.Spliced(file, meta.begin, end, changes)
+        left = source.length
+        command = self._encode_command(dimse.C_STORE, meta.sop_class_uid, meta.sop_instance_uid)
+        head = b"".join(fragments(context_id, command, self._fragment_size, COMMAND))
+        block_size = max(_BLOCK // self._fragment_size, 1) * self._fragment_size
+        while True:
+            content = _read_exactly(source, min(block_size, left))
+            left -= len(content)
+            parts = fragments(context_id, content, self._fragment_size, 0, 0 if left else LAST)
+            self._connection.send(b"".join((head, *parts)))
+            head = b""
+            if not left:
+                break
         reach("delivery.sent")
         return self._read_status(dimse.C_STORE)
 

@@ -19,6 +19,8 @@ from ingest.staging import Staging
 
 log = logging.getLogger(__name__)
 
+MAX_TOLD = 16  # destinations: the event of an instance with more has no record, or it might be of any length
+
 
 class Place(Protocol):
     """What holds a place among the associations."""
@@ -113,7 +115,9 @@ class Scp:
             uid = request.sop_instance_uid if is_uid(request.sop_instance_uid) else "an object"
             log.warning("Refused %s 0x%04X: %s", uid, answer.status, answer.comment)
         elif self._events is not None:
-            self._events.send(Received(answer.instance))
+            found = answer.instance
+            told = answer.is_new and len(found.destinations) <= MAX_TOLD
+            self._events.send(Received(found.id, found.to_record() if told else None))
             reach("reception.announced")
         return answer
 

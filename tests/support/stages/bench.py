@@ -90,10 +90,10 @@ class Bench:
         self.seen.remove(found[0])
         return found[0]
 
-    def receive(self, source=None):
+    def receive(self, source=None, *, told=True):
         """Commit an object, by default one like no other, and tell of it."""
         instance = put(self.spool, source or shipped(IMAGE), "ws1", fresh_uid=source is None)
-        events.push(self.redis, [events.Received(instance.id)])
+        events.push(self.redis, [events.Received(instance.id, instance.to_record() if told else None)])
         return instance
 
     def learn(self):
@@ -143,4 +143,8 @@ class Bench:
         wait_until(look, f"{count} looks around", 20 + 2 * count)
 
     def wait_retired(self, instance):
-        wait_until(lambda: self.spool.read(instance.id) is None, "the instance to be retired", 20)
+        def is_retired():
+            left = {departure.instance for departure in self.spool.departures()}
+            return self.spool.read(instance.id) is None and instance.id not in left
+
+        wait_until(is_retired, "the instance to be retired", 20)

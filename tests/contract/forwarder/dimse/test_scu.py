@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dicomferry.dicom.part10 import file_header, read_meta
+from dicomferry.dicom.part10 import Meta, file_header, read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, GROUPS, resolve
 from dicomferry.settings import Destination
 from forwarder.dimse import connection
@@ -46,11 +46,16 @@ def encoded(path: Path) -> bytes:
     return path.read_bytes()[read_meta(path).offset :]
 
 
+def store(association: Association, path: Path, meta: Meta | None = None) -> int:
+    with path.open("rb") as file:
+        return association.store(file, meta or read_meta(path))
+
+
 def send(destination: Destination, *paths: Path) -> list[int]:
     contexts = list(dict.fromkeys(context_of(path) for path in paths))
     association = Association.request(destination, "FERRY", contexts)
     try:
-        return [association.store(path, read_meta(path)) for path in paths]
+        return [store(association, path) for path in paths]
     finally:
         association.release()
 
@@ -108,7 +113,7 @@ def test_a_file_that_becomes_shorter_is_no_success(tmp_path: Path) -> None:
         association_socket = association.sock
         association._connection.sock = Cutting()  # type: ignore[assignment]
         with pytest.raises(OSError, match="became shorter"):
-            association.store(path, meta)
+            store(association, path, meta)
         association.abort()
     assert peer.datasets == []
 
@@ -132,7 +137,7 @@ def test_an_odd_data_set_reaches_peers_that_abort_over_an_odd_fragment(tmp_path:
         pynetdicom_scp(resolve(["all"])) as seen,
     ):
         association = Association.request(to(peer.port), "FERRY", [context_of(path)])
-        assert association.store(path, read_meta(path)) == 0
+        assert store(association, path) == 0
         assert "(7FE0,0010) padded" in association.changed
         association.release()
         wait_until(lambda: [encoded(p) for p in peer.by_uid().values()] == [legal], "the padded file")
@@ -183,7 +188,7 @@ def test_large_objects_leave_from_disk_and_not_from_memory(tmp_path: Path) -> No
     with Workstation(tmp_path / "ws", free_port(), "--ignore") as peer:
         association = Association.request(to(peer.port), "FERRY", [NATIVE_CT])
         tracemalloc.start()
-        association.store(large, read_meta(large))
+        store(association, large)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         association.release()
