@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from dicomferry.dicom.syntaxes import EXPLICIT_LE
 from dicomferry.messages import batches
-from dicomferry.messages.batches import Batch, DeliverBatch, Parcel, TranscodeBatch, new_batch_id
+from dicomferry.messages.batches import Batch, DeliverBatch, TranscodeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app, client_for
 from dicomferry.messages.events import EVENTS_KEY
 from dicomferry.settings import load
@@ -32,6 +32,7 @@ from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
 from tests.support.running.site import Site
 from tests.support.running.traces import traced
+from tests.support.stages.post import told
 from tests.support.stages.spools import a_spool, put
 
 pytestmark = pytest.mark.alone
@@ -57,10 +58,10 @@ WORKER = {  # the rendition of an MR of 64 x 64 in JPEG 2000
 }
 FORWARDER = {  # a native CT of 0.5 MB, as received, to a stock storescp
     "calls about sockets": 12,
-    "other system calls": 31,
+    "other system calls": 24,
     "fsyncs": 1,
     "bytes of records": 0,
-    "bytes read": 529_429,
+    "bytes read": 528_764,
 }
 DISPATCHER = {"other system calls": 11, "fsyncs": 0}  # the same, from its message to its retirement
 HISTORY = 24_000  # bytes that are written of it at most, where each delivery is a transaction
@@ -175,7 +176,7 @@ def test_a_delivery_costs_the_forwarder_no_more_than_it_did(tmp_path: Path, brok
             DeliverBatch(
                 new_batch_id(), boot_id(), "ws",
                 tuple(
-                    Parcel(put(place.spool, path, "ws").id, None, "as received", last=True)
+                    told(put(place.spool, path, "ws"))
                     for path in cts(tmp_path / f"ct{count}", count)
                 ),
             )

@@ -1,4 +1,4 @@
-"""What the event of an instance tells is believed where nothing else can be known of it, and else looked up."""
+"""What the event of an instance tells is believed where nothing else stands there, and else looked up."""
 
 import pytest
 
@@ -60,7 +60,8 @@ def test_an_earlier_one_with_its_uid_whose_event_was_lost_goes_first(bench, read
     assert {older.id, newer.id} <= set(reads)
 
 
-def test_what_is_gone_is_not_delivered_again(bench, reads):
+@pytest.mark.usefixtures("reads")
+def test_what_is_gone_is_not_delivered_again(bench):
     gone, there = (put(bench.spool, shipped(PLAIN), "ws1") for _ in range(2))
     bench.spool.received(gone.id).unlink()
     events.push(bench.redis, [events.Received(i.id, i.to_record()) for i in (gone, there)])

@@ -18,6 +18,7 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import DELIVER, DELIVER_QUEUE, PROBE, ProbeBatch, new_batch_id
 from dicomferry.messages.broker import celery_app
 from dicomferry.messages.events import EVENTS_KEY, Delivered, Finished, Learned, Refused, Unreachable
+from dicomferry.spool.spool import Spool
 from forwarder import sending
 from gateway.commands.explain import explain
 from tests.support.peers.dcmtk import Workstation
@@ -26,13 +27,53 @@ from tests.support.running.mounts import small_file_system
 from tests.support.running.ports import free_port
 from tests.support.running.processes import wait_until
 from tests.support.stages.celery_process import celery_process
-from tests.support.stages.post import Post, make_rendition, only
+from tests.support.stages.post import Post, make_rendition, only, told
 from tests.support.stages.spools import put
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 J2K = "1.2.840.10008.1.2.4.90"
 
 pytestmark = pytest.mark.usefixtures("patient")
+
+
+def test_what_has_no_other_destination_leaves_the_spool_with_its_delivery(
+    tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        instances = [post.put() for _ in range(3)]
+        post.spool.add_attempt(instances[1].id, "ws")
+        monkeypatch.setattr(Spool, "read", None)  # what it was told it does not look up
+        heard = post.deliver(*map(told, instances))
+        monkeypatch.undo()
+        wait_until(lambda: len(peer.files()) == 3, "three files")
+    assert [event.instance for event in only(Delivered, heard)] == [instance.id for instance in instances]
+    left = {departure.instance: departure for departure in post.spool.departures()}
+    assert left.keys() == {instances[0].id, instances[2].id}
+    assert (left[instances[0].id].destination, left[instances[0].id].status) == ("ws", 0)
+    assert left[instances[0].id].at == only(Delivered, heard)[0].at
+    assert post.spool.is_delivered(instances[1].id, "ws")  # the attempt left a marker, so this is one too
+
+
+def test_what_has_left_is_not_sent_again(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        parcel = told(post.put())
+        post.deliver(parcel)
+        assert not post.deliver(parcel)
+        assert len(peer.files()) == 1
+
+
+def test_a_damaged_file_is_refused_and_named(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        bad, good = post.put(), post.put()
+        post.spool.received(bad.id).write_bytes(b"no DICOM file")
+        heard = post.deliver(told(bad), told(good))
+        assert [event.instance for event in only(Delivered, heard)] == [good.id]
+    (refused,) = only(Refused, heard)
+    assert refused.instance == bad.id
+    assert refused.reason.startswith("not sent: ")
 
 
 def test_a_batch_reaches_a_stock_storescp_and_is_marked_before_it_is_told(

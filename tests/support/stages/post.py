@@ -86,6 +86,12 @@ def only(kind: type, heard: list[events.Event]) -> list[Any]:
     return [event for event in heard if isinstance(event, kind)]
 
 
+def told(instance: Instance) -> Parcel:
+    """As the dispatcher tells of what goes to one destination, as received."""
+    uids = instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid
+    return Parcel(instance.id, None, "as received", True, *uids, instance.calling_ae_title)
+
+
 def make_rendition(post: Post, instance: Instance, source: Path, syntax: str) -> Parcel:
     """Put a file where a worker would have put its rendition."""
     key = RenditionSpec(syntax).key
