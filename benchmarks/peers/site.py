@@ -19,6 +19,7 @@ spool = "spool"
 
 [ingest]
 port = {port}
+max_associations_per_host = 100
 
 [worker]
 concurrency = {workers}
