@@ -3,12 +3,14 @@
 Each fact is on the spool before its event is sent.
 """
 
+import errno
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.syntaxes import label
@@ -20,6 +22,8 @@ from forwarder.dimse.proposal import Context, Proposal, learned
 from forwarder.outcome import Disposition, Outcome
 
 log = logging.getLogger(__name__)
+
+MARK_WITHIN = 20.0  # seconds that an object which is delivered may wait for the room of its marker
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class Reports:
             "key": parcel.key,
         } | ({"note": note} if note else {})
         reach("delivery.answered")
-        self._spool.mark_delivered(parcel.instance, batch.destination, record)
+        self._mark(parcel.instance, batch.destination, record)
         reach("delivery.marked")
         self._results[batch.id].delivered += 1
         self._sender.send(
@@ -106,6 +110,27 @@ class Reports:
             parcel.instance, uid, batch.destination, label(transfer_syntax_uid),
             f"{result.words}; {note}" if note else result.words,
         )  # fmt: skip
+
+    def _mark(self, instance: str, destination: str, record: dict[str, Any]) -> None:
+        """Mark it delivered; where the disk is full, wait for room: without the marker it is sent again."""
+        until = time.monotonic() + MARK_WITHIN
+        told = False
+        while True:
+            try:
+                self._spool.mark_delivered(instance, destination, record)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT} or time.monotonic() >= until:
+                    raise
+                if not told:
+                    log.warning(
+                        "NotMarked instance=%s destination=%s: %s; it is delivered, and marked if there is "
+                        "room within %g s, else sent again",
+                        instance, destination, error.strerror, MARK_WITHIN,
+                    )  # fmt: skip
+                told = True
+                time.sleep(0.05)
+            else:
+                return
 
     def delivered_before(self, batch: DeliverBatch, parcel: Parcel) -> bool:
         """Whether the object is marked delivered; its event is then sent again."""
