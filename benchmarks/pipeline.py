@@ -1,7 +1,7 @@
 """How fast the whole pipeline is, beside the bare decoder, Orthanc, and the script that people write.
 
     python benchmarks/pipeline.py [--quick] [--scale 0.05] [--rounds 3] [--only J2K ...] [--json FILE]
-                                  [--plot FILE] [--folder DIR]
+                                  [--against COMMIT] [--plot FILE] [--folder DIR]
 
 Each contender takes objects from a stock dcmsend and brings them to a stock storescp of its own, over
 loopback, with all files in one folder. The rate is objects divided by the seconds from dcmsend's start until
@@ -30,8 +30,9 @@ from benchmarks.machine.programs import Failure, Programs
 from benchmarks.machine.usage import cores, describe
 from benchmarks.measure import stages
 from benchmarks.measure.rounds import Run, as_json, bare_codec, codec_seconds, latencies, measure_round
-from benchmarks.peers.contenders import Contender, Running, contenders, worker_counts
+from benchmarks.peers.contenders import Contender, Running, against, contenders, worker_counts
 from benchmarks.peers.jobs import J2K_CT, JOBS, PASSED_CT, RLE_CT, SMALL_MR, Job, Objects, make
+from benchmarks.peers.past import install
 from benchmarks.peers.sink import Sink, sink
 from benchmarks.report.plot import plot
 from benchmarks.report.results import BARE, Results
@@ -92,6 +93,7 @@ class Bench:
     folder: Path
     programs: Programs
     results: Results
+    against: Contender | None = None  # another commit
 
     def job(self, job: Job) -> None:
         """Measure all contenders, round by round, then the latency of one object alone."""
@@ -121,7 +123,8 @@ class Bench:
     def _start_all(self, objects: Objects, place: Path, stack: ExitStack) -> list[Entrant]:
         """Start the contenders and warm them up; return those that can do the job."""
         job, found = objects.job, []
-        for number, contender in enumerate(contenders(self.extent.workers(job))):
+        past = [self.against] if self.against else []
+        for number, contender in enumerate([*contenders(self.extent.workers(job)), *past]):
             folder = place / str(number)
             folder.mkdir()
             try:
@@ -196,7 +199,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="dicomferry-benchmark-", dir=asked.folder))
     programs = Programs(folder)
     results = Results(describe(folder) | {"scale": extent.scale, "rounds": extent.rounds})
-    bench = Bench(extent, folder, programs, results)
+    past = _past(asked.against, folder) if asked.against else None
+    results.against = past.name if past else ""
+    bench = Bench(extent, folder, programs, results, past)
     works: list[tuple[str, Callable[[], None]]] = [(job.name, partial(bench.job, job)) for job in jobs]
     works += [
         (f"{stage.__name__}, {job.name}", partial(bench.stage, stage, job))
@@ -220,6 +225,14 @@ def main() -> None:
     plot(results, asked.plot)
 
 
+def _past(commit: str, folder: Path) -> Contender:
+    _say(f"{commit}: is being installed")
+    try:
+        return against(commit, install(commit, folder))
+    except Failure as failure:
+        sys.exit(str(failure))
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="one round of a fifth of the objects")
@@ -227,6 +240,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of objects")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", nargs="*", default=[], help="beginnings of names of jobs")
+    parser.add_argument("--against", metavar="COMMIT", help="of this project, to be measured beside it")
     parser.add_argument("--json", type=Path, default=Path("pipeline.json"))
     parser.add_argument("--plot", type=Path, default=Path("pipeline.png"))
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="where everything is written")

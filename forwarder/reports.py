@@ -3,6 +3,7 @@
 Each fact is on the spool before its event is sent.
 """
 
+import errno
 import logging
 import threading
 import time
@@ -21,6 +22,8 @@ from forwarder.dimse.proposal import Context, Proposal, learned
 from forwarder.outcome import Disposition, Outcome
 
 log = logging.getLogger(__name__)
+
+MARK_WITHIN = 20.0  # seconds that an object which is delivered may wait for the room of its marker
 
 
 @dataclass(slots=True)
@@ -86,16 +89,7 @@ class Reports:
         """
         at = in_ms(time.time())
         reach("delivery.answered")
-        departure = Departure(parcel.instance, batch.destination, status, parcel.key, at)
-        if not (parcel.last and self._spool.depart(departure)):
-            record = {
-                "status": status,
-                "transfer_syntax_uid": parcel.transfer_syntax_uid,
-                "at": at,
-                "why": parcel.why,
-                "key": parcel.key,
-            } | ({"note": note} if note else {})
-            self._spool.mark_delivered(parcel.instance, batch.destination, record)
+        self._mark(batch, parcel, status, note, at)
         reach("delivery.marked")
         self._results[batch.id].delivered += 1
         self._sender.send(
@@ -107,6 +101,40 @@ class Reports:
             parcel.instance, parcel.sop_instance_uid, batch.destination, label(parcel.transfer_syntax_uid),
             f"{result.words}; {note}" if note else result.words,
         )  # fmt: skip
+
+    def _mark(self, batch: DeliverBatch, parcel: Parcel, status: int, note: str, at: float) -> None:
+        """Mark it delivered; where the disk is full, wait for room: without the mark it is sent again."""
+        until = time.monotonic() + MARK_WITHIN
+        told = False
+        while True:
+            try:
+                self._mark_once(batch, parcel, status, note, at)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT} or time.monotonic() >= until:
+                    raise
+                if not told:
+                    log.warning(
+                        "NotMarked instance=%s destination=%s: %s; it is delivered, and marked if there is "
+                        "room within %g s, else sent again",
+                        parcel.instance, batch.destination, error.strerror, MARK_WITHIN,
+                    )  # fmt: skip
+                told = True
+                time.sleep(0.05)
+            else:
+                return
+
+    def _mark_once(self, batch: DeliverBatch, parcel: Parcel, status: int, note: str, at: float) -> None:
+        departure = Departure(parcel.instance, batch.destination, status, parcel.key, at)
+        if parcel.last and self._spool.depart(departure):
+            return
+        record = {
+            "status": status,
+            "transfer_syntax_uid": parcel.transfer_syntax_uid,
+            "at": at,
+            "why": parcel.why,
+            "key": parcel.key,
+        } | ({"note": note} if note else {})
+        self._spool.mark_delivered(parcel.instance, batch.destination, record)
 
     def delivered_before(self, batch: DeliverBatch, parcel: Parcel) -> bool:
         """Whether the object is marked delivered; its event is then sent again."""

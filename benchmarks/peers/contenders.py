@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks.machine.usage import cores
 from benchmarks.peers.jobs import UIDS, Job
 from benchmarks.peers.sender import TUNED
 from benchmarks.peers.sink import Sink
-from benchmarks.peers.site import Site
+from benchmarks.peers.site import OURS, Site
 
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancGdcm.so")
 
@@ -57,14 +58,22 @@ def worker_counts() -> list[int]:
 
 def ferry(workers: int) -> Contender:
     """`dicomferry up` with that many transcoding processes, and stock peers."""
+    return Contender(ferry_name(workers), partial(_ferry, (workers, OURS)))
 
-    @contextmanager
-    def run(job: Job, sink: Sink, folder: Path, programs: Programs) -> Iterator[Running]:
-        site = Site(folder, sink.port, [job.shown or "uncompressed"], workers)
-        with site.up(programs) as sessions:
-            yield Running(site.port, sessions, lambda: wait_until(site.is_empty, "an empty spool"))
 
-    return Contender(ferry_name(workers), run)
+def against(commit: str, program: Path) -> Contender:
+    """The `dicomferry up` of another commit, with a transcoding process for each core."""
+    return Contender(f"dicomferry {commit}", partial(_ferry, (cores(), (str(program),))))
+
+
+@contextmanager
+def _ferry(
+    how: tuple[int, Sequence[str]], job: Job, sink: Sink, folder: Path, programs: Programs
+) -> Iterator[Running]:
+    """Run `how`: with so many workers, by that command line."""
+    site = Site(folder, sink.port, [job.shown or "uncompressed"], *how)
+    with site.up(programs) as sessions:
+        yield Running(site.port, sessions, lambda: wait_until(site.is_empty, "an empty spool"))
 
 
 def ferry_name(workers: int) -> str:

@@ -61,6 +61,9 @@ JOBS: tuple[Job, ...] = (
 J2K_CT, PASSED_CT, SMALL_MR, RLE_CT = (JOBS[n].name for n in (0, 1, 2, 5))
 
 
+FAST_CODECS = tuple(JOBS[n].name for n in (4, 5, 6))
+
+
 @dataclass(frozen=True)
 class Objects:
     """What is sent for a job, and what must arrive."""

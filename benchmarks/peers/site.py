@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from dicomferry.errors import FerryError
 from dicomferry.settings import Settings, load
 from dicomferry.spool.spool import SHARDS, Spool
 from gateway.local import private_redis
-from gateway.local.health import check
+from gateway.local.health import CHECKS, check
 
+OURS = (sys.executable, "-P", "-m", "gateway.cli")
 _CONFIGURATION = """\
 spool = "spool"
 
 [ingest]
 port = {port}
+{crowd}
 
 [worker]
 concurrency = {workers}
@@ -44,15 +46,23 @@ to = ["sink"]
 class Site:
     """A dicomferry with one destination: its configuration and its spool."""
 
-    def __init__(self, folder: Path, sink: int, shown: list[str], workers: int = 1) -> None:
-        """`sink` is the destination's port, `shown` lists the transfer syntaxes that it shows."""
+    def __init__(
+        self, folder: Path, sink: int, shown: list[str], workers: int = 1, program: Sequence[str] = OURS
+    ) -> None:
+        """`sink` is the destination's port, `shown` lists the transfer syntaxes that it shows.
+
+        `program` is the command line of another dicomferry, which may be an older one.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
-        self._folder = folder
+        self._folder, self._program = folder, program
         self._config = folder / "dicomferry.toml"
         self._config.write_text(
             _CONFIGURATION.format(
                 port=self.port,
+                crowd="max_associations_per_host = 100"
+                if program is OURS
+                else "",  # an older one has no such key
                 workers=workers,
                 flower=free_port(),
                 sink=sink,
@@ -88,8 +98,8 @@ class Site:
             )
             sessions = {"up": program.pid}
             for pid, words in children(program.pid).items():
-                name = words[words.index("gateway.cli") + 1] if "gateway.cli" in words else "redis"
-                if "gateway.local.warden" not in words:
+                name = next((word for word in words if word in CHECKS), "redis")
+                if not any(word.endswith("warden") for word in words):
                     sessions[name] = pid
             yield sessions
 
@@ -124,4 +134,4 @@ class Site:
         wait_until(answers, f"{name} to answer")
 
     def _command(self, name: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "gateway.cli", name, "--config", str(self._config)]
+        return [*self._program, name, "--config", str(self._config)]

@@ -7,6 +7,7 @@ from benchmarks.peers.jobs import JOBS, Job
 from benchmarks.report.results import BARE, Results, column_names
 
 _BLUES = ("#a9cfe0", "#6aaac6", "#3886a8", "#1f6f8b", "#12526b")
+_PAST = "#8e7cc3"  # another commit
 _COLOURS = {
     BARE: "#b5bcc4",
     "Orthanc": "#f0b27a",
@@ -23,7 +24,7 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     jobs = [job for job in JOBS if job.name in results.runs]
-    names = column_names()
+    names = column_names(results)
     columns = min(3, len(jobs))
     rows = -(-len(jobs) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False)
@@ -31,7 +32,7 @@ def plot(results: Results, path: Path) -> None:
         axis.set_axis_off()
     for place, (axis, job) in enumerate(zip(axes.flat, jobs, strict=False)):
         rates = [results.rate(job.name, name) or 0.0 for name in names]
-        axis.barh(names, rates, color=[_COLOURS[name] for name in names])
+        axis.barh(names, rates, color=[_COLOURS.get(name, _PAST) for name in names])
         for at, (name, rate) in enumerate(zip(names, rates, strict=True)):
             words = f"{rate:.0f}" if rate else _missing(results, job, name)
             axis.text(rate, at, f" {words}", va="center", fontsize=8)

@@ -4,19 +4,21 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from benchmarks.machine.usage import cores
 from benchmarks.peers.contenders import contenders, ferry_name, worker_counts
-from benchmarks.peers.jobs import J2K_CT, PASSED_CT, SMALL_MR
+from benchmarks.peers.jobs import FAST_CODECS, J2K_CT, PASSED_CT, SMALL_MR
 
 BARE = "ceiling: the bare codec"
 FERRY = ferry_name(cores())  # with a worker for each core
 
 
-def column_names() -> list[str]:
+def column_names(results: "Results") -> list[str]:
     """The bare codec and all contenders, in the order of tables and plots."""
-    return [BARE, *(contender.name for contender in contenders(worker_counts()))]
+    past = [results.against] if results.against else []
+    return [BARE, *(contender.name for contender in contenders(worker_counts())), *past]
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Results:
     failures: dict[str, str] = field(default_factory=dict)  # reasons, by what failed
     latency: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # ms, by job and contender
     codec_ms: float = 0.0  # of one J2K CT
+    against: str = ""  # the contender that is another commit
     sent_bytes: dict[str, int] = field(default_factory=dict)  # of one object, by job
     alone: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # by stage and job
 
@@ -72,6 +75,13 @@ class Results:
         codec = self.codec_ms if job == J2K_CT else 0.0
         return _percentile(found, share) - codec if found else None
 
+    def cost(self, job: str, *, codec: float = 0.0) -> float | None:
+        """Processor time of our parts for an object, less `codec` ms, over that of the other commit."""
+        ours, theirs = (
+            self.median(job, who, lambda run: sum(run["cpu_ms"].values())) for who in (FERRY, self.against)
+        )
+        return (ours - codec) / (theirs - codec) if ours and theirs else None
+
     def gain(self, job: str, what: str) -> float | None:
         """How many times as fast two processes are as one: workers alone ("rate") or the codec ("bare")."""
         rounds = [rows for rows in self.alone.get("transcoding", {}).get(job, ()) if len(rows) > 1]
@@ -112,10 +122,16 @@ def figures(results: Results) -> Sequence[Figure]:
     tuned = "Orthanc, TCP_NODELAY"
     stalls = _stalls(results)
     return (
-        Figure("J2K CT: pipeline / ceiling", results.ratio(J2K_CT, FERRY, BARE), 0.75, 0.90),
+        *_figures_against(results),
+        Figure("J2K CT: pipeline / ceiling", results.ratio(J2K_CT, FERRY, BARE), 0.80, 0.85),
         Figure("J2K CT: pipeline / Orthanc as installed", results.ratio(J2K_CT, FERRY, "Orthanc"), 3.5, 4.5),
-        Figure("J2K CT: pipeline / Orthanc tuned", results.ratio(J2K_CT, FERRY, tuned), 1.35, 1.7),
-        Figure("pass-through CT: pipeline / Orthanc tuned", results.ratio(PASSED_CT, FERRY, tuned), 1.3, 2.0),
+        Figure("J2K CT: pipeline / Orthanc tuned", results.ratio(J2K_CT, FERRY, tuned), 1.8, 2.0),
+        Figure("pass-through CT: pipeline / Orthanc tuned", results.ratio(PASSED_CT, FERRY, tuned), 2.0, 3.0),
+        *(
+            Figure(f"{job}: pipeline / Orthanc tuned", results.ratio(job, FERRY, tuned), 2.5, 4.0)
+            for job in FAST_CODECS
+        ),
+        *_crowds(results),
         Figure("small MR, pass-through", results.rate(SMALL_MR, FERRY), 250, 600, "/s"),
         Figure("small MR: gaps of 40 ms at the sink, of 1,000", stalls, 0, None, "", most=True),
         Figure(
@@ -128,9 +144,12 @@ def figures(results: Results) -> Sequence[Figure]:
             results.of_stage("ingest_then_forward", PASSED_CT, lambda found: found["forward"]["cpu_ms"]),
             1.5, 1, "ms", most=True,
         ),
-        Figure(
-            "J2K CT: idle latency beyond the codec, p50",
-            results.beyond_codec(J2K_CT, FERRY, 0.5), 60, 25, "ms", most=True,
+        *(
+            Figure(
+                f"{job}: idle latency beyond the codec, p50",
+                results.beyond_codec(job, FERRY, 0.5), 12, 8, "ms", most=True,
+            )
+            for job in (PASSED_CT, J2K_CT)
         ),
         Figure("J2K CT: workers 1 to 2, alone", results.gain(J2K_CT, "rate"), 1.9, note=_gains(results)),
         Figure(
@@ -139,6 +158,38 @@ def figures(results: Results) -> Sequence[Figure]:
             1, most=True, note=_written_at_first(results),
         ),
     )  # fmt: skip
+
+
+def _figures_against(results: Results) -> Sequence[Figure]:
+    """What is compared with another commit."""
+    if not results.against:
+        return ()
+    codec, other = results.codec_ms, results.against
+    return (
+        Figure(f"pass-through CT: processor time / {other}", results.cost(PASSED_CT), 0.5, 0.35, most=True),
+        Figure(
+            f"J2K CT: processor time beyond the codec / {other}",
+            results.cost(J2K_CT, codec=codec), 0.5, 0.35, most=True,
+        ),
+        Figure(f"small MR: pipeline / {other}", results.ratio(SMALL_MR, FERRY, other), 2, 3),
+    )  # fmt: skip
+
+
+def _crowds(results: Results) -> Sequence[Figure]:
+    """Ingest's rate over many associations, compared with that over one."""
+
+    def over_one(number: int, rows: Any) -> float:
+        rates = {row["associations"]: row.get("rate", 0.0) for row in rows}
+        found: float = rates[number] / rates[1] if rates.get(1) else 0.0
+        return found
+
+    return [
+        Figure(
+            f"ingest: {number} associations / 1",
+            results.of_stage("associations", PASSED_CT, partial(over_one, number)), 1.0, 1.5,
+        )
+        for number in (16, 64)
+    ]  # fmt: skip
 
 
 def _gains(results: Results) -> str:

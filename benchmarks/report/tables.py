@@ -13,7 +13,7 @@ def show(results: Results) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     jobs = [job.name for job in JOBS if job.name in results.runs]
-    names = column_names()
+    names = column_names(results)
     table = Table("objects/s, medians", *names)
     for job in jobs:
         cells = []
@@ -50,8 +50,8 @@ def _parts(results: Results, jobs: list[str]) -> Table:
             cells.append(f"{cpu:.2f} / {max(run['peak_mib'].get(part, 0) for run in runs):.0f}")
         others = [
             f"{name}: {sum(results.runs[job][name][-1]['cpu_ms'].values()):.1f}"
-            for name in column_names()
-            if name in results.runs[job] and not name.startswith(("dicomferry", BARE))
+            for name in column_names(results)
+            if name in results.runs[job] and not name.startswith(("dicomferry, ", BARE))
         ]
         table.add_row(job, *cells, f"{total:.2f}", "; ".join(others))
     return table

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,25 @@ def test_nothing_is_sent_that_could_not_be_marked_as_delivered(tmp_path: Path, b
         filler.unlink()
         assert only(Delivered, post.deliver(instance))
         assert len(seen.datasets) == 1
+
+
+def test_what_is_delivered_while_the_disk_fills_is_marked_when_there_is_room_and_not_sent_again(
+    tmp_path: Path, broker: str
+) -> None:
+    with small_file_system(tmp_path / "disk", 8 << 20) as disk:
+        filler = disk / "filler"
+
+        def fill(_: Any) -> int:
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 12))
+            threading.Timer(1.0, filler.unlink).start()
+            return 0
+
+        with pynetdicom_scp([EXPLICIT_LE], fill) as seen:
+            post = Post(disk, broker, ws={"port": seen.port})
+            assert only(Delivered, post.deliver(post.put()))
+            assert len(seen.datasets) == 1
 
 
 def test_a_full_disk_is_our_own_fault_and_held_like_a_peers(tmp_path: Path, broker: str) -> None:
