@@ -71,15 +71,15 @@ class Bookkeeping:
                 words = f"as its marker says: {marker.get('why', '')}"
                 self.note(Note(found.id, found.sop_instance_uid, "delivered", name, words, at))
 
-    def recover_departed(self, found: Instance, departure: Departure) -> None:
+    def recover_departed(self, found: Instance | None, departure: Departure) -> None:
         """The same for an instance that left the spool with its last delivery; it may be removed then."""
-        if self._history.keeps(departure.at, time.time()):
+        if found is not None and self._history.keeps(departure.at, time.time()):
             uid = departure.key.rpartition("-")[0] if departure.key else found.transfer_syntax_uid
             words = f"{label(uid)}, status 0x{departure.status:04X}: as the name of its file said"
             self.note(received(found))
             name = departure.destination
             self.note(Note(found.id, found.sop_instance_uid, "delivered", name, words, departure.at))
-        self.retire(found.id)
+        self.retire(departure.instance)
 
     def retire(self, instance: str) -> None:
         """Have an instance removed that every destination has."""

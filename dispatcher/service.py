@@ -234,13 +234,13 @@ class Dispatcher:
         instance, destination = departure.instance, departure.destination
         if self._spool.bring_back(departure):
             log.info("BroughtBack instance=%s: an order sends it elsewhere", instance)
-        elif self._manager.awaits(instance, destination):
+        elif self._manager.awaits(instance, destination) and not self._spool.exists(instance):
             told = events.Delivered(
                 "", destination, instance, departure.key, departure.status, at=departure.at
             )
             self._manager.handle(told, _now())
-        elif (found := self._spool.departed(departure)) is not None:
-            self._books.recover_departed(found, departure)
+        else:
+            self._books.recover_departed(self._spool.departed(departure), departure)
 
     def _read_spool(self) -> None:
         self._track(self._reader.read_all(self._is_tracked))

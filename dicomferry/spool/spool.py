@@ -156,26 +156,20 @@ class Spool(Markers):
 
     def retire(self, instance: str) -> bool:
         """Remove an instance if all its deliveries are delivered; returns whether they are."""
-        departed = self._departures.of(instance) if not self.exists(instance) else []
-        if departed:
-            return self._retire_departed(departed)
-        state = self._read_state(instance)
-        if state is None or set(state.destinations) - state.delivered:
-            return False
-        self._places.remove(instance)
-        self.drop_renditions(instance)
-        return True
-
-    def _retire_departed(self, departed: list[Departure]) -> bool:
-        instance = departed[0].instance
-        has_markers = self.folder(instance).exists()
-        if has_markers and any(self.bring_back(departure) for departure in departed):
-            return False
-        reach("retirement.departed")
+        departed = self._departures.of(instance)
         for departure in departed:
+            if self.bring_back(departure):
+                return False
+            reach("retirement.departed")
             self._departures.path(departure).unlink(missing_ok=True)
-        if has_markers:
-            self._places.remove_rest(instance)
+        if departed and not self.exists(instance):  # else the same object has come again
+            if self.folder(instance).exists():
+                self._places.remove_rest(instance)
+        else:
+            state = self._read_state(instance)
+            if state is None or set(state.destinations) - state.delivered:
+                return False
+            self._places.remove(instance)
         self.drop_renditions(instance)
         return True
 
@@ -191,17 +185,17 @@ class Spool(Markers):
         return self._departures.all()
 
     def departed(self, departure: Departure) -> Instance | None:
-        """The instance that has left; None where it is removed."""
+        """The instance that has left; None where it is removed, or damaged."""
         try:
             return self._places.read_file(self._departures.path(departure))
-        except FileNotFoundError:
+        except (FileNotFoundError, Misconfigured):
             return None
 
     def bring_back(self, departure: Departure) -> bool:
         """Put an instance back that an order sent elsewhere while it left; returns whether one did."""
         names = self._places.markers(departure.instance)
         found = self.departed(departure) if names else None
-        if found is None:
+        if found is None or self.exists(found.id):  # these are the markers of the same object, come again
             return False
         state = self._marked(found, names)
         if not set(state.destinations) - state.delivered - {departure.destination}:

@@ -122,6 +122,24 @@ def test_an_order_that_comes_while_it_leaves_is_carried_out(bench):
     assert bench.spool.state(instance.id).delivered == {"ws1"}
 
 
+def test_the_same_object_that_comes_again_is_delivered_again_though_no_event_told_of_the_first(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(service, "EVENTS_WITHIN", 0.5)
+    bench.start()
+    first = bench.receive(shipped(PLAIN))
+    bench.learn()
+    batch = bench.fetch(DeliverBatch)
+    with bench.spool.leases.acquire(batch.id):
+        leave(bench, first)
+        assert bench.receive(shipped(PLAIN)).id == first.id
+        wait_until(lambda: not bench.spool.departures(), "the first to be removed")
+        assert bench.spool.state(first.id).pending == ("ws1",)
+    bench.deliver()
+    wait_until(lambda: nothing_stands(bench), "both to be removed", 30)
+    assert told(bench, first).count("delivered") == 2
+
+
 def test_the_same_object_that_comes_again_while_it_leaves_is_delivered_again(bench):
     bench.start()
     first = bench.receive(shipped(PLAIN))

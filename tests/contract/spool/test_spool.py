@@ -188,6 +188,18 @@ def test_what_has_markers_or_stands_in_a_folder_takes_a_marker(spool):
         assert spool.exists(instance.id)
 
 
+def test_the_same_object_that_comes_again_is_another_instance(spool):
+    first = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
+    assert spool.depart(left(first))
+    again = put(spool, shipped(IMAGE), "ws1", fresh_uid=False)
+    assert again.id == first.id
+    spool.redirect(again.id, ("ws1", "ws2"), "by hand")
+    assert not spool.bring_back(left(first))
+    assert not spool.retire(first.id)
+    assert not spool.departures()
+    assert state_of(spool, again.id).pending == ("ws1", "ws2")
+
+
 def test_what_leaves_is_brought_back_where_an_order_wants_more(spool):
     instance = put(spool, shipped(IMAGE), "ws1")
     file = spool.received(instance.id)
