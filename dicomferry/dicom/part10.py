@@ -106,15 +106,18 @@ def dataset_offset(path: Path) -> int:
         return _group_2(file.fileno(), _make_reader(file.fileno()), path.name)[1]
 
 
-def private_information(path: Path) -> bytes:
+def private_information(path: Path | str) -> bytes:
     """The Private Information (0002,0102) of the file at `path`; empty where it has none.
 
     Raises:
         Permanent: `path` is no DICOM file.
     """
-    with path.open("rb", buffering=0) as file:
-        read = _make_reader(file.fileno())
-        return _group_2(file.fileno(), read, path.name, _HEAD_LENGTH)[0].get(_PRIVATE, b"")
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        read, name = _make_reader(descriptor), str(path).rpartition("/")[2]
+        return _group_2(descriptor, read, name, _HEAD_LENGTH)[0].get(_PRIVATE, b"")
+    finally:
+        os.close(descriptor)
 
 
 def _group_2(

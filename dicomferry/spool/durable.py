@@ -37,7 +37,7 @@ _FS_IOC_SETFLAGS = 1 << 30 | array("l").itemsize << 16 | ord("f") << 8 | 2
 _FS_TOPDIR_FL = 0x00020000
 
 
-def sync_file(path: Path) -> None:
+def sync_file(path: Path | str) -> None:
     """Put the content of `path` on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -59,7 +59,7 @@ def begin_sync(descriptor: int, start: int = 0) -> None:
         _sync_file_range(descriptor, start, 0, _SYNC_FILE_RANGE_WRITE)
 
 
-def rename_new(source: Path, target: Path) -> bool:
+def rename_new(source: Path, target: Path | str) -> bool:
     """Rename a file unless there is one at `target`; False then, and `source` stays."""
     if _renameat2 is not None:
         names = os.fsencode(source), os.fsencode(target)

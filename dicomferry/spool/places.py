@@ -34,43 +34,52 @@ class Places:
     def __init__(self, root: Path, trash: Path) -> None:
         self._root, self._trash = root, trash
 
-    def file(self, instance: str) -> Path:
-        """The instance as one file."""
-        return Path(f"{self._root}/{instance[:2]}/{instance}{_SUFFIX}")
-
     def folder(self, instance: str) -> Path:
         """The folder of its markers, which may not exist."""
-        return Path(f"{self._root}/{instance[:2]}/{instance}")
+        return Path(self._folder(instance))
+
+    # Strings, since a Path costs more than the call that it is made for.
+
+    def _folder(self, instance: str) -> str:
+        return f"{self._root}/{instance[:2]}/{instance}"
+
+    def _file(self, instance: str) -> str:
+        return self._folder(instance) + _SUFFIX
+
+    def _shard(self, instance: str) -> str:
+        return f"{self._root}/{instance[:2]}"
+
+    def has_folder(self, instance: str) -> bool:
+        """Whether it has markers, or may have."""
+        return _is_there(self._folder(instance))
 
     def received(self, instance: str) -> Path:
         """The file as received: Part 10, data set bytes exactly as the peer sent them."""
-        file = self.file(instance)
-        if not file.exists() and (earlier := self.folder(instance) / _RECEIVED).exists():
-            return earlier
-        return file
+        file, earlier = self._file(instance), f"{self._folder(instance)}/{_RECEIVED}"
+        return Path(earlier if not _is_there(file) and _is_there(earlier) else file)
 
     def exists(self, instance: str) -> bool:
         """Whether the instance is on the spool."""
-        return self.file(instance).exists() or (self.folder(instance) / _RECORD_FILE).exists()
+        return _is_there(self._file(instance)) or _is_there(f"{self._folder(instance)}/{_RECORD_FILE}")
 
     def is_taken(self, instance: str) -> bool:
         """Whether no other object may have that id: it is on the spool, or markers of it are."""
-        return self.file(instance).exists() or self.folder(instance).exists()
+        return _is_there(self._file(instance)) or _is_there(self._folder(instance))
 
     def ids(self, shard: str) -> list[str]:
         """Ids of what stands in one shard; of some there may be markers alone."""
-        return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name in os.listdir(self._root / shard)))
+        return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name in os.listdir(f"{self._root}/{shard}")))
 
     def is_alone(self, instance: str) -> bool:
         """Whether the instance is one file without markers, and no other has its SOP Instance UID."""
         prefix, file = instance[: 2 * UID_BYTES], f"{instance}{_SUFFIX}"
-        found = {name for name in os.listdir(self._root / instance[:2]) if name.startswith(prefix)}
+        found = {name for name in os.listdir(self._shard(instance)) if name.startswith(prefix)}
         return found == {file} or (found == {file, instance} and not self.markers(instance))
 
     def read(self, instance: str) -> Instance | None:
         """The instance with that id, or None where it is not (or no longer) there."""
         try:
-            record = records.read(self.file(instance))
+            record = records.read(self._file(instance))
         except FileNotFoundError:
             try:
                 record = json.loads(read_small(self.folder(instance) / _RECORD_FILE))
@@ -81,7 +90,7 @@ class Places:
     def markers(self, instance: str) -> list[str]:
         """Names of its markers; ask before `read`, so that none is missed of what is removed meanwhile."""
         try:
-            names = os.listdir(self.folder(instance))
+            names = os.listdir(self._folder(instance))
         except FileNotFoundError:
             return []
         return [] if _ENDED in names else names
@@ -96,7 +105,7 @@ class Places:
         if (folder / _ENDED).exists():  # of the same object, which came before
             self._throw_away(folder)
         if not folder.exists():
-            if not self.file(instance).exists():
+            if not _is_there(self._file(instance)):
                 raise FileNotFoundError(errno.ENOENT, "the instance is gone", instance)
             folder.mkdir(exist_ok=True)
             durable.sync_folder(folder.parent)
@@ -114,13 +123,12 @@ class Places:
             return self._commit_folder(staged, record, instance)
         durable.write_within(staged, record_at, fitted)
         reach("reception.file-synced")
-        final = self.file(instance.id)
         if len(instance.destinations) > 1:  # there will be markers: one sync for both names
             self.folder(instance.id).mkdir(exist_ok=True)
-        new = durable.rename_new(staged, final)
+        new = durable.rename_new(staged, self._file(instance.id))
         reach("reception.renamed")
         # Also where it is not new: whoever renamed it may not have got so far, and we answer success too.
-        durable.sync_folder(final.parent)
+        durable.sync_folder(self._shard(instance.id))
         reach("reception.shard-synced")
         return new
 
@@ -143,23 +151,23 @@ class Places:
 
     def depart(self, instance: str, to: Path) -> bool:
         """Durably move an instance to `to`, out of its place; False where it has markers, or is gone."""
-        if self.folder(instance).exists():
+        if self.has_folder(instance):
             return False
-        file = self.file(instance)
         try:
-            file.rename(to)
+            os.rename(self._file(instance), to)  # noqa: PTH104
         except FileNotFoundError:
             return False
         reach("delivery.departed")
-        durable.sync_folder(file.parent)  # else it may be back after a power cut, and follow a newer one
+        durable.sync_folder(
+            self._shard(instance)
+        )  # else it may be back after a power cut, and follow a newer one
         return True
 
     def bring_back(self, instance: str, departed: Path) -> None:
         """Durably undo `depart`."""
-        file = self.file(instance)
-        if not durable.rename_new(departed, file):  # the same object has come again
+        if not durable.rename_new(departed, self._file(instance)):  # the same object has come again
             departed.unlink()
-        durable.sync_folder(file.parent)
+        durable.sync_folder(self._shard(instance))
 
     def read_file(self, path: Path) -> Instance:
         """The instance in a file.
@@ -174,7 +182,7 @@ class Places:
         folder = self.folder(instance)
         reach("retirement.begun")
         with suppress(FileNotFoundError):
-            self.file(instance).rename(folder / _ENDED)
+            os.rename(self._file(instance), folder / _ENDED)  # noqa: PTH104
             reach("retirement.joined")
         self._throw_away(folder)
 
@@ -195,6 +203,10 @@ def _checked(record: dict[str, Any] | None, name: str) -> Instance:
     if record is None or record.pop("schema", None) != RECORD:
         raise Misconfigured(f"instance {name} was written by another version of dicomferry")
     return Instance.from_record(record)
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def read_small(path: Path) -> bytes:

@@ -38,7 +38,7 @@ def _encoded(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode("ascii")
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path | str) -> dict[str, Any] | None:
     """The record in the file at `path`; None where it has none.
 
     Raises:

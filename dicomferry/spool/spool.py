@@ -163,7 +163,7 @@ class Spool(Markers):
             reach("retirement.departed")
             self._departures.path(departure).unlink(missing_ok=True)
         if departed and not self.exists(instance):  # else the same object has come again
-            if self.folder(instance).exists():
+            if self._places.has_folder(instance):
                 self._places.remove_rest(instance)
         else:
             state = self._read_state(instance)
