@@ -162,8 +162,8 @@ class BatchSender:
     ) -> str | None:
         """Send what one association can carry; why to send no more, or None.
 
-        Some peers close after each object, or after some, or are muddled from then on. That is no failure, and
-        the next object goes over a new association. So each of these has answered for an object, and who
+        Some peers close after each object, or after some, or are muddled from then on. That is no failure,
+        and the next object goes over a new association. So each of these has answered for an object, and who
         closes or is muddled over the first one fails.
         """
         needs = dict.fromkeys(shipment.context for shipment in group)
