@@ -283,6 +283,31 @@ def test_a_report_with_empty_elements_of_an_image_is_no_image(
             rendition(source, JPEG_LS)
 
 
+@pytest.mark.parametrize("target", [IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE])
+@pytest.mark.parametrize("pixels", [{"Rows": 1, "Columns": 1}, {"PhotometricInterpretation": "RGB"}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"SpectroscopyData": struct.pack("<4f", 1, 2, 3, 4)},
+        {"ValueType": "CONTAINER"},
+        {"WaveformSequence": Sequence([Dataset()])},
+        {"EncapsulatedDocument": b"%PDF"},
+    ],
+    ids=lambda content: next(iter(content)),
+)
+def test_what_stands_in_place_of_pixel_data_shows_that_nothing_was_cut_off(
+    content: dict[str, object], pixels: dict[str, object], target: str, tmp_path: Path
+) -> None:
+    """MR Spectroscopy has Rows and Columns and no Pixel Data; old reports have them too."""
+    source = report(tmp_path / "in.dcm", EXPLICIT_LE, **pixels, **content)
+    before = dcmread(source)
+    if "SpectroscopyData" in content and target == EXPLICIT_BE:
+        before.SpectroscopyData = struct.pack(">4f", 1, 2, 3, 4)
+    assert dcmread(rendition(source, target)[0]) == before
+    with pytest.raises(NoPixelData):
+        rendition(source, J2K)
+
+
 @pytest.mark.parametrize("table", [b"", item()], ids=["empty", "of a table"])
 def test_pixel_data_without_a_fragment_is_empty_in_native_form(table: bytes, tmp_path: Path) -> None:
     ending = b"\xfe\xff\xdd\xe0" + bytes(4)
