@@ -5,14 +5,22 @@ Every error names the file, the key's path and what would be right.
 
 import ipaddress
 import os
+import re
 import tomllib
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom.syntaxes import resolve
@@ -26,16 +34,21 @@ from dicomferry.setting_values import (
     Ceiling,
     DestinationName,
     Host,
+    HostPattern,
     Number,
     Port,
     Seconds,
+    Spool,
     SyntaxNames,
     Timeout,
+    no_truth_value,
 )
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _no_truth_value = field_validator("*", mode="before")(no_truth_value)
 
 
 class Ingest(_Strict):
@@ -118,21 +131,22 @@ class Destination(_Strict):
         return resolve(["all"] if isinstance(self.transfer_syntaxes, str) else self.transfer_syntaxes)
 
 
+def _fits(value: str, pattern: str) -> bool:
+    """Whether a value is what a pattern says, of which only ``*`` has a meaning: "CT[1]" is an AE title."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL) is not None
+
+
 class Route(_Strict):
     """Which destinations get the objects of an association; ``*`` matches any run of characters."""
 
     called: AEPattern = "*"
     calling: AEPattern = "*"
-    host: str = "*"
+    host: HostPattern = "*"
     to: Annotated[list[str], Field(min_length=1)]
 
     def matches(self, calling: str, called: str, host: str) -> bool:
         """Whether this route applies to an association from `calling` at `host` to our AE `called`."""
-        return (
-            fnmatchcase(called, self.called)
-            and fnmatchcase(calling, self.calling)
-            and fnmatchcase(host, self.host)
-        )
+        return _fits(called, self.called) and _fits(calling, self.calling) and _fits(host, self.host)
 
 
 class Worker(_Strict):
@@ -199,7 +213,7 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    spool: Path = Path("spool")
+    spool: Spool = Path("spool")
     broker: Broker | None = None  # absent: `up` starts a private Redis
     keep_delivered: Annotated[Seconds, Field(ge=0)] = 0.0  # for how long instances stay once delivered
     keep_history: Annotated[Seconds, Field(ge=0)] = 90 * 86_400.0  # and `explain` tells of what has gone
@@ -210,6 +224,8 @@ class Settings(BaseSettings):
     ae: Annotated[list[CalledAE], Field(min_length=1)]
     destination: Annotated[list[Destination], Field(min_length=1)]
     route: Annotated[list[Route], Field(min_length=1)]
+
+    _no_truth_value = field_validator("*", mode="before")(no_truth_value)
 
     @classmethod
     def settings_customise_sources(
@@ -239,7 +255,7 @@ class Settings(BaseSettings):
                     raise ValueError(
                         f"route.{index}.to: unknown destination {name!r}; there are {', '.join(names)}"
                     )
-            if not any(fnmatchcase(title, route.called) for title in titles):
+            if not any(_fits(title, route.called) for title in titles):
                 raise ValueError(
                     f"route.{index}.called: no [[ae]] has the title {route.called!r}; "
                     f"there are {', '.join(titles)}"
@@ -273,13 +289,16 @@ def load(path: Path) -> Settings:
         Misconfigured: with one line a fault, each naming the file, the key's path and what would be right.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a BOM
     except FileNotFoundError:
         raise Misconfigured(
             f"{path}: no such file; write one (see README.md) or name it with --config"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise Misconfigured(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise Misconfigured(f"{path}: cannot be read: no UTF-8 in line {line}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"{path}: is not TOML: {error}") from error
     try:
@@ -288,6 +307,8 @@ def load(path: Path) -> Settings:
         raise Misconfigured(
             "\n".join(f"{path}: {line}" for line in described(error, Settings, _TABLES))
         ) from error
+    except SettingsError as error:
+        raise _no_json(error) from error
     return settings.model_copy(update={"spool": (path.parent / settings.spool).absolute()})
 
 
@@ -301,6 +322,18 @@ def ceilings_from_environment() -> Ceilings:
         return _Environment().worker.ceilings
     except ValidationError as error:
         raise Misconfigured("\n".join(described(error, Settings, _TABLES))) from error
+    except SettingsError as error:
+        raise _no_json(error) from error
+
+
+def _no_json(error: SettingsError) -> Misconfigured:
+    """Of a variable for a whole table or a list. pydantic-settings names it in a sentence only."""
+    field = re.search(r'field "(\w+)"', str(error))
+    name = f"{VARIABLE_PREFIX}{field[1].upper()}" if field else f"a variable {VARIABLE_PREFIX}..."
+    return Misconfigured(
+        f"{name} in the environment is no JSON: write it in the file, or a single value as "
+        f"{VARIABLE_PREFIX}INGEST__PORT"
+    )
 
 
 def unknown_variables() -> list[str]:

@@ -32,6 +32,7 @@ class Bookkeeping:
         self._spool = spool
         self._history = History(spool.history, keep_history)
         self._rows: list[Row] = []
+        self._failing = False  # the history could not be written last time
         self._unrecorded: dict[str, None] = {}  # ids of retired instances whose history is not written
         self._unremoved: OrderedDict[str, None] = OrderedDict()
 
@@ -97,8 +98,13 @@ class Bookkeeping:
                 self._history.write(rows)
             except sqlite3.Error as error:
                 self._rows = rows[-MAX_UNWRITTEN:]
-                log.warning("HistoryNotWritten n=%d: %s", len(rows), error)
+                if not self._failing:  # once: it is tried again a few times a second
+                    log.warning("HistoryNotWritten n=%d: %s; tried again until it is", len(rows), error)
+                self._failing = True
                 return False
+            if self._failing:
+                log.info("HistoryWritten n=%d", len(rows))
+            self._failing = False
             reach("history.written")
         return bool(rows)
 

@@ -131,6 +131,7 @@ class Dispatcher:
         self._busy = False
         self._poll_at = self._history_at = 0.0  # monotonic: when the next poll and write are due
         self._read_at = 0.0
+        self._status_failing = False
         self._park = park
 
     def run(self) -> None:
@@ -291,8 +292,11 @@ class Dispatcher:
         ) | self._arrivals.snapshot(_now())
         try:
             self._spool.write_status(status)
+            self._status_failing = False
         except OSError as error:
-            log.warning("StatusNotWritten: %s", error.strerror or error)
+            if not self._status_failing:  # once: it is tried again within a second
+                log.warning("StatusNotWritten: %s; tried again until it is", error.strerror or error)
+            self._status_failing = True
 
     def _refuse_orphans(self, *, park: bool) -> None:
         orphans = self._manager.orphans()

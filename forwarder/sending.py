@@ -22,7 +22,7 @@ from dicomferry.spool import durable
 from dicomferry.spool.spool import Spool
 from forwarder import outcome
 from forwarder.dimse.associations import AssociationPool, PooledAssociation
-from forwarder.dimse.connection import PeerClosed, PeerFailure
+from forwarder.dimse.connection import AssociationOver, PeerFailure
 from forwarder.dimse.proposal import MAX_CONTEXTS, Context, Proposal, calling_title, for_parcels
 from forwarder.dimse.scu import Association
 from forwarder.outcome import Disposition, Outcome
@@ -176,8 +176,9 @@ class BatchSender:
     ) -> str | None:
         """Send what one association can carry; why to send no more, or None.
 
-        Some peers close after each object, or after some. That is no failure, and the next object goes over a
-        new association. So each of these has answered for an object, and who closes over the first one fails.
+        Some peers close after each object, or after some, or are muddled from then on. That is no failure,
+        and the next object goes over a new association. So each of these has answered for an object, and who
+        closes or is muddled over the first one fails.
         """
         needs = dict.fromkeys(shipment.context for shipment in group)
         proposal = for_parcels(needs, destination.shown_syntaxes)
@@ -189,7 +190,7 @@ class BatchSender:
             responses = pooled.association.responses
             try:
                 reason = self._send_over(pooled.association, batch, remaining)
-            except PeerClosed as failure:
+            except AssociationOver as failure:
                 self._associations.abort(pooled)
                 if pooled.fresh and pooled.association.responses == responses:
                     raise

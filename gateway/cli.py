@@ -14,7 +14,7 @@ import typer
 
 from dicomferry import __version__
 from dicomferry.errors import FerryError, Misconfigured
-from dicomferry.text import shown_lines
+from dicomferry.text import shown, shown_lines
 from gateway.commands import operate
 from gateway.commands.operate import DEFAULT_FILE, Config
 
@@ -54,12 +54,17 @@ app.add_typer(operate.app)
 
 
 def main() -> None:
-    """Run one command; a FerryError prints its sentence on standard error, not a traceback."""
+    """Run one command; what fails for a known reason prints a sentence on standard error, not a traceback."""
     try:
         app()
     except FerryError as error:
         typer.echo(f"dicomferry: {shown_lines(str(error))}", err=True)
         sys.exit(2 if isinstance(error, Misconfigured) else 1)
+    except OSError as error:  # such as of a spool that belongs to another user, or is none
+        if error.filename is None:
+            raise
+        typer.echo(f"dicomferry: {shown(f'{error.filename}: {error.strerror}')}", err=True)
+        sys.exit(1)
 
 
 def _version(requested: bool) -> None:

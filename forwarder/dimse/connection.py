@@ -24,8 +24,16 @@ class PeerFailure(Transient):
     status: int | None = None  # the answer to it, if there was one
 
 
-class PeerClosed(PeerFailure):
+class AssociationOver(PeerFailure):
+    """The association is of no use any more; another one may be."""
+
+
+class PeerClosed(AssociationOver):
     """The destination ended the association: it aborted, released or closed."""
+
+
+class PeerMuddled(AssociationOver):
+    """The destination answered something else than what is due, so that no further answer can be trusted."""
 
 
 class Connection:
@@ -102,14 +110,15 @@ class Connection:
         """Read one PDU: its type and its content.
 
         Raises:
-            PeerFailure: none came within the timeout, or it is no PDU that a requestor expects.
+            PeerFailure: none came within the timeout.
+            PeerMuddled: it is no PDU that a requestor expects.
             PeerClosed: the peer aborted or closed.
         """
         deadline = time.monotonic() + self._timeout
         self._fill(PDU_HEADER.size, deadline)
         kind, length = PDU_HEADER.unpack_from(self._received)
         if length > _MAX_PDU or not Pdu.ASSOCIATE_AC <= kind <= Pdu.ABORT:
-            raise PeerFailure("the destination answered with what is no DICOM")
+            raise PeerMuddled("the destination answered with what is no DICOM")
         self._fill(PDU_HEADER.size + length, deadline)
         content = self._received[PDU_HEADER.size : PDU_HEADER.size + length]
         del self._received[: PDU_HEADER.size + length]

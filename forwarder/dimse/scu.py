@@ -31,7 +31,7 @@ from dicomferry.dicom.wire import (
     user_information,
 )
 from dicomferry.settings import Destination
-from forwarder.dimse.connection import Connection, PeerClosed, PeerFailure
+from forwarder.dimse.connection import Connection, PeerClosed, PeerFailure, PeerMuddled
 from forwarder.dimse.proposal import ECHO, Context
 from forwarder.outcome import of_rejection
 
@@ -108,12 +108,13 @@ class Association:
             KeyError: no presentation context was accepted for it.
             OSError: the file cannot be read.
             PeerClosed: the peer has ended the association, before the object or over it.
+            PeerMuddled: the peer answered what is no response to it.
             PeerFailure: no response.
         """
         context_id = self.accepted[meta.sop_class_uid, meta.transfer_syntax_uid]
         if not self.is_alive:
             self._read()
-            raise PeerFailure("the destination answered out of turn")
+            raise PeerMuddled("the destination answered out of turn")
         self.is_storing = True
         try:
             return self._store(file, meta, context_id)
@@ -195,10 +196,10 @@ class Association:
             for element in (dimse.COMMAND_FIELD, dimse.MESSAGE_ID_RESPONDED_TO)
         )
         if field != request | dimse.RESPONSE or answered != self._message_id:
-            raise PeerFailure("the destination answered something else than was asked")
+            raise PeerMuddled("the destination answered something else than was asked")
         status = dimse.number_in(values, dimse.STATUS)
         if status is None:
-            raise PeerFailure("the destination answered without a status")
+            raise PeerMuddled("the destination answered without a status")
         self.responses += 1
         return status
 
@@ -208,18 +209,18 @@ class Association:
         while True:
             kind, content = self._read()
             if kind != Pdu.P_DATA_TF:
-                raise PeerFailure("the destination answered out of turn")
+                raise PeerMuddled("the destination answered out of turn")
             try:
                 for _, control, part in pdvs(memoryview(content)):
                     if not control & COMMAND:
-                        raise PeerFailure("the destination answered with a data set")
+                        raise PeerMuddled("the destination answered with a data set")
                     command += part
                     if control & LAST:
                         return bytes(command)
                 if len(command) > dimse.MAX_COMMAND_SET:
-                    raise PeerFailure("the destination answered without an end")
+                    raise PeerMuddled("the destination answered without an end")
             except DamagedPdvError as error:
-                raise PeerFailure("the destination answered with a damaged PDV") from error
+                raise PeerMuddled("the destination answered with a damaged PDV") from error
 
 
 def _context_id(index: int) -> int:

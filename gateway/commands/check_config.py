@@ -86,7 +86,7 @@ def _resolved(hosts: Iterable[str]) -> dict[str, str]:
 
     def resolve(host: str) -> None:
         try:
-            socket.getaddrinfo(host.strip("[]"), None)
+            socket.getaddrinfo(host, None)
             found[host] = ""
         except OSError as error:
             found[host] = f"cannot be resolved: {error.strerror or error}"
@@ -104,7 +104,7 @@ def _resolved(hosts: Iterable[str]) -> dict[str, str]:
 def _is_local(host: str) -> bool:
     """Whether an address of the host is one of this machine: only those can be bound."""
     with suppress(OSError):
-        for family, _, _, _, address in socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_DGRAM):
+        for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM):
             with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.bind((address[0], 0))
                 return True
@@ -113,6 +113,13 @@ def _is_local(host: str) -> bool:
 
 def _unusable(spool: Path) -> str:
     """Why the spool cannot be used, or made where it is missing; empty if it can."""
+    try:
+        return _tried(spool)
+    except OSError as error:  # a name that is too long, a loop of links, a file system that has gone
+        return f"cannot be used: {error.strerror}"
+
+
+def _tried(spool: Path) -> str:
     if spool.exists() and not spool.is_dir():
         return "is no folder"
     folder = spool

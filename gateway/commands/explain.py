@@ -14,6 +14,7 @@ from dicomferry.dicom.syntaxes import label
 from dicomferry.settings import Settings
 from dicomferry.spool.instance import Instance, State
 from dicomferry.spool.spool import Spool
+from dicomferry.text import shown_value
 from dispatcher.history import Row, lines_of, lines_of_lane, received_as, received_in
 from gateway.commands.selection import Filter, states
 from gateway.commands.status import dispatcher_runs, lane_state
@@ -32,16 +33,18 @@ def explain(settings: Settings, what: str) -> bool:
     # As it is copied: with blanks, quotes, and the key that stands before it in a line of the log.
     name = re.sub(r"^\w+=", "", what.strip(_AROUND)).strip(_AROUND)
     spool = Spool(settings.spool)
-    found = (
+    # Without a name it would be all that has no UID.
+    found = bool(name) and (
         _explain_instance(spool, name)
         or _explain_many(spool, name, "series")
         or _explain_many(spool, name, "study")
         or _explain_id(spool, name)
     )
     if not found:
-        typer.echo(
-            f"{name}: not on the spool, not in quarantine, and not in the history, which is kept for "
-            f"{lasting(settings.keep_history)} (keep_history): never received here, or longer ago"
+        _print(
+            f"{shown_value(name) or 'nothing'}: not on the spool, not in quarantine, and not in the history, "
+            f"which is kept for {lasting(settings.keep_history)} (keep_history): never received here, or "
+            "longer ago"
         )
     return found
 

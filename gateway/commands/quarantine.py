@@ -1,5 +1,6 @@
 """`dicomferry quarantine`: list, retry or discard the objects that ingest could not parse."""
 
+import errno
 import json
 import os
 import pwd
@@ -9,7 +10,7 @@ from collections import Counter
 import typer
 
 from dicomferry.dicom.syntaxes import label
-from dicomferry.errors import Misconfigured
+from dicomferry.errors import FerryError, Misconfigured
 from dicomferry.settings import Settings
 from dicomferry.spool import orders
 from dicomferry.spool.orders import Act, Item, Order
@@ -91,8 +92,20 @@ def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
     confirm("Remove them for good?", yes=yes)
     for kept in found:
         words = f"discarded from the quarantine, where it was for: {kept.reason}"
-        orders.give(spool.orders, Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words))
-        remove(spool, kept)
+        note = Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words)
+        try:
+            try:
+                orders.give(spool.orders, note)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                # A full disk may be why it is discarded: then there is room for the note afterwards.
+                remove(spool, kept)
+                orders.give(spool.orders, note)
+            else:
+                remove(spool, kept)
+        except OSError as error:
+            raise FerryError(f"cannot remove {kept.id[:8]} from {spool.root}: {error.strerror}") from error
     say(f"Removed: {counted(len(found), 'quarantined object')}.")
 
 

@@ -18,6 +18,7 @@ from dicomferry.spool.tally import Tally
 from dispatcher.status import NOT_CONFIGURED
 from gateway.commands.selection import states
 from gateway.commands.words import ago, aligned, counted, lasting, say, since, width, wrapped
+from ingest.room import FreeSpace
 
 _NEARLY = 0.9  # of a bound: told before it is met
 _FRESH = 5.0  # seconds; an older snapshot means that no dispatcher runs
@@ -128,8 +129,19 @@ def _quarantine_warnings(ingest: Ingest, snapshot: dict[str, Any]) -> Iterator[s
             )
 
 
+def _full_disk(settings: Settings) -> Iterator[str]:
+    """That ingest turns everybody away until the spool has room again."""
+    spool = Spool(settings.spool)
+    if spool.incoming.exists() and (shortage := FreeSpace(spool, settings.ingest).shortage()):
+        yield (
+            f"{shortage}: until there is room, senders are rejected or answered 0xA700. Free or add space; "
+            "what is here already is delivered meanwhile."
+        )
+
+
 def _concerns(settings: Settings, runs: bool, snapshot: dict[str, Any]) -> Iterator[str]:
     """What needs a person, one line each."""
+    yield from _full_disk(settings)
     if not runs:
         yield (
             "No dispatcher runs on this spool: nothing moves. Start `dicomferry up` or `dispatcher`; counts "

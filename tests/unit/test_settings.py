@@ -195,6 +195,27 @@ def test_a_configuration_of_one_workstation_is_read(tmp_path: Path) -> None:
             'title = "FERRY"\ncallers = [{title = "X", host = "pacs.local"}]',
             ["ae.0.callers.0", "must be an IP address"],
         ),
+        # true is 1 for Python
+        ("port = 11112", "port = true", ["ingest.port: must be a number, not true"]),
+        ('spool = "spool"', "keep_delivered = true", ["keep_delivered: must be a number, not true"]),
+        ('name = "reading-room"', 'name = "reading-room"\nmax_age = true', ["max_age: must be a number"]),
+        # names that no resolver takes, and a port where it does not belong
+        ('host = "127.0.0.1"', 'host = "a..b"', ["destination.0.host: 'a..b' is neither"]),
+        ('host = "127.0.0.1"', f'host = "{"a" * 64}"', ["is neither a host name nor"]),
+        ('host = "127.0.0.1"', 'host = "10.0.0.1:104"', ["is neither", "the port is a key of its own"]),
+        # patterns that no address fits
+        (
+            'to = ["reading-room"]',
+            'to = ["reading-room"]\nhost = "10.0.0.0/8"',
+            ["route.0.host: '10.0.0.0/8'"],
+        ),
+        ('to = ["reading-room"]', 'to = ["reading-room"]\nhost = "pacs*"', ["peers have no name"]),
+        # folders and brokers that there cannot be
+        ('spool = "spool"', 'spool = ""', ["spool: must be a folder of its own"]),
+        ('spool = "spool"', 'spool = "a\\u0000b"', ["spool: 'a\\x00b' has characters"]),
+        ('spool = "spool"', 'broker = "redis://[::1"', ["broker: its host or port is none", "redis://host"]),
+        ('spool = "spool"', 'broker = "redis://h:99999/0"', ["broker: its host or port is none"]),
+        ('spool = "spool"', 'broker = "redis://h\\u001b"', ["broker: has characters"]),
         # no TOML at all
         ("[[ae]]", "[[ae", ["is not TOML", "line 7"]),
     ],
@@ -264,9 +285,37 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Misconfigured, match=r"site\.toml: cannot be read"):
+    path.write_bytes(b"\n\xff\xfe\x00")
+    with pytest.raises(Misconfigured, match=r"site\.toml: cannot be read: no UTF-8 in line 2; save it as"):
         load(path)
+
+
+def test_what_an_editor_of_windows_writes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(RIGHT.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert load(path) == load(write(tmp_path, RIGHT))
+
+
+def test_an_ipv6_address_may_stand_in_brackets(tmp_path: Path) -> None:
+    assert load(write(tmp_path, RIGHT.replace("127.0.0.1", "[::1]"))).destination[0].host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fits", "not_"),
+    [
+        ("calling", "CT[1]", "CT[1]", "CT1"),
+        ("calling", "CT?*", "CT?9", "CT19"),
+        ("host", "10.0.*", "10.0.9.1", "10.1.0.1"),
+    ],
+)
+def test_nothing_but_a_star_is_a_pattern_in_a_route(
+    tmp_path: Path, key: str, value: str, fits: str, not_: str
+) -> None:
+    to = 'to = ["reading-room"]'
+    settings = load(write(tmp_path, RIGHT.replace(to, f'{to}\n{key} = "{value}"')))
+    usual = {"calling": "X", "called": "FERRY", "host": "10.9.9.9"}
+    assert settings.destinations_for(**usual | {key: fits}) == ("reading-room",)
+    assert settings.destinations_for(**usual | {key: not_}) == ()
 
 
 def test_a_scalar_in_the_environment_wins_over_the_file(
@@ -290,6 +339,17 @@ def test_what_is_wrong_in_the_environment_is_refused_by_the_variables_name(
 ) -> None:
     monkeypatch.setenv("DICOMFERRY_INGEST__PORT", "none")
     assert "(from DICOMFERRY_INGEST__PORT)" in refusal(tmp_path, RIGHT)
+
+
+@pytest.mark.parametrize("name", ["INGEST", "DESTINATION", "WORKER"])
+def test_a_table_in_the_environment_that_is_no_json_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"DICOMFERRY_{name}", "[1")
+    assert f"DICOMFERRY_{name} in the environment is no JSON" in refusal(tmp_path, RIGHT)
+    if name == "WORKER":
+        with pytest.raises(Misconfigured, match=r"DICOMFERRY_WORKER in the environment is no JSON"):
+            ceilings_from_environment()
 
 
 def test_a_ceiling_comes_from_the_file_or_the_environment_and_the_others_stay(

@@ -27,6 +27,7 @@ _EOI = b"\xff\xd9"  # the end of JPEG 2000, EOC, is the same
 _SOT, _EOC = b"\xff\x90", _EOI
 _JOINT = re.compile(rb"\xff\xd9\x00*\xff\x4f\xff\x51")
 _JXL_HEADER = 7  # bytes that are equal in all frames of an image: their size and their kind of samples
+_JXL_SIZE = 4  # at least so many of them tell the size, whatever the kind of samples
 MOST_COUNTED = 1 << 16  # codestreams in a frame's bytes; to count more costs time and says no more
 _MOST_PARTS = 1 << 20  # tile-parts, or false beginnings, that are looked at
 # After a scan header, a marker with a meaning: neither a stuffed byte nor RSTn.
@@ -43,6 +44,23 @@ def begins(transfer_syntax_uid: str) -> Callable[[bytes], bool] | None:
         return is_rle_header
     signatures = _SIGNATURES.get(group)
     return (lambda head: head.startswith(signatures)) if signatures else None
+
+
+def hides(transfer_syntax_uid: str, first: bytes) -> Callable[[bytes], bool] | None:
+    """A function that tells whether a fragment begins a codestream that `count` does not see as one.
+
+    It is of another format, or JPEG XL with other parameters; `first` are the first `HEAD` bytes of all. None
+    where decoders refuse what follows a codestream.
+    """
+    group = _group(transfer_syntax_uid)
+    if group not in _SIGNATURES:
+        return None
+    others = [mark for name, marks in _SIGNATURES.items() if name != group for mark in marks if mark != JXL]
+    if group == "jpeg-xl":
+        naked = first.find(JXL, 0, -2)  # as a rule also within boxes
+        others += [JXL_BOXES] + ([first[naked : naked + _JXL_SIZE]] if naked >= 0 else [])
+    signatures = tuple(others)
+    return lambda head: head.startswith(signatures)
 
 
 def has_ended(transfer_syntax_uid: str, tail: bytes) -> bool:

@@ -128,8 +128,10 @@ def _bits_in_use(header: Header, image: Image) -> int:
 
 def _jpeg_colour(header: Header, image: Image) -> tuple[str, tuple[str, ...]]:
     """The colours of the stream: its markers overrule the data set; lossless JPEG has no transform."""
+    if header.lossless:
+        return _untransformed_colour(image), ()
     stated = RGB if image.photometric == RGB else YBR
-    if header.lossless or header.transformed is None:
+    if header.transformed is None:
         return stated, ()
     found = YBR if header.transformed else RGB
     if found == stated:
@@ -258,9 +260,17 @@ def _first(unpacked: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def _untransformed_colour(image: Image) -> str:
-    """The colours of samples if the codestream has no transform."""
-    if image.samples == 1:
+    """The colours of samples if the codestream has no transform: RGB, where the data set names no others.
+
+    Raises:
+        Permanent: they are of a retired form that only native samples have.
+    """
+    if image.samples == 1 or image.photometric == "HSV":
         return image.photometric
+    if image.photometric.startswith("YBR_PARTIAL"):
+        raise Permanent(
+            f"{image.photometric}, retired, is not decoded: its colours would be taken for others"
+        )
     return YBR if image.photometric in (YBR, YBR_422) else RGB
 
 

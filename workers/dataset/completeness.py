@@ -11,7 +11,10 @@ SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0
 FLOATS = frozenset((0x7FE00008, 0x7FE00009))  # Float and Double Float Pixel Data
 _GROUP_8 = 0x00080000  # an instance begins with it; a DICOMDIR with group 4
 _PATIENT = frozenset((0x00100010, 0x00100020))
-_ELSEWHERE = 0x00287FE0  # Pixel Data Provider URL (PS3.3 C.7.6.3)
+# What an instance has in place of Pixel Data: spectra, which Rows and Columns describe too (PS3.3 C.8.14),
+# the root of a report (C.17.3), waveforms (C.10.9), an encapsulated document (C.24.2), and Pixel Data
+# Provider URL (C.7.6.3).
+_IN_PLACE_OF_PIXELS = FLOATS | {0x56000020, 0x0040A040, 0x54000100, 0x00420011, 0x00287FE0}
 
 
 def truncation(tags: Collection[int], sop_class_uid: str) -> str | None:
@@ -30,6 +33,6 @@ def truncation(tags: Collection[int], sop_class_uid: str) -> str | None:
     nameless = _GROUP_8 <= max(present, default=_GROUP_8) < SOP_CLASS
     if nameless or (SOP_CLASS in present and owned and not named):
         return "the data set ends before it names its instance, study and series: it is truncated"
-    if present & attributes.OF_PIXELS and not present & FLOATS and _ELSEWHERE not in present:
+    if present & attributes.OF_PIXELS and not present & _IN_PLACE_OF_PIXELS:
         return "the attributes of an image are there, its pixel data are not: it is truncated"
     return None

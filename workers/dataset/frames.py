@@ -54,6 +54,8 @@ def split(
         )
     tables = _tables(source, elements, table, len(fragments))
     starts = _starts(source, fragments, frames, uid, list(tables.values()))
+    if hidden := _hidden(source, fragments, starts, uid):
+        raise Permanent(contradiction(frames, len(starts) + hidden, uid))
     bounds = [*starts, len(fragments)]
     expected = array("Q", (fragments[start].start - found[0].start for start in starts))
     for name, offsets in tables.items():
@@ -120,6 +122,20 @@ def _starts(
     if len(starts) != frames:
         raise Permanent(contradiction(frames, len(starts), uid))
     return starts
+
+
+def _hidden(source: Bytes, fragments: Fragments, starts: Sequence[int], uid: str) -> int:
+    """How many codestreams begin inside of frames, and are not seen once their fragments are joined."""
+    hides = boundaries.hides(uid, _head(source, fragments[0]))
+    if hides is None or len(starts) == len(fragments):
+        return 0
+    begin_frames = set(starts)
+    return sum(
+        number not in begin_frames
+        and hides(_head(source, fragment))
+        and _ends_codestream(source, fragments[number - 1], uid)
+        for number, fragment in enumerate(fragments)
+    )
 
 
 def _ends_codestream(source: Bytes, fragment: Element, uid: str) -> bool:

@@ -27,7 +27,7 @@ from dicomferry.dicom.elements import (
     items,
     name,
 )
-from dicomferry.dicom.encoding import SHORT_VRS, STRAY_GROUPS, UNDEFINED, padding
+from dicomferry.dicom.encoding import SHORT_VRS, STRAY_GROUPS, UNDEFINED, dictionary_vr, padding
 from dicomferry.errors import Permanent
 from workers.dataset import attributes, lossy, overlays
 from workers.dataset.attributes import LONGEST_READ
@@ -155,13 +155,27 @@ class Reencoder:
         if depth > MAX_DEPTH:
             raise Permanent(f"sequences are nested more than {MAX_DEPTH} deep")
         if not _is_sequence(element):
-            return not element.undefined and element.length % 2 == 1
+            odd = not element.undefined and element.length % 2 == 1
+            return odd or self._has_odd_in_un(element, encoding, depth)
+        return self._has_odd(element, encoding, depth)
+
+    def _has_odd(self, element: Element, encoding: Encoding, depth: int) -> bool:
+        """The same of what is inside a sequence."""
         inner = content_encoding(element.vr, encoding)
         return any(
             self._is_odd(nested, inner, depth + 1)
             for item in items(self._source.view, element, inner)
             for nested in elements(self._source.view, item.value, item.stop, inner)
         )
+
+    def _has_odd_in_un(self, element: Element, encoding: Encoding, depth: int) -> bool:
+        """The same of a sequence in a UN of defined length (PS3.5 6.2.2), whose tag shows what it is."""
+        if element.vr != UN or element.undefined or dictionary_vr(element.tag) != "SQ":
+            return False
+        try:
+            return self._has_odd(element, encoding, depth)
+        except Permanent:  # it is no sequence, whatever its tag
+            return False
 
     def _read_values(self, listed: list[Element], encoding: Encoding) -> dict[int, bytes]:
         found = {}
@@ -218,6 +232,8 @@ class Reencoder:
                 out.truncate()
                 self._note(f"the icon in {name(_ICONS)} was left out: {error}")
             return
+        if self._wrote_un(out, element, encoding, target, signed=signed, depth=depth):
+            return
         if element.undefined:
             if encoding.big or target.big:
                 raise Permanent(f"{name(element.tag)} is in fragments and big endian: no encoding has both")
@@ -235,6 +251,28 @@ class Reencoder:
             out.write(b"\x00" + self._source.read(element.stop - 1, element.stop))
         elif odd:
             out.write(padding(vr))
+
+    def _wrote_un(
+        self,
+        out: BinaryIO,
+        element: Element,
+        encoding: Encoding,
+        target: Encoding,
+        *,
+        signed: bool,
+        depth: int,
+    ) -> bool:
+        """Write a sequence in a UN whose odd values are to be padded; False if the element is none."""
+        if not self._has_odd_in_un(element, encoding, depth):
+            return False
+        begin = out.tell()
+        try:
+            self._write_sequence(out, element, UN, encoding, target, signed=signed, depth=depth)
+        except Permanent:
+            out.seek(begin)
+            out.truncate()
+            return False
+        return True
 
     def _may_contain_icon(self, element: Element) -> bool:
         """Whether the element may contain the pixel data of an icon that is to be replaced."""

@@ -249,7 +249,7 @@ def test_an_abort_in_the_middle_keeps_what_was_delivered_before_it(tmp_path: Pat
     assert (unreachable.instance, unreachable.broke_off) == (instances[1].id, True)
 
 
-@pytest.mark.parametrize("way", ["closes", "aborts", "releases"])
+@pytest.mark.parametrize("way", ["closes", "aborts", "releases", "repeats", "babbles"])
 @pytest.mark.parametrize("most", [1, 10])
 def test_a_peer_that_ends_associations_by_habit_costs_reconnections_and_no_circuit(
     tmp_path: Path, broker: str, way: str, most: int

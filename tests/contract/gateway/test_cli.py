@@ -52,6 +52,16 @@ def test_a_right_configuration_with_something_odd_is_right_and_says_what(site: S
     assert f"{site.config}: 1 warning; " in checked.stdout
 
 
+@pytest.mark.parametrize("words", [("status",), ("explain", "1.2.3"), ("health", "dispatcher")])
+def test_a_spool_that_cannot_be_read_is_named_in_a_sentence(
+    site: Site, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    site.spool.write_text("no folder")
+    said = ferry(*words, "--config", site.config, folder=tmp_path)
+    assert said.returncode == 1
+    assert said.stderr == f"dicomferry: {site.spool / 'status.json'}: Not a directory\n"
+
+
 def test_status_check_ends_with_1_where_something_needs_a_person(site: Site, tmp_path: Path) -> None:
     site.spool.mkdir()
     spool = a_spool(site.spool)

@@ -126,6 +126,41 @@ def test_codestreams_in_a_row_in_one_fragment_are_refused(uid: str, count: int, 
         made(source(tmp_path, uid, fragments, NumberOfFrames=count))
 
 
+def jxl(number: int, **options: Any) -> bytes:
+    return even(bytes(imagecodecs.jpegxl_encode(PICTURES[number], **options)))
+
+
+BOXES, NAKED = {"lossless": True, "usecontainer": True}, {"lossless": True, "usecontainer": False}
+LOSSY_XL = {"distance": 1.0, "usecontainer": False}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(BOXES, NAKED), (NAKED, BOXES), (NAKED, LOSSY_XL), (LOSSY_XL, NAKED), (LOSSY_XL, BOXES)],
+    ids=str,
+)
+def test_a_jpeg_xl_of_another_form_is_a_frame_too(
+    first: dict[str, Any], second: dict[str, Any], tmp_path: Path
+) -> None:
+    path = source(tmp_path, JPEG + "112", [jxl(0, **first), jxl(1, **second)])
+    with pytest.raises(Permanent, match="Number of Frames is 1, pixel data holds 2 codestreams"):
+        made(path)
+
+
+@pytest.mark.parametrize("stated", [1, 2])
+@pytest.mark.parametrize(
+    ("uid", "other"),
+    [(J2K, BASELINE), (J2K, JPEG_LS), (BASELINE, J2K), (JPEG_LS, J2K), (JXL, J2K), (JXL, BASELINE)],
+)
+def test_a_codestream_of_another_format_is_not_dropped(
+    uid: str, other: str, stated: int, tmp_path: Path
+) -> None:
+    fragments = [frames_of(uid)[0], frames_of(other)[1], *frames_of(uid)[2:][: stated - 1]]
+    reason = f"Number of Frames is {stated}, pixel data holds {stated + 1} codestreams"
+    with pytest.raises(Permanent, match=reason):
+        made(source(tmp_path, uid, fragments, NumberOfFrames=stated))
+
+
 @every_shown
 def test_a_table_cannot_hide_a_frame(uid: str, tmp_path: Path) -> None:
     frames = frames_of(uid)

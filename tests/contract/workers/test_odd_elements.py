@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -127,6 +128,46 @@ def test_odd_elements_beside_compressed_pixels_become_even_too(tmp_path: Path) -
     out, _ = rendition(odd, EXPLICIT_LE)
     assert problems(out) == []
     assert dcmread(out).get_item("StudyID").value == b"a "
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("values", [[b"abc"], [b"abc", b"x"], [b"ab", b"xy"]], ids=str)
+@pytest.mark.parametrize("target", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE])
+@pytest.mark.parametrize("uid", [EXPLICIT_LE, EXPLICIT_BE])
+def test_an_odd_value_in_a_sequence_of_vr_un_is_padded_where_it_stands(
+    uid: str, target: str, values: list[bytes], damaged: bool, tmp_path: Path
+) -> None:
+    """In Implicit VR its tag shows that it is a sequence: a NUL behind the last item would be no item."""
+    order = ">" if uid == EXPLICIT_BE else "<"
+    code = b"".join(
+        element(tag, b"SH", value, "<", implicit=True)
+        for tag, value in zip((0x00080100, 0x00080102), values, strict=False)
+    )
+    content = item(code)
+    content = content[:-1] if damaged else content
+    source = tmp_path / "in.dcm"
+    data = element(0x00080016, b"UI", SR.encode() + b"\0", order, implicit=False)
+    data += element(0x00080018, b"UI", b"1.2.3\0", order, implicit=False)
+    data += element(0x00082218, b"UN", content, order, implicit=False)
+    data += element(0x00100020, b"LO", b"kept", order, implicit=False)
+    data += element(0x0020000D, b"UI", b"1.2.4\0", order, implicit=False)
+    data += element(0x0020000E, b"UI", b"1.2.5\0", order, implicit=False)
+    source.write_bytes(file_header(SR, "1.2.3", uid) + data)
+    out, _ = rendition(source, target)
+    if damaged:
+        assert (content + b"\0" * (len(content) % 2) in out.read_bytes()) != (target == DEFLATED_LE)
+        return
+    assert problems(out) == []
+    made = dcmread(out)
+    assert made.PatientID == "kept"
+    if target != EXPLICIT_BE:  # pydicom takes such items for big endian
+        assert made.AnatomicRegionSequence[0].CodeValue == values[0].decode()
+    if target != DEFLATED_LE:
+        inner = item(b"".join(
+            element(tag, b"SH", value + b" " * (len(value) % 2), "<", implicit=True)
+            for tag, value in zip((0x00080100, 0x00080102), values, strict=False)
+        ))  # fmt: skip
+        assert inner in out.read_bytes()
 
 
 def icon(picture: np.ndarray, fragments: bytes) -> Dataset:
@@ -281,6 +322,31 @@ def test_a_report_with_empty_elements_of_an_image_is_no_image(
     if uid != JPEG_LS:
         with pytest.raises(NoPixelData):
             rendition(source, JPEG_LS)
+
+
+@pytest.mark.parametrize("target", [IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE])
+@pytest.mark.parametrize("pixels", [{"Rows": 1, "Columns": 1}, {"PhotometricInterpretation": "RGB"}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"SpectroscopyData": struct.pack("<4f", 1, 2, 3, 4)},
+        {"ValueType": "CONTAINER"},
+        {"WaveformSequence": Sequence([Dataset()])},
+        {"EncapsulatedDocument": b"%PDF"},
+    ],
+    ids=lambda content: next(iter(content)),
+)
+def test_what_stands_in_place_of_pixel_data_shows_that_nothing_was_cut_off(
+    content: dict[str, Any], pixels: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    """MR Spectroscopy has Rows and Columns and no Pixel Data; old reports have them too."""
+    source = report(tmp_path / "in.dcm", EXPLICIT_LE, **pixels, **content)
+    before = dcmread(source)
+    if "SpectroscopyData" in content and target == EXPLICIT_BE:
+        before.SpectroscopyData = struct.pack(">4f", 1, 2, 3, 4)
+    assert dcmread(rendition(source, target)[0]) == before
+    with pytest.raises(NoPixelData):
+        rendition(source, J2K)
 
 
 @pytest.mark.parametrize("table", [b"", item()], ids=["empty", "of a table"])

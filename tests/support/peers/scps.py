@@ -172,7 +172,7 @@ def relay(target: int, spoil: Callable[[socket.socket, socket.socket], object]) 
 
 
 def ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], None]:
-    """For `relay`: ends an association when `most` objects of it are answered."""
+    """For `relay`: ends an association when `most` objects of it are answered, or is muddled from then on."""
 
     def carry(requestor: socket.socket, acceptor: socket.socket) -> None:
         _carry_pdu(requestor, acceptor)
@@ -182,8 +182,14 @@ def ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], 
                 if not (content := requestor.recv(1 << 20)):
                     return
                 acceptor.sendall(content)
-            _carry_pdu(acceptor, requestor)
-        if way == "aborts":
+            answer = _carry_pdu(acceptor, requestor)
+        if way in {"repeats", "babbles"}:
+            requestor.settimeout(60)
+            if requestor.recv(1):
+                requestor.sendall(answer if way == "repeats" else pdu(0x55, b"what?"))
+            while requestor.recv(1 << 20):
+                pass
+        elif way == "aborts":
             requestor.sendall(pdu(ABORT, bytes(4)))
         elif way == "releases":
             requestor.sendall(pdu(RELEASE_RQ, bytes(4)))
@@ -193,11 +199,13 @@ def ends_after(most: int, way: str) -> Callable[[socket.socket, socket.socket], 
     return carry
 
 
-def _carry_pdu(source: socket.socket, target: socket.socket) -> None:
+def _carry_pdu(source: socket.socket, target: socket.socket) -> bytes:
     header = source.recv(6, socket.MSG_WAITALL)
     if len(header) < 6:
         raise OSError
-    target.sendall(header + source.recv(struct.unpack(">2xI", header)[0], socket.MSG_WAITALL))
+    carried = header + source.recv(struct.unpack(">2xI", header)[0], socket.MSG_WAITALL)
+    target.sendall(carried)
+    return carried
 
 
 @contextmanager

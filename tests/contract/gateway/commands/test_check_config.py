@@ -45,6 +45,12 @@ def test_a_list_with_something_lossless_or_untouched_is_no_matter(tmp_path: Path
     assert list(warnings_of(settings(tmp_path / "spool", transfer_syntaxes=syntaxes))) == []
 
 
+def test_a_spool_whose_name_is_too_long_is_told(tmp_path: Path) -> None:
+    spool = tmp_path / ("a" * 300)
+    (said,) = warnings_of(settings(spool))
+    assert said == f"spool {spool}: cannot be used: File name too long"
+
+
 def test_a_destination_without_a_route_is_named(tmp_path: Path) -> None:
     sound = settings(tmp_path / "spool")
     other = sound.destination[0].model_copy(update={"name": "forgotten"})

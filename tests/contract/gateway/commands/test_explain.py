@@ -168,6 +168,22 @@ def test_it_tells_what_a_pending_instance_waits_for_until_it_is_rendered(
     assert line == "  ws: pending; no dispatcher runs"
 
 
+@pytest.mark.parametrize("nothing", ["", "  ", "\n", "''", "uid=", "\0"])
+def test_nothing_is_no_name_that_objects_without_a_uid_have(
+    settings: Settings, spool: Spool, nothing: str
+) -> None:
+    History(spool.history, 90 * DAY).write([Row(1.0, "", "", "not answering", "ws", "off")])
+    assert not explain(settings, nothing)
+
+
+def test_what_is_asked_for_reaches_no_terminal_raw(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not explain(settings, "1.2\n2026-01-01 ERROR \x9b2J")
+    said = capsys.readouterr().out
+    assert said.removesuffix("\n").isprintable()
+
+
 @pytest.mark.parametrize("what", ["1.2.3.4", "deadbeef", "", "no such thing", "[/b]"])
 def test_what_is_not_known_is_said_to_be_unknown_and_where_it_was_looked_for(
     settings: Settings, spool: Spool, instance: Instance, capsys: pytest.CaptureFixture[str], what: str

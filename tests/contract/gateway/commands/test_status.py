@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dicomferry.messages.events import CallerRejected
-from dicomferry.settings import Settings
+from dicomferry.settings import Ingest, Settings
 from dicomferry.spool.spool import Spool
 from dispatcher.arrivals import Arrivals
 from gateway.commands import words
@@ -118,6 +118,17 @@ def test_check_names_what_needs_a_person_and_nothing_else(  # noqa: PLR0917
         assert not well
         assert len(said.splitlines()) == 1
         assert concern in said
+
+
+def test_check_says_that_the_disk_is_too_full_to_receive(
+    settings: Settings, spool: Spool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(spool, lane("a"))
+    full = settings.model_copy(update={"ingest": Ingest(min_free_mb=1_000_000_000)})
+    assert not check_status(full)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "MB left, wants 1000000000 (ingest.min_free_mb): until there is room, senders are rejected" in said
+    assert check_status(settings)
 
 
 def test_the_last_arrival_and_rejected_callers_are_shown(

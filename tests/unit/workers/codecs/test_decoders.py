@@ -161,6 +161,47 @@ def test_the_component_transform_and_not_the_label_says_what_jpeg_2000_samples_a
     assert plain.colour == "YBR_FULL"
 
 
+COLOURS = {
+    LOSSLESS: lambda values: bytes(
+        imagecodecs.jpeg8_encode(
+            values, lossless=True, predictor=1, colorspace="RGB", outcolorspace="RGB", bitspersample=8
+        )
+    ),
+    JPEG_LS: lambda values: bytes(imagecodecs.jpegls_encode(values)),
+    J2K: lambda values: j2k(values, 8),
+}
+
+
+@pytest.mark.parametrize("uid", COLOURS)
+@pytest.mark.parametrize(
+    ("label", "colour"),
+    [
+        ("YBR_FULL", "YBR_FULL"),
+        ("YBR_FULL_422", "YBR_FULL"),
+        ("YBR_RCT", "RGB"),  # left over from JPEG 2000, by whoever decoded that
+        ("YBR_ICT", "RGB"),
+        ("MONOCHROME2", "RGB"),
+        ("", "RGB"),
+        ("HSV", "HSV"),
+    ],
+)
+def test_without_a_transform_samples_have_the_colours_that_the_label_names(
+    uid: str, label: str, colour: str
+) -> None:
+    values = picture(40, 40, 8, samples=3)
+    decoded = decode(uid, COLOURS[uid](values), described(values, 8, photometric=label), rgb=True)
+    assert decoded.colour == colour
+    assert (decoded.samples == values).all()
+
+
+@pytest.mark.parametrize("uid", COLOURS)
+@pytest.mark.parametrize("label", ["YBR_PARTIAL_422", "YBR_PARTIAL_420"])
+def test_retired_colours_are_not_taken_for_rgb(uid: str, label: str) -> None:
+    values = picture(40, 40, 8, samples=3)
+    with pytest.raises(Permanent, match=f"{label}, retired"):
+        decode(uid, COLOURS[uid](values), described(values, 8, photometric=label), rgb=True)
+
+
 @pytest.mark.parametrize("label", ["RGB", "YBR_FULL_422"])
 def test_the_markers_of_a_lossy_jpeg_are_believed_before_the_label(label: str) -> None:
     values = picture(40, 40, 8, samples=3)
