@@ -178,9 +178,12 @@ class Places:
         return _checked(records.read(path), path.name)
 
     def remove(self, instance: str) -> None:
-        """Remove an instance, which has markers, and these."""
+        """Remove an instance and its markers."""
         folder = self.folder(instance)
         reach("retirement.begun")
+        if not self.has_folder(instance):
+            Path(self._file(instance)).unlink(missing_ok=True)
+            return
         with suppress(FileNotFoundError):
             os.rename(self._file(instance), folder / _ENDED)  # noqa: PTH104
             reach("retirement.joined")
