@@ -10,6 +10,7 @@ as it came.
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from dicomferry.dicom.elements import (
@@ -173,7 +174,20 @@ class _Walk:
             if growth and not undefined:
                 growth += self._set_length(header, header.length + growth)
             return growth, after if undefined else stop
-        return self._pad(header, vr), stop
+        return self._in_un(header, encoding, depth) or self._pad(header, vr), stop
+
+    def _in_un(self, header: _Header, encoding: Encoding, depth: int) -> int:
+        """Pad inside a UN of odd length whose tag shows a sequence (PS3.5 6.2.2); 0: it holds none."""
+        if header.vr != b"UN" or not header.length % 2 or dictionary_vr(header.tag) != "SQ":
+            return 0
+        edited, padded = len(self.edits), len(self.padded)
+        with suppress(Permanent, struct.error):
+            inner = content_encoding(b"UN", encoding)
+            growth, _ = self._sequence(header, header.end, inner, depth=depth)
+            if growth % 2:
+                return growth + self._set_length(header, header.length + growth)
+        del self.edits[edited:], self.padded[padded:]
+        return 0
 
     def _sequence(self, header: _Header, end: int, encoding: Encoding, *, depth: int) -> tuple[int, int]:
         growth, at = 0, header.value

@@ -22,7 +22,7 @@ OF_SIZE = frozenset((_SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _ALLOCATE
 _ITEM = b"\xfe\xff\x00\xe0"
 _FIRST_LOOK = 4096  # bytes: enough for nearly every header
 _LONGEST_IS = 12  # characters (PS3.5 6.2)
-_MOST_EMPTY = 16  # items before the first codestream
+_MAX_EMPTY = 16  # items before the first codestream
 # Their codestreams show what they are.
 _WITH_SIGNATURES = frozenset(("jpeg", "jpeg-lossless", "jpeg-ls", "jpeg2000", "htj2k", "jpeg-xl", "rle"))
 
@@ -88,7 +88,7 @@ def shown_in_fragments(read: Read, at: int) -> str:
 
     The first item is the Basic Offset Table, or should be.
     """
-    for number in range(_MOST_EMPTY):
+    for number in range(_MAX_EMPTY):
         header = read(at, 8)
         if len(header) < 8 or header[:4] != _ITEM:
             break

@@ -14,7 +14,7 @@ from dicomferry.errors import Permanent
 
 HEAD = 64  # bytes that show whether a codestream begins
 LONGEST_HEADER = 1 << 20  # bytes of a codestream that are looked at for its header
-MOST_SEGMENTS = 4096  # of a header; one with an ICC profile, Exif and comments has some 300
+MAX_SEGMENTS = 4096  # of a header; one with an ICC profile, Exif and comments has some 300
 
 SOI = b"\xff\xd8\xff"
 SOC = b"\xff\x4f\xff\x51"  # and SIZ, which always follows
@@ -84,7 +84,7 @@ def segments(content: bytes | memoryview, at: int, last: int) -> Iterator[tuple[
     Raises:
         Permanent: the header is damaged, cut, or has more segments than any has.
     """
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         fill = _FILL.match(content, at)
         begin = fill.end() if fill else at
         if begin + 3 > len(content):  # a marker and a length
@@ -102,7 +102,7 @@ def segments(content: bytes | memoryview, at: int, last: int) -> Iterator[tuple[
             return
         at = end
     else:
-        raise Permanent(f"the header of a frame has more than {MOST_SEGMENTS} marker segments: it is damaged")
+        raise Permanent(f"the header of a frame has more than {MAX_SEGMENTS} marker segments: it is damaged")
     raise Permanent("the header of a frame ends early: it is truncated")
 
 

@@ -23,8 +23,8 @@ from ingest.quarantine import quarantined
 
 _ID = re.compile(r"[0-9a-f]{6,64}")
 _AROUND = " \t\r\n\0\"'`,;:()[]{}<>"
-_MOST = 200  # instances of a study or a series that are listed
-_MOST_OF_LANE = 20  # lines of a destination's history
+_MAX_LISTED = 200  # instances of a study or a series that are listed
+_MAX_OF_LANE = 20  # lines of a destination's history
 _BEFORE = 7 * 86_400.0  # seconds before it came, that a destination may have been away
 
 
@@ -70,14 +70,14 @@ def _explain_many(spool: Spool, uid: str, level: Literal["study", "series"]) -> 
         for state in states(spool)
         if getattr(state.instance, f"{level}_instance_uid") == uid
     }
-    received = received_in(spool.history, level, uid, _MOST)
+    received = received_in(spool.history, level, uid, _MAX_LISTED)
     uids = list(dict.fromkeys([*on_spool, *(row.sop_instance_uid for row in received)]))
     if not uids:
         return False
-    more = "+" if len(received) == _MOST else ""
+    more = "+" if len(received) == _MAX_LISTED else ""
     _print(f"{level} {uid}: {len(uids)}{more} SOP instances; `dicomferry explain` of one tells more")
     rows = []
-    for sop in uids[:_MOST]:
+    for sop in uids[:_MAX_LISTED]:
         state = on_spool.get(sop)
         words = "; ".join(_outcomes(state)) if state else _ended(lines_of(spool.history, sop))
         rows.append((f"  {sop}", words))
@@ -190,7 +190,7 @@ def _lane_lines(spool: Spool, history: Sequence[Row], found: Sequence[State]) ->
     first = min(row.at for row in history)
     last = time.time() if found else max(row.at for row in history)
     for name in sorted(names - {""}):
-        lines = lines_of_lane(spool.history, name, first - _BEFORE, last, _MOST_OF_LANE)
+        lines = lines_of_lane(spool.history, name, first - _BEFORE, last, _MAX_OF_LANE)
         earlier = [row for row in lines if row.at < first]
         # It may have been away already when the instance came.
         yield from (*(row for row in earlier[-1:] if row.what == "not answering"), *lines[len(earlier) :])

@@ -21,7 +21,7 @@ from gateway.commands.words import ago, counted, say
 
 _TIMEOUT = 10.0  # seconds without progress after which we no longer wait for a running dispatcher
 _POLL = 0.05
-_MOST_NAMED = 20  # deliveries that are left alone
+_MAX_NAMED = 20  # deliveries that are left alone
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -162,10 +162,10 @@ def _print_overtaken(overtaken: Sequence[EndedDelivery]) -> None:
         f"{counted(len(overtaken), 'delivery')} left alone, for the destination keeps what comes last; "
         "--older-too sends such objects all the same:"
     )
-    for done in overtaken[:_MOST_NAMED]:
+    for done in overtaken[:_MAX_NAMED]:
         say(f"  {done.destination}: {done.instance.sop_instance_uid}: {done.newer}")
-    if len(overtaken) > _MOST_NAMED:
-        say(f"  and {len(overtaken) - _MOST_NAMED} more: `dicomferry dead list` names those that are dead")
+    if len(overtaken) > _MAX_NAMED:
+        say(f"  and {len(overtaken) - _MAX_NAMED} more: `dicomferry dead list` names those that are dead")
 
 
 def _print_selection(found: Sequence[EndedDelivery], wanted: Filter, what: str, consequence: str) -> bool:

@@ -14,7 +14,7 @@ from dicomferry.dicom.signatures import (
     JP2,
     JXL,
     JXL_BOXES,
-    MOST_SEGMENTS,
+    MAX_SEGMENTS,
     SOC,
     SOI,
     is_rle_header,
@@ -28,8 +28,9 @@ _SOT, _EOC = b"\xff\x90", _EOI
 _JOINT = re.compile(rb"\xff\xd9\x00*\xff\x4f\xff\x51")
 _JXL_HEADER = 7  # bytes that are equal in all frames of an image: their size and their kind of samples
 _JXL_SIZE = 4  # at least so many of them tell the size, whatever the kind of samples
-MOST_COUNTED = 1 << 16  # codestreams in a frame's bytes; to count more costs time and says no more
-_MOST_PARTS = 1 << 20  # tile-parts, or false beginnings, that are looked at
+TAIL = 16  # bytes that show whether a codestream ended: its last two, and padding
+MAX_COUNTED = 1 << 16  # codestreams in a frame's bytes; to count more costs time and says no more
+_MAX_PARTS = 1 << 20  # tile-parts, or false beginnings, that are looked at
 # After a scan header, a marker with a meaning: neither a stuffed byte nor RSTn.
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 
@@ -68,11 +69,25 @@ def has_ended(transfer_syntax_uid: str, tail: bytes) -> bool:
     return _group(transfer_syntax_uid) not in ("jpeg", "jpeg2000") or tail.rstrip(b"\x00\xff").endswith(_EOI)
 
 
+def surplus(transfer_syntax_uid: str, content: bytes) -> int:
+    """How many bytes of a frame stand behind its codestream and are no padding; 0 where nothing shows it.
+
+    Raises:
+        Permanent: the codestream has more parts than any has.
+    """
+    found = _ENDS.get(_group(transfer_syntax_uid))
+    if found is None or has_ended(transfer_syntax_uid, content[-TAIL:]):
+        return 0
+    start, end_of = found
+    begin = content.find(start)
+    return len(content[end_of(content, begin) :].strip(b"\x00\xff")) if begin >= 0 else 0
+
+
 def count(transfer_syntax_uid: str, content: bytes) -> int:
     """How many codestreams begin in `content`, the bytes of one frame; 1 where nothing shows more.
 
     Bytes inside a codestream that look like the beginning of another are not counted. It counts up to
-    `MOST_COUNTED`.
+    `MAX_COUNTED`.
 
     Raises:
         Permanent: a codestream has more parts than any has.
@@ -90,7 +105,7 @@ def _group(transfer_syntax_uid: str) -> str:
 def _count_in_turn(content: bytes, start: bytes, end_of: Callable[[bytes, int], int]) -> int:
     """Count codestreams: `end_of` gives where the one at an offset ends, only asked if another may follow."""
     found, at = 0, content.find(start)
-    while at >= 0 and found < MOST_COUNTED:
+    while at >= 0 and found < MAX_COUNTED:
         found += 1
         if content.find(start, at + len(start)) < 0:
             break
@@ -104,7 +119,7 @@ def _jpeg_end(content: bytes, at: int) -> int:
         after = at + segments(cast(bytes, memoryview(content)[at:]))[-1][2]
     except Permanent:  # the decoder will say what is wrong
         return len(content)
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         marker = _MARKER.search(content, after)
         if marker is None:
             return len(content)
@@ -113,20 +128,20 @@ def _jpeg_end(content: bytes, at: int) -> int:
         if marker[1] == b"\xd9":
             return marker.end()
         after = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
-    raise Permanent(f"a JPEG frame has more than {MOST_SEGMENTS} marker segments: it is damaged")
+    raise Permanent(f"a JPEG frame has more than {MAX_SEGMENTS} marker segments: it is damaged")
 
 
 def _j2k_end(content: bytes, at: int) -> int:
     """Behind EOC, or where another SOC stands in its place; packets may contain what looks like SOC."""
     at += 2
-    for _ in range(MOST_SEGMENTS):  # the main header
+    for _ in range(MAX_SEGMENTS):  # the main header
         if content[at : at + 2] == _SOT:
             break
         if content[at : at + 1] != b"\xff" or at + 4 > len(content):
             return len(content)
         at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
     part = at
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if content[at : at + 2] != _SOT or at + 12 > len(content):
             break
         part = at
@@ -136,7 +151,7 @@ def _j2k_end(content: bytes, at: int) -> int:
             break
         at += length
     else:
-        raise Permanent(f"a JPEG 2000 frame has more than {_MOST_PARTS} tile-parts: it is damaged")
+        raise Permanent(f"a JPEG 2000 frame has more than {_MAX_PARTS} tile-parts: it is damaged")
     if content.startswith(SOC, at):
         return at
     end = at if content.startswith(_EOC, at) else content.find(_EOC, part)
@@ -152,7 +167,7 @@ def _count_jxl(content: bytes) -> int:
 def _count_rle(content: bytes) -> int:
     """A header like the first, behind where the last segment begins, starts another frame (PS3.5 G.5)."""
     found, at, false = 0, 0, 0
-    while at >= 0 and is_rle_header(content[at : at + HEAD]) and found < MOST_COUNTED:
+    while at >= 0 and is_rle_header(content[at : at + HEAD]) and found < MAX_COUNTED:
         found += 1
         (segments_,) = struct.unpack_from("<I", content, at)
         last = struct.unpack_from("<I", content, at + 4 * segments_)[0]
@@ -160,7 +175,7 @@ def _count_rle(content: bytes) -> int:
         at = content.find(start, at + last)
         while at >= 0 and not is_rle_header(content[at : at + HEAD]):
             at, false = content.find(start, at + 1), false + 1
-            if false > _MOST_PARTS:
+            if false > _MAX_PARTS:
                 raise Permanent(
                     "an RLE frame holds more than a million beginnings of its header: it is damaged"
                 )
@@ -168,6 +183,7 @@ def _count_rle(content: bytes) -> int:
 
 
 _SIGNATURES = {"jpeg": (SOI,), "jpeg2000": (SOC, JP2), "jpeg-xl": (JXL, JXL_BOXES)}
+_ENDS = {"jpeg": (SOI, _jpeg_end), "jpeg2000": (SOC, _j2k_end)}
 _COUNTERS: dict[str, Callable[[bytes], int]] = {
     "jpeg": lambda content: _count_in_turn(content, SOI, _jpeg_end),
     "jpeg2000": lambda content: _count_in_turn(content, SOC, _j2k_end),

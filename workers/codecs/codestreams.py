@@ -14,10 +14,10 @@ from dicomferry.errors import Permanent
 _LOSSLESS = 0xC3
 _HUFFMAN = frozenset((0xC0, 0xC1, _LOSSLESS))  # sequential; a progressive scan may define tables later
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-_MOST_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
+_MAX_SCANS = 100  # a decoder goes over the whole frame for each; encoders write three to twenty
 _TABLES = 0xC4
 # Four of each class have 2184; some encoders define them anew for each scan.
-MOST_TABLES = 1 << 20  # bytes of Huffman tables in a frame
+MAX_TABLES = 1 << 20  # bytes of Huffman tables in a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _check_scans(
     if not progressive and scan[:1] == bytes((components,)):
         return
     scans = 1 + codestream.count(b"\xff\xda", at)  # which entropy-coded data cannot contain
-    if scans > _MOST_SCANS:
-        raise Permanent(f"a JPEG frame has {scans} scans: no encoder writes more than {_MOST_SCANS}")
+    if scans > _MAX_SCANS:
+        raise Permanent(f"a JPEG frame has {scans} scans: no encoder writes more than {_MAX_SCANS}")
 
 
 def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
@@ -116,8 +116,8 @@ def _check_tables(found: list[tuple[int, bytes, int]], process: int) -> None:
 
 def check_tables_size(size: int) -> None:
     """Refuse a frame with more bytes of Huffman tables than any has."""
-    if size > MOST_TABLES:
-        raise Permanent(f"a JPEG frame has more than {MOST_TABLES} bytes of Huffman tables: it is damaged")
+    if size > MAX_TABLES:
+        raise Permanent(f"a JPEG frame has more than {MAX_TABLES} bytes of Huffman tables: it is damaged")
 
 
 def segments(codestream: bytes) -> list[tuple[int, bytes, int]]:

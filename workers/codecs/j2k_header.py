@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dicomferry.dicom.signatures import MOST_SEGMENTS
+from dicomferry.dicom.signatures import MAX_SEGMENTS
 from dicomferry.errors import Permanent
 from workers.codecs.codestreams import Header
 
@@ -139,7 +139,7 @@ class _Coding:
 
 def _segments(codestream: bytes, at: int) -> Iterator[tuple[int, int, int]]:
     """Marker, begin and end of each segment's content from `at`; a marker that ends the header comes last."""
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         if at + 4 > len(codestream):
             return
         marker, length = struct.unpack_from(">HH", codestream, at)
@@ -148,7 +148,7 @@ def _segments(codestream: bytes, at: int) -> Iterator[tuple[int, int, int]]:
             return
         yield marker, at + 4, at + 2 + length
         at += 2 + max(length, 2)
-    raise Permanent(f"a JPEG 2000 header has more than {MOST_SEGMENTS} marker segments: it is damaged")
+    raise Permanent(f"a JPEG 2000 header has more than {MAX_SEGMENTS} marker segments: it is damaged")
 
 
 def _coding(codestream: bytes, at: int, components: int, before: _Coding) -> tuple[_Coding, int]:

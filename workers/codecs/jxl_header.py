@@ -10,7 +10,7 @@ _CONTAINER = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _HEADER_LENGTH = 64  # bytes: enough for every field that is read here
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _GREY = 1
-_MOST_BOXES = 1024  # before the codestream; encoders write three, and perhaps metadata
+_MAX_BOXES = 1024  # before the codestream; encoders write three, and perhaps metadata
 
 
 def read_jxl(codestream: bytes) -> Header:
@@ -53,7 +53,7 @@ def _first_bytes(codestream: bytes) -> bytes:
     if not codestream.startswith(_CONTAINER):
         raise Permanent("a JPEG XL frame begins with neither a codestream nor a container")
     at = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         if at + 16 > len(codestream):
             break
         length, kind = struct.unpack_from(">I4s", codestream, at)

@@ -18,8 +18,6 @@ from dicomferry.errors import Permanent
 from workers.codecs import boundaries
 from workers.dataset.fragment_writer import EXTENDED_LENGTHS, EXTENDED_OFFSETS
 
-_TAIL = 16  # bytes that show whether a codestream ended: its last two, and padding
-
 _BASIC, _EXTENDED = "Basic Offset Table", "Extended Offset Table"
 
 Fragments = Sequence[Element]
@@ -72,7 +70,7 @@ def split(
 
 def contradiction(frames: int, codestreams: int, uid: str) -> str:
     """Why pixel data with another number of codestreams than Number of Frames says is refused."""
-    at_least = "at least " if codestreams >= boundaries.MOST_COUNTED else ""
+    at_least = "at least " if codestreams >= boundaries.MAX_COUNTED else ""
     some = f"{at_least}{codestreams} codestream{'s' * (codestreams != 1)} ({syntaxes.label(uid)})"
     fate = "frames would be lost" if codestreams > frames else "it is truncated, or that number is wrong"
     return f"Number of Frames is {frames}, pixel data holds {some}: {fate}"
@@ -139,7 +137,9 @@ def _hidden(source: Bytes, fragments: Fragments, starts: Sequence[int], uid: str
 
 
 def _ends_codestream(source: Bytes, fragment: Element, uid: str) -> bool:
-    return boundaries.has_ended(uid, source[max(fragment.value, fragment.stop - _TAIL) : fragment.stop])
+    return boundaries.has_ended(
+        uid, source[max(fragment.value, fragment.stop - boundaries.TAIL) : fragment.stop]
+    )
 
 
 def _starts_by_table(fragments: Fragments, frames: int, tables: Sequence[Offsets]) -> list[int]:

@@ -32,7 +32,7 @@ def codestreams(
 ) -> Iterator[bytes]:
     """The codestream of each frame of the encapsulated pixel data among `elements` that `image` describes.
 
-    `note` is told what the offset tables say wrongly.
+    `note` is told what the offset tables say wrongly, and what stands behind codestreams.
 
     Raises:
         Permanent: the fragments are damaged, hold another number of codestreams, or the image is over a
@@ -48,6 +48,7 @@ def codestreams(
     def joined(fragments: Fragments) -> bytes:
         return b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
 
+    surplus = 0
     for fragments in parts.frames:
         codestream = joined(fragments)
         if boundaries.count(uid, codestream) > 1:
@@ -57,7 +58,10 @@ def codestreams(
                 limits.begin_step(image.frame_length)
             raise Permanent(contradiction(image.frames, total, uid))
         ceilings.check_ratio("a frame", image.frame_length, len(codestream))
+        surplus += boundaries.surplus(uid, codestream)
         yield codestream
+    if surplus:
+        note(f"{surplus} bytes behind codestreams were left out")
 
 
 def decoded(

@@ -326,3 +326,17 @@ def test_a_tile_part_of_unknown_or_wrong_length_does_not_hide_the_next_codestrea
 def test_padding_behind_a_codestream_is_no_frame(uid: str, tmp_path: Path) -> None:
     fragments = [frame + bytes(6) for frame in frames_of(uid)]
     assert made(source(tmp_path, uid, fragments, NumberOfFrames=3)) == (truth(tmp_path, uid), "")
+
+
+@pytest.mark.parametrize("uid", [BASELINE, JPEG + "70", JPEG_LS, J2K, JPEG + "201"])
+@pytest.mark.parametrize("junk", [b"", b"\0" * 510, b"\xff" * 3 + b"\0", b"left over" * 100])
+def test_what_stands_behind_a_codestream_and_is_no_padding_is_said(
+    tmp_path: Path, uid: str, junk: bytes
+) -> None:
+    codestream = ENCODERS[uid](PICTURES[0])
+    codestream += b"\0" * (len(codestream) % 2)
+    value = item() + item(codestream) + (item(junk) if junk else b"")
+    path = with_pixel_data(tmp_path / "in.dcm", dataset((40, 48), 8), uid, value)
+    report = transcode(path, tmp_path / "out.dcm", RenditionSpec(EXPLICIT_LE))
+    words = f"{len(junk)} bytes behind codestreams were left out"
+    assert (words in report.notes) == junk.startswith(b"left"), report.notes

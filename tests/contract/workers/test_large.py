@@ -23,7 +23,7 @@ RLE = "1.2.840.10008.1.2.5"
 SIDE = 1024
 FRAME = SIDE * SIDE * 2
 FRAMES = 2047  # the most of this size that a native element can hold: RLE makes noise longer than 4 GiB
-MOST_MB = 300  # of private memory, and of all resident memory: pages of the files that it maps, too
+MAX_MB = 300  # of private memory, and of all resident memory: pages of the files that it maps, too
 RUN = """
 import sys
 from pathlib import Path
@@ -58,13 +58,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def transcode(source: Path, target: Path, uid: str) -> None:
-    """In a process that can have no more than MOST_MB."""
-    words = [sys.executable, "-c", RUN, str(source), str(target), uid, str(MOST_MB)]
+    """In a process that can have no more than MAX_MB."""
+    words = [sys.executable, "-c", RUN, str(source), str(target), uid, str(MAX_MB)]
     began = time.monotonic()
     shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     high_water = int(shown.split("VmHWM:")[1].split()[0]) >> 10
     print(f"{uid}: {time.monotonic() - began:.0f} s, {target.stat().st_size} bytes, {shown.strip()}")
-    assert high_water < MOST_MB, f"{high_water} MiB resident at most"
+    assert high_water < MAX_MB, f"{high_water} MiB resident at most"
 
 
 def pixel_digest(path: Path) -> str:

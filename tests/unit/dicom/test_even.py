@@ -197,3 +197,16 @@ def test_a_hostile_data_set_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch
     assert evened(content)[0] == content + b"\0"
     deep = b"".join(explicit()(SQ, "SQ", b"", UNDEFINED) + bare("<", ITEM, b"", UNDEFINED) for _ in range(90))  # type: ignore[call-arg]
     assert evened(deep + b"\0")[0] == deep + b"\0\0"
+
+
+@pytest.mark.parametrize("is_sequence", [True, False])
+def test_a_sequence_in_a_un_is_padded_inside_and_anything_else_behind(is_sequence: bool) -> None:
+    """A NUL behind the last item ends the reading of those who know from the tag that it is a sequence."""
+    element = explicit()
+    content = implicit(0x00081155, "UI", b"1.2.3")
+    value = bare("<", ITEM, content) if is_sequence else b"no sequence"
+    odd = element(SQ, "UN", value)
+    sent, note = evened(odd + element(0x00100020, "LO", b"12"))
+    padded = bare("<", ITEM, implicit(0x00081155, "UI", b"1.2.3\0")) if is_sequence else value + b"\0"
+    assert sent == element(SQ, "UN", padded) + element(0x00100020, "LO", b"12")
+    assert ("(0008,1155)" if is_sequence else "(0008,1140)") in note

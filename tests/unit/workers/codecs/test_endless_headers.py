@@ -7,7 +7,7 @@ from typing import Any
 import imagecodecs
 import pytest
 
-from dicomferry.dicom.signatures import MOST_SEGMENTS, shown_syntax
+from dicomferry.dicom.signatures import MAX_SEGMENTS, shown_syntax
 from dicomferry.errors import Permanent
 from tests.support.images.synthetic import image
 from workers.codecs import boundaries
@@ -94,11 +94,11 @@ def test_a_header_of_as_many_segments_as_an_icc_profile_and_exif_need_is_read() 
     profile = (b"\xff\xe2" + struct.pack(">H", 1002) + bytes(1000)) * 600
     made = inside(jpeg(), 2, profile)
     assert read_jpeg(made) == read_jpeg(jpeg())
-    assert len(segments(made)) < MOST_SEGMENTS
+    assert len(segments(made)) < MAX_SEGMENTS
 
 
 @pytest.mark.parametrize("uid", [JPEG, RLE])
 def test_codestreams_are_counted_up_to_a_number_that_says_enough(uid: str) -> None:
     tiny = b"\xff\xd8\xff\xda\0\2\xff\xd9" if uid == JPEG else struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\0"
     assert boundaries.count(uid, tiny * 100) == 100
-    assert boundaries.count(uid, tiny * (boundaries.MOST_COUNTED + 100)) == boundaries.MOST_COUNTED
+    assert boundaries.count(uid, tiny * (boundaries.MAX_COUNTED + 100)) == boundaries.MAX_COUNTED
