@@ -22,7 +22,7 @@ from dicomferry.spool.instance import Instance, instance_id
 from dicomferry.spool.places import RECORD
 from dicomferry.spool.spool import Spool
 from dispatcher.commands import Found, Note
-from dispatcher.history import History
+from dispatcher.history import History, Row
 from dispatcher.manager import QueueManager
 from dispatcher.recovery import SpoolReader
 
@@ -56,12 +56,14 @@ def read(spool: Spool) -> float:
         accepted={},
         new_batch_id=lambda: f"{next(numbers)}",
     )
-    history = History(spool.history)
+    history = History(spool.history, keep=90 * 86_400.0)
     begun = time.perf_counter()
     for state in SpoolReader(spool).read_all(manager.tracks):
         manager.handle(Found(state), time.time())
         history.write(
-            (c.at or 0.0, c.instance, c.sop_instance_uid, c.what, c.destination, c.words)
+            Row(
+                c.at or 0.0, c.instance, c.sop_instance_uid, c.what, c.destination, c.words, c.study, c.series
+            )
             for c in manager.take_commands()
             if isinstance(c, Note)
         )

@@ -3,6 +3,7 @@
 Both are done together, some of it at a time, so that no lane waits for its next batch.
 """
 
+import errno
 import logging
 import math
 import sqlite3
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 
 from dicomferry.crashpoints import reach
 from dicomferry.dicom.syntaxes import label
+from dicomferry.spool import durable
 from dicomferry.spool.departures import Departure
 from dicomferry.spool.instance import Instance, State
 from dicomferry.spool.spool import Spool
@@ -95,8 +97,9 @@ class Bookkeeping:
         rows, self._rows = self._rows, []
         if rows:
             try:
+                self._require_room()
                 self._history.write(rows)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self._rows = rows[-MAX_UNWRITTEN:]
                 if not self._failing:  # once: it is tried again a few times a second
                     log.warning("HistoryNotWritten n=%d: %s; tried again until it is", len(rows), error)
@@ -108,6 +111,12 @@ class Bookkeeping:
             reach("history.written")
         return bool(rows)
 
+    def _require_room(self) -> None:
+        """Raise OSError where the history would take the last of the disk, which markers need."""
+        found = durable.free_room(self._spool.root)
+        if found.bytes < durable.working_bytes(found.all_bytes) // 4:
+            raise OSError(errno.ENOSPC, "the spool's disk is full")
+
     def record(self, now: float) -> bool:
         """Write the lines that wait, delete a few old ones; what was retired before may then be removed.
 
@@ -115,7 +124,8 @@ class Bookkeeping:
         """
         written = self.write()
         try:
-            self._history.prune(now)
+            if not self._failing:
+                self._history.prune(now)
         except sqlite3.Error as error:  # a full disk, say: old lines may stay
             log.warning("HistoryNotPruned: %s", error)
         self._unremoved |= self._unrecorded

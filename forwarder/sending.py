@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 # Seconds, the last first, before a peer is asked again that closed and gives no association.
 _REOPEN_PAUSES = (0.5, 0.1)
 _PROMPT = 1.0  # seconds within which it said so; who lets us wait is not asked again
-_MARKERS = 1 << 20  # bytes of free space: enough for the markers of all objects being sent
 _FULL = "the spool is full: what was sent now could not be marked as delivered, and would come twice"
 
 
@@ -243,7 +242,7 @@ class BatchSender:
         """Send what remains, and remove what is answered; why to send no more, or None."""
         while remaining and not self._stopping.is_set():
             shipment = remaining[0]
-            if not durable.has_room(self._spool.root, _MARKERS):
+            if not durable.has_room(self._spool.root):
                 return _FULL
             try:
                 status, result = _send(association, shipment)

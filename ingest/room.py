@@ -10,8 +10,9 @@ from dicomferry.spool import durable
 from dicomferry.spool.spool import Spool
 from dicomferry.spool.tally import Tally
 
-_PER_INSTANCE = 2  # inodes as it is committed: its file, and the folder of markers if it will have several
-_PER_DELIVERY = 2  # inodes kept for each that is pending: a marker, and perhaps the folder
+# Inodes, and blocks beyond its content:
+_PER_INSTANCE = 2  # as it is committed: its file, and the folder of markers if it will have several
+_PER_DELIVERY = 2  # kept for each that is pending: a marker, and perhaps the folder
 _LEAST_INODES = 1000
 
 
@@ -29,14 +30,18 @@ class FreeSpace:
         self._measured_at = float("-inf")
         self._free = durable.FreeRoom(0, None, 0)
         self._markers = 0  # to be written for pending deliveries
+        self._untold = 0  # of these, what came since it last told
         self._told_at = 0.0  # when the dispatcher last told how many are pending
 
     def shortage(self, size: int = 0, deliveries: int = 0) -> str | None:
         """Count `size` bytes as taken, or an instance with so many; why the spool takes no more, or None."""
         now, free = time.monotonic(), self._free
         inodes = None if free.inodes is None else free.inodes - (_PER_INSTANCE if deliveries else 0)
+        if deliveries:
+            size += _PER_INSTANCE * free.block
         self._free = free._replace(bytes=free.bytes - size, inodes=inodes)
         self._markers += deliveries
+        self._untold += deliveries
         if now - self._measured_at >= 1.0 or self._lacks() is not None:
             try:
                 self._free = durable.free_room(self._spool.incoming)
@@ -47,16 +52,22 @@ class FreeSpace:
         return self._lacks()
 
     def _count_markers(self) -> None:
-        """Take the dispatcher's count of pending deliveries; while none runs, ours goes on."""
-        status = self._spool.status() if self._free.inodes is not None else None
+        """Take the dispatcher's count of pending deliveries; while none runs, ours goes on.
+
+        What came since its count before the last may not be in it yet.
+        """
+        status = self._spool.status()
         if status is not None and status["at"] != self._told_at:
             self._told_at = status["at"]
-            self._markers = sum(lane["pending"] for lane in status["lanes"])
+            self._markers = sum(lane["pending"] for lane in status["lanes"]) + self._untold
+            self._untold = 0
 
     def _lacks(self) -> str | None:
         free = self._free
-        if free.bytes < self._minimum:
-            left, wanted = free.bytes // durable.MB, self._minimum // durable.MB
+        wanted = max(self._minimum, durable.working_bytes(free.all_bytes))
+        wanted += _PER_DELIVERY * self._markers * free.block
+        if free.bytes < wanted:
+            left, wanted = free.bytes // durable.MB, -(-wanted // durable.MB)
             return f"spool has {left} MB left, wants {wanted} (ingest.min_free_mb)"
         least = self._least_inodes
         if least is None:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that CI checks: sh scripts/test.sh [--quick] [PYTEST ARGUMENT...]
-# It takes some 10 minutes on two cores; --quick leaves out the end-to-end, fault and transcoding tests, and takes 5.
+# It takes a quarter of an hour on two cores; --quick leaves out the end-to-end, fault and transcoding tests, and takes 5 minutes.
 # Installs what the tests talk to (Debian packages, as root or through sudo) and the venv with the test
 # extra, checks style, types and layers, and runs the tests. With CI=true a missing service is a failure,
 # otherwise its tests are skipped.
@@ -14,7 +14,7 @@ if [ "${1:-}" = --quick ]; then
   set -- tests/unit tests/contract "$@"
   echo "test.sh: style, types, layers, unit and contract tests: some 5 minutes on two cores" >&2
 else
-  echo "test.sh: everything, some 10 minutes on two cores; with --quick 5" >&2
+  echo "test.sh: everything, a quarter of an hour on two cores; with --quick 5 minutes" >&2
 fi
 install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools ffmpeg strace haproxy || {
   [ "${CI:-}" != true ] || exit 1

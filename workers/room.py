@@ -22,7 +22,7 @@ from dicomferry.errors import Transient
 from dicomferry.spool import durable
 
 LARGE = 16 << 20  # bytes; a smaller rendition is written before anybody could count it
-_LARGE_PART = 64  # of a small disk: there a rendition is large from this part of it on
+_LARGE_PART = 256  # of a small disk: there a rendition is large from this part of it on
 _FLOOR = 64 << 20  # bytes that renditions may take in any case where the disk has them
 _FLOOR_PART = 4  # but never more than this part of the disk
 _MEASURE_EVERY = 10.0  # seconds; in between, what has gone from the free space counts as renditions
@@ -93,7 +93,7 @@ class Room:
         raise error
 
     def _refusal(self, more: int, held: int, free: int, standing: int, total: int) -> NoRoom:
-        if held + more > min(self._share(total, total), total - self._reserve // 8):
+        if held + more > min(self._share(total, total), total - self._kept(total)):
             return TooLarge(
                 f"a rendition of {_mb(held + more)} is over what all renditions may take, "
                 f"{_mb(self._share(total, total))}: {self._remedy}"
@@ -105,7 +105,11 @@ class Room:
 
     def _fits(self, more: int, free: int, standing: int, total: int) -> bool:
         within = standing + more <= self._share(free + standing, total)
-        return within and more <= free - self._reserve // 8
+        return within and more <= free - self._kept(total)
+
+    def _kept(self, total: int) -> int:
+        """Bytes of a disk that renditions leave free in any case."""
+        return max(self._reserve // 8, durable.working_bytes(total) // 2) if self._shared else 0
 
     def _share(self, room: int, total: int) -> int:
         """Bytes that renditions may have of `room`, what is free without them, on a disk of `total`."""

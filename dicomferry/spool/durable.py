@@ -20,6 +20,8 @@ from dicomferry.crashpoints import reach
 
 MB = 1_000_000  # bytes, in the settings that bound space on the disk
 _MIN_FREE_INODES = 64
+_WORKING_BYTES, _WORKING_PART = 32 << 20, 16
+_MARKERS = 1 << 20  # bytes: enough for the markers of all objects being sent
 # Only Linux has sync_file_range(2): elsewhere fsync does all of the work.
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_file_range = getattr(_libc, "sync_file_range", None)
@@ -177,9 +179,10 @@ def _has_journal(descriptor: int) -> bool:
     return Path(f"/proc/fs/jbd2/{name}-8").exists()
 
 
-def has_room(folder: Path, size: int = 0, inodes: int = _MIN_FREE_INODES) -> bool:
-    """Whether the file system of `folder` has room for a few small files, `size` bytes in all."""
+def has_room(folder: Path, inodes: int = _MIN_FREE_INODES) -> bool:
+    """Whether the file system of `folder` has room for the markers of the objects being sent."""
     free = free_room(folder)
+    size = min(_MARKERS, working_bytes(free.all_bytes) // 8)
     return free.bytes >= size and (free.inodes is None or free.inodes >= inodes)
 
 
@@ -189,6 +192,8 @@ class FreeRoom(NamedTuple):
     bytes: int
     inodes: int | None  # files and folders; None where they are not counted, as by btrfs
     all_inodes: int  # used ones too
+    all_bytes: int = 0
+    block: int = 4096  # bytes that the smallest file takes
 
 
 def free_room(folder: Path) -> FreeRoom:
@@ -200,7 +205,22 @@ def free_room(folder: Path) -> FreeRoom:
     found = os.statvfs(folder)
     # A file system that does not count inodes reports 0 in all.
     inodes = found.f_favail if found.f_files else None
-    return FreeRoom(found.f_bavail * found.f_frsize, inodes, found.f_files)
+    return FreeRoom(
+        found.f_bavail * found.f_frsize,
+        inodes,
+        found.f_files,
+        found.f_blocks * found.f_frsize,
+        found.f_frsize,
+    )
+
+
+def working_bytes(total: int) -> int:
+    """What is kept free of a disk of `total` bytes to get out what is on it: for leases, markers and history.
+
+    Ingest leaves all of it, whatever `min_free_mb` says, renditions a half, and history a quarter: else a
+    disk that is full of received objects could not be emptied.
+    """
+    return min(_WORKING_BYTES, total // _WORKING_PART)
 
 
 def temporary_path(path: Path) -> Path:

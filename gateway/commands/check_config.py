@@ -68,8 +68,9 @@ def _addresses(settings: Settings) -> Iterator[str]:
         names.setdefault(destination.host, []).append(destination)
     found = _resolved(names)
     for host, destinations in names.items():
-        fault = found.get(host, f"was not resolved within {_RESOLVE_WITHIN:g} s")
-        ours = _is_local(host) if not fault else host == socket.gethostname()
+        addresses = found.get(host, f"was not resolved within {_RESOLVE_WITHIN:g} s")
+        fault = addresses if isinstance(addresses, str) else ""
+        ours = host == socket.gethostname() if fault else any(map(_is_local, addresses))
         for destination in destinations:
             if fault:
                 yield f"destination {destination.name}: host {host!r} {fault}"
@@ -80,14 +81,13 @@ def _addresses(settings: Settings) -> Iterator[str]:
                 )
 
 
-def _resolved(hosts: Iterable[str]) -> dict[str, str]:
-    """For each host that could be asked for in time: why it has no address; empty where it has one."""
-    found: dict[str, str] = {}
+def _resolved(hosts: Iterable[str]) -> dict[str, str | set[str]]:
+    """For each host that could be asked for in time: its addresses, or why it has none."""
+    found: dict[str, str | set[str]] = {}
 
     def resolve(host: str) -> None:
         try:
-            socket.getaddrinfo(host, None)
-            found[host] = ""
+            found[host] = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
         except OSError as error:
             found[host] = f"cannot be resolved: {error.strerror or error}"
 
@@ -101,13 +101,12 @@ def _resolved(hosts: Iterable[str]) -> dict[str, str]:
     return dict(found)
 
 
-def _is_local(host: str) -> bool:
-    """Whether an address of the host is one of this machine: only those can be bound."""
-    with suppress(OSError):
-        for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM):
-            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.bind((address[0], 0))
-                return True
+def _is_local(address: str) -> bool:
+    """Whether an address is one of this machine: only those can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
     return False
 
 

@@ -94,19 +94,23 @@ def discard(settings: Settings, found: list[Quarantined], *, yes: bool) -> None:
         words = f"discarded from the quarantine, where it was for: {kept.reason}"
         note = Order(Act.NOTE, (Item(kept.id, kept.sop_instance_uid),), words)
         try:
-            try:
-                orders.give(spool.orders, note)
-            except OSError as error:
-                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                    raise
-                # A full disk may be why it is discarded: then there is room for the note afterwards.
-                remove(spool, kept)
-                orders.give(spool.orders, note)
-            else:
-                remove(spool, kept)
+            _note_and_remove(spool, kept, note)
         except OSError as error:
             raise FerryError(f"cannot remove {kept.id[:8]} from {spool.root}: {error.strerror}") from error
     say(f"Removed: {counted(len(found), 'quarantined object')}.")
+
+
+def _note_and_remove(spool: Spool, kept: Quarantined, note: Order) -> None:
+    try:
+        orders.give(spool.orders, note)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        # A full disk may be why it is discarded: then there is room for the note afterwards.
+        remove(spool, kept)
+        orders.give(spool.orders, note)
+        return
+    remove(spool, kept)
 
 
 def _overtaken(spool: Spool, settings: Settings, kept: Quarantined) -> str:

@@ -125,8 +125,12 @@ class Association:
         decision = request.unsupported or self._scp.admit(self, request, self.address)
         quiet = self._from_here and request.only_verifies
         if isinstance(decision, Rejected):
-            expected = quiet and decision.is_of_caller and request.calling_ae_title == HEALTH
-            level = logging.DEBUG if expected else logging.WARNING
+            # Our own check where nobody may call from here; that it is rejected shows that we work.
+            if quiet and decision.is_of_caller and request.calling_ae_title == HEALTH:
+                level = logging.DEBUG
+            else:
+                level = logging.WARNING
+                self._scp.tell_of(decision, request, self.address)
             log.log(level, "Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
             self._send_last(negotiation.rejection(decision))
             return "was rejected"

@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from dicomferry.crashpoints import reach
-from dicomferry.dicom.identifiers import HEALTH, is_uid
+from dicomferry.dicom.identifiers import is_uid
 from dicomferry.messages.events import CallerRejected, EventSender, Received
 from dicomferry.settings import Settings
 from dicomferry.spool.spool import Spool
@@ -67,12 +67,9 @@ class Scp:
                     place.give_way()
                     del self._associations[place]
                 self._associations[association] = decision
-        expected = request.only_verifies and request.calling_ae_title == HEALTH
-        if isinstance(decision, Rejected) and not (expected and decision.is_of_caller):
-            self._tell_of(decision, request, address)
         return decision
 
-    def _tell_of(self, rejected: Rejected, request: AssociationRequest, address: str) -> None:
+    def tell_of(self, rejected: Rejected, request: AssociationRequest, address: str) -> None:
         """Tell the dispatcher of a rejection, for `status`; a flood of them costs it one event a second."""
         now = time.monotonic()
         if self._events is not None and now >= self._tell_at:

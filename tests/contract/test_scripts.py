@@ -77,7 +77,7 @@ def test_setup_shows_what_pip_does_and_does_it_once(checkout: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "minutes", "tests"),
-    [((), "10 minutes", ""), (("--quick", "-x"), "5 minutes", "tests/unit tests/contract -x")],
+    [((), "a quarter of an hour", ""), (("--quick", "-x"), "5 minutes", "tests/unit tests/contract -x")],
     ids=["all", "quick"],
 )
 def test_the_tests_say_first_how_long_they_take(

@@ -363,12 +363,17 @@ def test_a_destination_that_is_configured_no_longer_leaves_its_objects_pending(
     assert post.deliver(post.put(), to="gone") == []
 
 
+def _free(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
 def test_nothing_is_sent_that_could_not_be_marked_as_delivered(tmp_path: Path, broker: str) -> None:
     with small_file_system(tmp_path / "disk", 8 << 20) as disk, pynetdicom_scp([EXPLICIT_LE]) as seen:
         post = Post(disk, broker, ws={"port": seen.port})
         instance = post.put()
         filler = disk / "filler"
-        filler.write_bytes(b"\0" * (7 << 20))
+        filler.write_bytes(bytes(_free(disk) - (32 << 10)))
         (unreachable,) = only(Unreachable, post.deliver(instance))
         assert "spool is full" in unreachable.reason
         assert not seen.datasets

@@ -4,6 +4,7 @@ PS3.8 9.3 (PDUs), annex E (PDVs); PS3.7 6.3.1 and annex E (command sets).
 """
 
 import fcntl
+import random
 import select
 import socket
 import struct
@@ -123,9 +124,11 @@ def data_set(uid: bytes = b"1.2.3", study: bytes = b"1.2.4", pixels: int = 1000)
     return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OW", pixels) + bytes(pixels)
 
 
-def tiny_image(uid: bytes, modality: bytes = b"CT", photometric: bytes = b"MONOCHROME2") -> bytes:
-    """A whole image of 2 x 2 bytes, in Explicit VR Little Endian."""
-    numbers = [(0x10, 2), (0x11, 2), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)]
+def tiny_image(
+    uid: bytes, modality: bytes = b"CT", photometric: bytes = b"MONOCHROME2", side: int = 2
+) -> bytes:
+    """A whole image of `side` x `side` bytes of noise, in Explicit VR Little Endian; `side` is even."""
+    numbers = [(0x10, side), (0x11, side), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)]
     elements = [
         (0x00080016, b"UI", CT.encode()),
         (0x00080018, b"UI", uid),
@@ -140,7 +143,8 @@ def tiny_image(uid: bytes, modality: bytes = b"CT", photometric: bytes = b"MONOC
     for tag, vr, value in elements:
         padded = value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
         content += struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(padded)) + padded
-    return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", 4) + bytes(4)
+    pixels = random.Random(uid).randbytes(side * side)
+    return content + struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", len(pixels)) + pixels
 
 
 class Raw:

@@ -92,4 +92,4 @@ def test_a_file_system_without_inodes_to_count_says_so(
     fields[5] = fields[6] = fields[7] = 0  # f_files, f_ffree, f_favail
     monkeypatch.setattr(durable.os, "statvfs", lambda _: type(real)(fields))
     assert durable.free_room(tmp_path).inodes is None
-    assert durable.has_room(tmp_path, 1)
+    assert durable.has_room(tmp_path)

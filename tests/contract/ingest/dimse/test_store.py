@@ -17,6 +17,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 from redis import Redis
 
+from dicomferry.dicom.identifiers import VERIFICATION
 from dicomferry.dicom.part10 import read_meta
 from dicomferry.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from dicomferry.messages.broker import client_for
@@ -24,6 +25,7 @@ from dicomferry.messages.events import EVENTS_KEY, CallerRejected, Received, par
 from dicomferry.spool.digests import digest_of
 from tests.support.images.files import fresh_copies, shipped
 from tests.support.peers.dcmtk import send
+from tests.support.peers.raw import RJ, RQ, association_request, pdu
 from tests.support.running.mounts import small_file_system
 from tests.support.running.processes import wait_until
 from tests.support.running.redis import private_redis
@@ -346,6 +348,22 @@ def test_the_dispatcher_is_told_of_a_caller_that_was_rejected(tmp_path: Path) ->
     assert isinstance(told, CallerRejected)
     assert (told.calling, told.called, told.host) == ("CT9", "FERY", "127.0.0.1")
     assert "FERY" in told.why
+
+
+def test_another_machine_that_calls_itself_our_health_check_is_told_of(tmp_path: Path) -> None:
+    ae = [{"title": "FERRY", "callers": [{"title": "PACS"}]}]
+    asked = pdu(RQ, association_request([(1, VERIFICATION, EXPLICIT_LE)], calling=b"HEALTH"))
+    with private_redis() as broker, an_ingest(tmp_path, broker=broker, ae=ae) as ingest:
+        with socket.create_connection(
+            ("127.0.0.1", ingest.port), 60, source_address=("127.0.0.2", 0)
+        ) as sock:
+            sock.sendall(asked)
+            assert sock.recv(1)[0] == RJ
+        redis: Redis = client_for(broker)
+        wait_until(lambda: redis.llen(EVENTS_KEY), "the event")
+        told = parse(redis.lindex(EVENTS_KEY, 0))
+    assert isinstance(told, CallerRejected)
+    assert (told.calling, told.host) == ("HEALTH", "127.0.0.2")
 
 
 def test_a_redis_that_is_down_delays_nothing(tmp_path: Path) -> None:
