@@ -23,7 +23,6 @@ from dicomferry.messages import events
 from dicomferry.messages.batches import new_batch_id
 from dicomferry.messages.broker import celery_app, redis_client
 from dicomferry.settings import Settings
-from dicomferry.spool.departures import Departure
 from dicomferry.spool.instance import State
 from dicomferry.spool.orders import Order
 from dicomferry.spool.spool import Spool, boot_id
@@ -31,6 +30,7 @@ from dicomferry.spool.tally import Tally
 from dispatcher.arrivals import Arrivals
 from dispatcher.bookkeeping import Bookkeeping
 from dispatcher.commands import Command, Found, Lost, NotFound
+from dispatcher.departed import Departed
 from dispatcher.execution import Executor
 from dispatcher.inbox import Inbox
 from dispatcher.lease_watch import LeaseWatch
@@ -126,6 +126,7 @@ class Dispatcher:
             keep_delivered=settings.keep_delivered,
             park=park,
         )
+        self._departed = Departed(spool, self._books, self._manager)
         self._count()
         self._arrivals = Arrivals(self._books.last_received_at())
         self._busy = False
@@ -139,7 +140,7 @@ class Dispatcher:
         self._spool.sweep()
         self._inbox.clear()  # the spool is read next, and tells all of it
         self._reader.take_over()
-        self._settle_departures()
+        self._departed.settle(_now())
         self._record_retired()
         self._manager.pause(self._reader.busy_destinations())
         self._apply_orders()
@@ -208,9 +209,7 @@ class Dispatcher:
     def _reread(self, instance: str) -> None:
         state = self._spool.state(instance)
         if state is None:
-            for departure in self._spool.departures():
-                if departure.instance == instance:
-                    self._settle(departure)
+            self._departed.settle_instance(instance, _now())
             if self._spool.exists(instance):
                 state = self._spool.state(instance)
         if state is None:
@@ -223,25 +222,6 @@ class Dispatcher:
         if state.delivered and not tracked:
             self._books.recover(state)
         self._manager.handle(Found(state), _now())
-
-    def _settle_departures(self, older_than: float = 0.0) -> None:
-        """Find out what left the spool so many seconds ago and no event told of."""
-        before = time.time() - older_than
-        for departure in self._spool.departures():
-            if departure.at <= before and departure.instance not in self._books:
-                self._settle(departure)
-
-    def _settle(self, departure: Departure) -> None:
-        instance, destination = departure.instance, departure.destination
-        if self._spool.bring_back(departure):
-            log.info("BroughtBack instance=%s: an order sends it elsewhere", instance)
-        elif self._manager.awaits(instance, destination) and not self._spool.exists(instance):
-            told = events.Delivered(
-                "", destination, instance, departure.key, departure.status, at=departure.at
-            )
-            self._manager.handle(told, _now())
-        else:
-            self._books.recover_departed(self._spool.departed(departure), departure)
 
     def _read_spool(self) -> None:
         self._track(self._reader.read_all(self._is_tracked))
@@ -262,7 +242,7 @@ class Dispatcher:
         if self._reader.forget_ended():
             self._read_spool()  # before lanes resume: it may find objects older than those that wait
             self._manager.pause(self._reader.busy_destinations())
-        self._settle_departures(older_than=EVENTS_WITHIN)
+        self._departed.settle(_now(), older_than=EVENTS_WITHIN)
         self._track(self._reader.read_next_shards(self._is_tracked, READ_FOR))
         self._apply_orders(until=time.monotonic() + ORDERS_FOR)
         self._check_inbox_and_leases()
@@ -322,7 +302,7 @@ class Dispatcher:
                 self._reread(instance)
 
     def _newer(self, state: State, destination: str) -> str:
-        self._settle_departures()
+        self._departed.settle(_now())
         self._execute(self._manager.take_commands())
         self._books.write()  # what was delivered is told by the history alone, once it has left
         found = state.instance
