@@ -1,6 +1,6 @@
 """What the encoders write: read back by others' decoders, with the precision and refusals of the standard.
 
-Who reads what: DCMTK and GDCM read RLE, JPEG and JPEG-LS; ffmpeg's own decoder and GDCM (by OpenJPEG) read
+Who reads what: DCMTK and GDCM read RLE, JPEG and JPEG-LS; FFmpeg's own decoder and GDCM (by OpenJPEG) read
 JPEG 2000; OpenJPEG and OpenJPH both read HTJ2K, which OpenJPH wrote; zlib reads what libdeflate wrote. No
 second implementation of JPEG XL is here: libjxl alone reads it, and lossless it is held against the samples.
 """
