@@ -8,8 +8,8 @@
     JPEG (all)         DCMTK dcmcjpeg          DCMTK dcmdjpeg
     JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls
     JPEG 2000          OpenJPEG                FFmpeg's own decoder (PyAV), up to 16 bits
-    HTJ2K              OpenJPH (imagecodecs)   the same; what it misreads, noise in all bits, by OpenJPH,
-                                               where the engine decodes by OpenJPEG
+    HTJ2K              OpenJPH (imagecodecs)   the same; what it misreads, noise, by OpenJPH, where the
+                                               engine decodes by OpenJPEG, and lossy by OpenJPEG
     JPEG XL            libjxl (imagecodecs)    none in Debian but libjxl itself: held against the truth
     JPEG XL .111       libjxl (imagecodecs)    libjxl gives the JPEG back, which DCMTK's own is compared with
     Deflated frame     zlib                    zlib
@@ -238,7 +238,10 @@ def _frames(path: Path, uid: str, *, noise: bool) -> tuple[np.ndarray, str]:
     for codestream in codestreams(made):
         if uid in J2K or (uid in HTJ2K and not noise):
             frames.append(_by_ffmpeg(codestream, made))
-        elif uid in HTJ2K[:2]:
+        elif uid == HTJ2K[2]:
+            # Values over the end of their range come round on the other side in OpenJPH's wrapper.
+            frames.append(openjpeg.utils.decode(codestream, 0))
+        elif uid in HTJ2K:
             decoded = np.asarray(imagecodecs.htj2k_decode(codestream))
             # OpenJPH gives plane by plane what has no component transform.
             frames.append(
