@@ -16,7 +16,7 @@ if [ "${1:-}" = --quick ]; then
 else
   echo "test.sh: everything, a quarter of an hour on two cores; with --quick 5 minutes" >&2
 fi
-install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools ffmpeg strace haproxy || {
+install_packages redis-server dcmtk orthanc orthanc-gdcm libgdcm-tools strace haproxy || {
   [ "${CI:-}" != true ] || exit 1
   echo "test.sh: going on without them; their tests will be skipped" >&2
 }

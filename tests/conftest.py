@@ -6,6 +6,7 @@ A test that measures is marked `alone`: while it runs, no other test does.
 
 import os
 from collections.abc import Iterator
+from itertools import chain, zip_longest
 
 import pytest
 
@@ -17,11 +18,13 @@ from tests.support.running.turns import Turns
 fix_lost_responses()
 
 # The slowest first, so that none is left to run by itself at the end.
-_ORDER = ("tests/faults", "tests/e2e", "tests/transcoding", "tests/contract", "tests/unit")
+_WAITING = ("tests/faults", "tests/e2e")
+_WORKING = ("tests/transcoding", "tests/contract", "tests/unit")
 _turns = Turns(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 
 # The slowest first, so that none is left to run by itself at the end.
-_ORDER = ("tests/faults", "tests/e2e", "tests/transcoding", "tests/contract", "tests/unit")
+_WAITING = ("tests/faults", "tests/e2e")
+_WORKING = ("tests/transcoding", "tests/contract", "tests/unit")
 _turns = Turns(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 
 
@@ -37,11 +40,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def turn(item: pytest.Item) -> tuple[bool, int]:
-        folder = next((n for n, name in enumerate(_ORDER) if item.nodeid.startswith(name)), len(_ORDER))
-        return _is_alone(item), folder
-
-    items.sort(key=turn)
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    waiting, working = (
+        [files[name] for folder in folders for name in files if name.startswith(folder)]
+        for folders in (_WAITING, _WORKING)
+    )
+    # In turns, so that there is always a test that uses the processor while others wait.
+    turns = chain.from_iterable(zip_longest(waiting, working, fillvalue=[]))
+    items[:] = sorted(chain.from_iterable(turns), key=_is_alone)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: nobody's time runs while it waits

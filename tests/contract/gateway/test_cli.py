@@ -268,6 +268,8 @@ def test_a_worker_with_a_batch_that_does_not_end_stops_all_the_same(
         app = celery_app(load(site.config).model_copy(update={"broker": broker}))
         app.send_task("sleep", queue="transcode")
         wait_until(lambda: "asleep" in log.read_text(), "the batch to run", seconds=40)
+        # Celery waits for the end of a batch that its main process does not know to have begun.
+        wait_until(lambda: any((app.control.inspect().active() or {}).values()), "Celery to know", seconds=40)
         program.terminate()
         program.wait(timeout=80)
         assert not [line for line in command_lines().values() if str(site.config) in line]

@@ -1,7 +1,7 @@
 """Renditions of objects made on the spot, for what the shipped files lack.
 
-HTJ2K has no independent decoder here (ffmpeg 5.1, GDCM and DCMTK have none): the lossless streams are made by
-OpenJPH, through imagecodecs, and must come back from OpenJPEG as the samples that went in.
+The lossless HTJ2K streams are made by OpenJPH, through imagecodecs, and must come back from OpenJPEG as the
+samples that went in.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""Encoders and decoders that are none of ours: DCMTK, GDCM, ffmpeg's own JPEG 2000 decoder.
+"""Encoders and decoders that are none of ours: DCMTK, GDCM, FFmpeg's own JPEG 2000 decoder.
 
 `ENCODERS` makes a source in each transfer syntax from a native file, `cells` reads what an engine made.
 
@@ -7,9 +7,9 @@
     RLE                DCMTK dcmcrle           DCMTK dcmdrle
     JPEG (all)         DCMTK dcmcjpeg          DCMTK dcmdjpeg
     JPEG-LS            DCMTK dcmcjpls          DCMTK dcmdjpls
-    JPEG 2000          OpenJPEG                ffmpeg's native decoder, up to 16 bits
-    HTJ2K              OpenJPH (imagecodecs)   none here (ffmpeg 5.1, DCMTK and GDCM know it not): OpenJPH,
-                                               where the engine decodes by OpenJPEG
+    JPEG 2000          OpenJPEG                FFmpeg's own decoder (PyAV), up to 16 bits
+    HTJ2K              OpenJPH (imagecodecs)   the same; what it misreads, noise, by OpenJPH, where the
+                                               engine decodes by OpenJPEG, and lossy by OpenJPEG
     JPEG XL            libjxl (imagecodecs)    none in Debian but libjxl itself: held against the truth
     JPEG XL .111       libjxl (imagecodecs)    libjxl gives the JPEG back, which DCMTK's own is compared with
     Deflated frame     zlib                    zlib
@@ -17,12 +17,12 @@
 
 import re
 import subprocess
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import imagecodecs
 import numpy as np
 import openjpeg
@@ -190,8 +190,10 @@ def native_cells(made: Dataset) -> np.ndarray:
     return cells.reshape(frames, rows, columns, samples)
 
 
-def cells(path: Path, work: Path) -> tuple[np.ndarray, str]:
+def cells(path: Path, work: Path, *, noise: bool = False) -> tuple[np.ndarray, str]:
     """The cells of `path` by a decoder that the engine has no part in, and their photometric interpretation.
+
+    `noise` says that the values may use their range to the full, which FFmpeg misreads in HTJ2K.
 
     Raises:
         NoDecoder: nothing independent reads it.
@@ -213,7 +215,7 @@ def cells(path: Path, work: Path) -> tuple[np.ndarray, str]:
         never = ("+cn",) if tool == "dcmdjpeg" and BY_UID[uid].lossless else ()
         run(tool, *never, str(path), str(native))
     else:
-        return _frames(path, uid, work)
+        return _frames(path, uid, noise=noise)
     made = dcmread(native)
     return extended(native_cells(made), made), str(made.PhotometricInterpretation)
 
@@ -226,7 +228,7 @@ def extended(values: np.ndarray, made: Dataset) -> np.ndarray:
     return (values << spare) >> spare
 
 
-def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
+def _frames(path: Path, uid: str, *, noise: bool) -> tuple[np.ndarray, str]:
     """The syntaxes whose frames are decoded one by one."""
     made = dcmread(path)
     photometric = str(made.PhotometricInterpretation)
@@ -234,14 +236,12 @@ def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
     shape = (int(made.Rows), int(made.Columns)) + ((3,) if made.SamplesPerPixel == 3 else ())
     frames: list[np.ndarray] = []
     for codestream in codestreams(made):
-        if uid in J2K:
-            frames = list(_by_ffmpeg(codestreams(made), made, work).reshape(-1, *shape))
-            break
-        if uid in HTJ2K:
-            if uid == HTJ2K[2]:
-                # Values over the end of their range come round on the other side in OpenJPH's wrapper.
-                frames.append(openjpeg.utils.decode(codestream, 0))
-                continue
+        if uid in J2K or (uid in HTJ2K and not noise):
+            frames.append(_by_ffmpeg(codestream, made))
+        elif uid == HTJ2K[2]:
+            # Values over the end of their range come round on the other side in OpenJPH's wrapper.
+            frames.append(openjpeg.utils.decode(codestream, 0))
+        elif uid in HTJ2K:
             decoded = np.asarray(imagecodecs.htj2k_decode(codestream))
             # OpenJPH gives plane by plane what has no component transform.
             frames.append(
@@ -264,22 +264,18 @@ def _frames(path: Path, uid: str, work: Path) -> tuple[np.ndarray, str]:
     return extended(np.stack(whole).astype(kind), made), photometric
 
 
-def _by_ffmpeg(frames: list[bytes], made: Dataset, work: Path) -> np.ndarray:
-    """ffmpeg's own decoder (`jpeg2000`; `libopenjpeg` would be the engine's), all frames in one run."""
+def _by_ffmpeg(codestream: bytes, made: Dataset) -> np.ndarray:
+    """FFmpeg's own decoder (`jpeg2000`; `libopenjpeg` would be the engine's)."""
     colour, stored = made.SamplesPerPixel == 3, int(made.BitsStored)
-    precision, signed = (frames[0][42] & 0x7F) + 1, bool(frames[0][42] & 0x80)
+    precision, signed = (codestream[42] & 0x7F) + 1, bool(codestream[42] & 0x80)
     depth = next((d for d in (8, 16) if d >= precision), None)
     if depth is None:
-        raise NoDecoder(f"ffmpeg has no pixel format for {precision} bits")
-    folder = Path(tempfile.mkdtemp(dir=work))
-    for number, codestream in enumerate(frames):
-        (folder / f"{number:05}.j2k").write_bytes(codestream)
+        raise NoDecoder(f"FFmpeg has no pixel format for {precision} bits")
     layout = {8: "rgb24", 16: "rgb48le"} if colour else {8: "gray", 16: "gray16le"}
-    run(
-        "ffmpeg", "-v", "error", "-xerror", "-y", "-start_number", "0", "-c:v", "jpeg2000", "-f", "image2",
-        "-i", str(folder / "%05d.j2k"), "-pix_fmt", layout[depth], "-f", "rawvideo", str(folder / "raw"),
-    )  # fmt: skip
-    values = np.frombuffer((folder / "raw").read_bytes(), "<u2" if depth > 8 else "u1").astype(np.int32)
+    context = av.CodecContext.create("jpeg2000", "r")
+    context.thread_count = 1
+    (frame,) = [*context.decode(av.Packet(codestream)), *context.decode(None)]
+    values = frame.reformat(format=layout[depth]).to_ndarray().astype(np.int32)
     values >>= depth - precision  # it puts the samples into the high bits
     if signed:
         # It shifts the level of signed samples too (T.800 G.1.2 does so for unsigned ones alone).
