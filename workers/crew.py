@@ -122,10 +122,12 @@ class Crew(Generic[R, S]):
             self._tend()
             if number in self._done:
                 break
+            limits.begin_step(self._work.size)
             if self._given < self._work.count and len(self._ahead) < _AHEAD:
                 self._do_ahead()
             else:
                 self._wait()
+            limits.begin_step(self._work.size)
         self._ahead.discard(number)
         done = self._done.pop(number)
         return (self._read(number), None) if done is None else done
@@ -140,7 +142,6 @@ class Crew(Generic[R, S]):
         self._pace += seconds
 
     def _read(self, number: int) -> R:
-        limits.begin_step(self._work.size)
         began = time.monotonic()
         made = self._work.read(number)
         self._pace = time.monotonic() - began
@@ -150,14 +151,12 @@ class Crew(Generic[R, S]):
         number = self._given
         self._given += 1
         self._ahead.add(number)
-        limits.begin_step(self._work.size)
         try:
             self._done[number] = self._work.whole(number)
         except Exception:  # noqa: BLE001  it is met again in its turn
             self._done[number] = None
 
     def _wait(self) -> None:
-        limits.begin_step(self._work.size)
         waiting = select.poll()
         for helper in self._helpers:
             waiting.register(helper.link, select.POLLIN)

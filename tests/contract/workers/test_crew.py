@@ -278,7 +278,7 @@ def test_a_helper_dies_with_its_owner_and_its_seat_is_free(seats: Seats, tmp_pat
 def test_what_a_helper_has_no_memory_for_its_owner_does(
     seats: Seats, forked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, refused = compressed(tmp_path, J2K), tmp_path / "refused"
+    path, refused = compressed(tmp_path, J2K, frames=5), tmp_path / "refused"
 
     def eat(_: bytes, helper: bool) -> None:
         try:
