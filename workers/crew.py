@@ -81,7 +81,7 @@ class Work(Generic[R, S]):
     count: int
     size: int
     read: Callable[[int], R]
-    finish: Callable[[R], S] | None
+    finish: Callable[[R], S | None] | None
     descriptor: int
 
     def whole(self, number: int) -> Result[R, S]:

@@ -144,7 +144,12 @@ class Rendition:
         stored, place = StoredBits(image, context.values), _place(context)
         colour, surplus = None, 0
         found = self._decoded(context.elements, image, rgb, uid)
-        for number, (decoded, finished) in enumerate(self.spread(found, image, finish), 1):
+
+        def unless_in_vain(decoded: Decoded) -> S | None:
+            return finish(decoded) if finish is not None and not self.misfits(context) else None
+
+        spread = self.spread(found, image, unless_in_vain if finish is not None else None)
+        for number, (decoded, finished) in enumerate(spread, 1):
             colour = colour or decoded.colour
             if decoded.colour != colour:
                 raise Permanent(f"frame {number} is {decoded.colour}, those before it are {colour}")
@@ -161,7 +166,7 @@ class Rendition:
         self.note(*pixels.surplus_note(surplus))
 
     def spread(
-        self, frames: pixels.Frames[R], image: Image, finish: Callable[[R], S] | None = None
+        self, frames: pixels.Frames[R], image: Image, finish: Callable[[R], S | None] | None = None
     ) -> Iterator[tuple[R, S | None]]:
         """Read all frames in order, some by helpers, which also `finish` theirs; see `crew`."""
         descriptor = self.received.source.descriptor
