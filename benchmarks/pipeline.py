@@ -31,7 +31,17 @@ from benchmarks.machine.usage import cores, describe
 from benchmarks.measure import stages
 from benchmarks.measure.rounds import Run, as_json, bare_codec, codec_seconds, latencies, measure_round
 from benchmarks.peers.contenders import Contender, Running, against, contenders, worker_counts
-from benchmarks.peers.jobs import J2K_CT, JOBS, PASSED_CT, RLE_CT, SMALL_MR, Job, Objects, make
+from benchmarks.peers.jobs import (
+    J2K_CT,
+    JOBS,
+    MANY_FRAMES,
+    PASSED_CT,
+    RLE_CT,
+    SMALL_MR,
+    Job,
+    Objects,
+    make,
+)
 from benchmarks.peers.past import install
 from benchmarks.peers.sink import Sink, sink
 from benchmarks.report.plot import plot
@@ -48,6 +58,7 @@ _STAGES: dict[str, tuple[StageMeasurement, ...]] = {
     SMALL_MR: (stages.ingest_then_forward,),
     J2K_CT: (stages.transcoding,),
     RLE_CT: (stages.transcoding,),
+    MANY_FRAMES.name: (stages.transcoding,),
 }
 
 
@@ -62,7 +73,7 @@ class Extent:
 
     def count(self, job: Job, share: float = 1.0) -> int:
         """Number of objects of a job, for a contender that gets a share of them."""
-        return max(round(job.count * self.scale * share), _LEAST)
+        return max(round(job.count * self.scale * share), min(_LEAST, job.count))
 
     def rounds_of(self, job: Job) -> int:
         """Twice as many for the job of most figures: one round differs from the next by 3 %."""
@@ -195,7 +206,9 @@ def main() -> None:
         samples=6 if asked.quick or asked.scale < 0.5 else 20,
         quick=asked.quick,
     )
-    jobs = [job for job in JOBS if not asked.only or job.name.startswith(tuple(asked.only))]
+    beginnings = tuple(asked.only) or ("",)
+    jobs = [job for job in JOBS if job.name.startswith(beginnings)]
+    alone = [job for job in (*JOBS, MANY_FRAMES) if job.name.startswith(beginnings)]
     folder = Path(tempfile.mkdtemp(prefix="dicomferry-benchmark-", dir=asked.folder))
     programs = Programs(folder)
     results = Results(describe(folder) | {"scale": extent.scale, "rounds": extent.rounds})
@@ -205,7 +218,7 @@ def main() -> None:
     works: list[tuple[str, Callable[[], None]]] = [(job.name, partial(bench.job, job)) for job in jobs]
     works += [
         (f"{stage.__name__}, {job.name}", partial(bench.stage, stage, job))
-        for job in jobs
+        for job in alone
         for stage in _STAGES.get(job.name, ())
     ]
     began = time.monotonic()

@@ -7,7 +7,7 @@ exception leaves: a MemoryError would stop the whole worker.
 import errno
 import logging
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from redis import Redis
@@ -28,6 +28,7 @@ from dicomferry.messages.events import (
     push,
 )
 from dicomferry.spool import durable, records
+from dicomferry.spool.seats import Seats
 from dicomferry.spool.spool import ROOM, TRANSCODING, Spool
 from workers import child_ends, limits, transcode
 from workers.room import NoRoom, Room, TooLarge
@@ -43,10 +44,14 @@ _FOR_ROOM = "waits for room on the spool's disk"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What instances may take; without `disk`, renditions may have all that is free."""
+    """What instances may take; without `disk`, renditions may have all that is free.
+
+    A batch has one of the `seats`; without any, and where none is free, an instance has this process alone.
+    """
 
     ceilings: Ceilings = Ceilings()
     disk: Room | None = None
+    seats: Seats | None = None
 
 
 def run_batch(
@@ -57,7 +62,8 @@ def run_batch(
     What is not begun after `TURN` seconds stays undone: the dispatcher asks for it again. Do nothing if the
     batch's lease is gone or held, and return None.
     """
-    with spool.leases.acquire(batch.id) as held:
+    seated = bounds.seats.seated() if bounds.seats else nullcontext()
+    with spool.leases.acquire(batch.id) as held, seated:
         if not held:
             log.info("Dropped batch=%s: its lease is gone or held", batch.id)
             return None
@@ -181,6 +187,7 @@ def _transcode(spool: Spool, batch: TranscodeBatch, instance: str, size: int, bo
                 recorded=True,
                 ceilings=bounds.ceilings,
                 disk=bounds.disk,
+                seats=bounds.seats,
             )
     except transcode.Unsuitable as error:
         log.warning("Unsuitable instance=%s key=%s: %s", instance, key, error)

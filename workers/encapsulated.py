@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.elements import Element
@@ -9,13 +12,14 @@ from dicomferry.dicom.encoding import UNDEFINED
 from dicomferry.errors import Permanent, Unsuitable
 from workers import limits
 from workers.codecs import decoders, encoders
-from workers.codecs.image import RGB, YBR, YBR_422, Image
+from workers.codecs.image import RGB, YBR, YBR_422, Decoded, Image
 from workers.dataset import attributes, functional_groups, lossy, pixels
 from workers.dataset.fragment_writer import DELIMITER, Fragments
 from workers.dataset.overlays import CellSeparator
 from workers.dataset.replacement import MISFIT, PixelContext, Replacement, Replacer
 from workers.dataset.scratch import ScratchFile
 from workers.rendition import Rendition
+from workers.verify import Findings, Proof
 
 _NEAR = "1.2.840.10008.1.2.4.81"
 
@@ -43,17 +47,36 @@ def recompressed(rendition: Rendition, context: PixelContext) -> Replacement:
     proof = rendition.start_proof()
     received, ceilings = rendition.received, rendition.ceilings
     limits.extend(image.native_length)
-    for codestream in pixels.codestreams(
+    found = pixels.codestreams(
         received.source, context.elements, image, source_uid, ceilings=ceilings, note=rendition.note
-    ):
-        limits.begin_step(image.frame_length)
+    )
+
+    def remade(codestream: bytes) -> bytes:
         other = encoders.recompress(codestream, source_uid, target.uid)
         if other is None:
             raise Unsuitable(f"this JPEG has no other form: {target.label} cannot be made of it")
+        return other
+
+    def decoded(codestream: bytes) -> tuple[np.ndarray, Image]:
+        frame = decoders.decode(source_uid, codestream, image, rgb=False)
+        return frame.samples, replace(image, photometric=frame.colour)
+
+    def finish(read: tuple[bytes, int]) -> tuple[bytes, tuple[np.ndarray, Image] | None, Findings | None]:
+        other = remade(read[0])
+        if proof is None:
+            return other, None, None
+        cells = decoded(read[0])
+        return other, cells, proof.examine(*cells, other)
+
+    surplus = 0
+    for (codestream, behind), finished in rendition.spread(found, image, finish):
+        limits.begin_step(image.frame_length)
+        surplus += behind
+        other, cells, findings = finished or (remade(codestream), None, None)
         if proof is not None:
-            decoded = decoders.decode(source_uid, codestream, image, rgb=False)
-            proof.check_encoded(decoded.samples, replace(image, photometric=decoded.colour), other)
+            proof.check_encoded(*(cells or decoded(codestream)), other, findings)
         fragments.add(other)
+    rendition.note(*pixels.surplus_note(surplus))
     return _replacement(rendition, fragments, fragments.extended)
 
 
@@ -88,17 +111,19 @@ def _encoded(
     fragments = Fragments(rendition.scratch_file())
     proof = rendition.start_proof(rendition.quality.near if target.uid == _NEAR else None)
     photometric = ""
-    for decoded in rendition.frames(context, image, rgb=False):
+
+    finish = partial(_finish, rendition, cells, separator, proof)
+    for decoded, finished in rendition.frames(context, image, rgb=False, finish=finish):
         described = replace(cells, photometric=decoded.colour)
         if not photometric:
             _check_capability(target, described)
         values = separator.separate(decoded.samples) if separator else decoded.samples
-        made = encoders.encode(target.uid, values, described, rendition.quality)
+        made, findings = finished or (encoders.encode(target.uid, values, described, rendition.quality), None)
         if photometric not in ("", made.photometric):
             raise Permanent(f"frames became {photometric} and {made.photometric}")
         photometric = made.photometric
         if proof is not None:
-            proof.check_encoded(values, described, made.codestream)
+            proof.check_encoded(values, described, made.codestream, findings)
         fragments.add(made.codestream)
     if rendition.misfits(context):
         return MISFIT
@@ -124,6 +149,20 @@ def _encoded(
         context, received.source, instance, big=received.encoding.big
     )
     return _replacement(rendition, fragments, changes, lossy.appended(*instance), of_frames)
+
+
+def _finish(
+    rendition: Rendition,
+    cells: Image,
+    separator: CellSeparator | None,
+    proof: Proof | None,
+    decoded: Decoded,
+) -> tuple[encoders.Encoded, Findings | None]:
+    """Encode a frame, and examine what came of it, apart from its turn."""
+    values = separator.values(decoded.samples) if separator else decoded.samples
+    described = replace(cells, photometric=decoded.colour)
+    made = encoders.encode(rendition.target_syntax.uid, values, described, rendition.quality)
+    return made, proof.examine(values, described, made.codestream) if proof else None
 
 
 def _check_capability(target: syntaxes.Syntax, image: Image) -> None:

@@ -123,5 +123,11 @@ def begin_step(size: int) -> None:
         _set_timer(min(_over, time.monotonic() + seconds_for(size)))
 
 
+def end_step() -> None:
+    """Wait for the next step without a limit. Without a deadline this does nothing."""
+    if _over:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _set_timer(until: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 1e-3))

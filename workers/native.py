@@ -66,7 +66,7 @@ def _decoded(rendition: Rendition, context: PixelContext, uid: str | None = None
     if length > _MAX_LENGTH:
         raise Unsuitable(f"{length} bytes of native pixel data are more than {target.label} can hold")
     wanted = rendition.spec.colour
-    frames = rendition.frames(context, image, rgb=wanted == "rgb", uid=uid)
+    frames = (frame for frame, _ in rendition.frames(context, image, rgb=wanted == "rgb", uid=uid))
     first = next(frames, None)
     if first is None:
         return MISFIT

@@ -1,19 +1,22 @@
 """One rendition in the making: its source, its target, and what its native and encapsulated forms share."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from dicomferry.ceilings import Ceilings
 from dicomferry.dicom import syntaxes
 from dicomferry.dicom.elements import PIXEL_DATA, Element
 from dicomferry.errors import Permanent
 from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.seats import Seats
 from workers import limits
 from workers.codecs.encoders import Quality
 from workers.codecs.image import Decoded, Image
+from workers.crew import Crew, Work
 from workers.dataset import attributes, lossy, pixels
 from workers.dataset.received import Received
 from workers.dataset.replacement import PixelContext
@@ -21,6 +24,9 @@ from workers.dataset.scratch import ScratchFile
 from workers.dataset.stored import StoredBits
 from workers.room import Claim
 from workers.verify import Proof
+
+R = TypeVar("R")
+S = TypeVar("S")
 
 
 @dataclass(slots=True)
@@ -34,6 +40,7 @@ class Rendition:
     ceilings: Ceilings
     verified: bool
     claim: Claim  # on the disk
+    seats: Seats | None  # where helpers may do some of the frames
     # By offset of its pixel data: the High Bit that an image's values need, as an attempt before this found.
     high_bits: Mapping[int, int]
     out: BinaryIO | None = None  # its file, where that takes the pixels as they are made
@@ -114,19 +121,40 @@ class Rendition:
         return replace(image, bits_stored=stored, high_bit=high_bit)
 
     def frames(
-        self, context: PixelContext, image: Image, *, rgb: bool, uid: str | None = None
-    ) -> Iterator[Decoded]:
+        self,
+        context: PixelContext,
+        image: Image,
+        *,
+        rgb: bool,
+        uid: str | None = None,
+        finish: Callable[[Decoded], S] | None = None,
+    ) -> Iterator[tuple[Decoded, S | None]]:
         """The frames of a data set's pixel data as native cells; each is a step of limited time.
 
         `rgb` lets decoders convert YCbCr. `uid` is the syntax of codestreams, if not the instance's. From the
         first frame on whose values do not fit Bits Stored they are only measured: then `misfits`, and this
-        attempt is in vain.
+        attempt is in vain. What `finish` made of a frame comes with it where a helper did that already.
+
+        Raises:
+            Permanent: a frame is damaged or missing, or its colour differs from the first, or the image is
+                over a ceiling.
         """
         limits.extend(image.native_length)
         limits.begin_step(image.frame_length)
         stored, place = StoredBits(image, context.values), _place(context)
-        for decoded in self._decoded(context.elements, image, rgb, uid):
+        colour, surplus = None, 0
+        found = self._decoded(context.elements, image, rgb, uid)
+
+        def unless_in_vain(decoded: Decoded) -> S | None:
+            return finish(decoded) if finish is not None and not self.misfits(context) else None
+
+        spread = self.spread(found, image, unless_in_vain if finish is not None else None)
+        for number, (decoded, finished) in enumerate(spread, 1):
+            colour = colour or decoded.colour
+            if decoded.colour != colour:
+                raise Permanent(f"frame {number} is {decoded.colour}, those before it are {colour}")
             limits.begin_step(image.frame_length)
+            surplus += decoded.surplus
             self.note(*decoded.notes)
             high_bit = stored.high_bit(decoded.samples)
             if high_bit > image.high_bit and not stored.can_grow(high_bit):
@@ -134,7 +162,24 @@ class Rendition:
             elif high_bit > image.high_bit:
                 self.found_high_bits[place] = max(high_bit, self.found_high_bits.get(place, 0))
             if not self.misfits(context):
-                yield decoded
+                yield decoded, finished
+        self.note(*pixels.surplus_note(surplus))
+
+    def spread(
+        self, frames: pixels.Frames[R], image: Image, finish: Callable[[R], S | None] | None = None
+    ) -> Iterator[tuple[R, S | None]]:
+        """Read all frames in order, some by helpers, which also `finish` theirs; see `crew`."""
+        descriptor = self.received.source.descriptor
+        work = Work(frames.count, image.frame_length, frames.read, finish, descriptor)
+        crew = Crew(work, self.seats, self.ceilings.memory_mb)
+        self.cleanup.callback(crew.end)
+        for number in range(frames.count):
+            made, finished = crew.frame(number)
+            began = time.monotonic()
+            yield made, finished
+            if finish is not None and finished is None:
+                crew.finished(time.monotonic() - began)
+        crew.end()
 
     def misfits(self, context: PixelContext) -> bool:
         """Whether values were found that Bits Stored denies."""
@@ -142,7 +187,7 @@ class Rendition:
 
     def _decoded(
         self, elements: Mapping[int, Element], image: Image, rgb: bool, uid: str | None
-    ) -> Iterator[Decoded]:
+    ) -> pixels.Frames[Decoded]:
         received, ceilings = self.received, self.ceilings
         pixel_data = elements[PIXEL_DATA]
         if not pixel_data.undefined:

@@ -16,7 +16,8 @@ from dicomferry.messages.batches import DROPPED, TRANSCODE, TRANSCODE_QUEUE, Tra
 from dicomferry.messages.broker import celery_app, consume, redis_client
 from dicomferry.messages.events import Event, Failed, Unsuitable
 from dicomferry.settings import Settings
-from dicomferry.spool.spool import Spool
+from dicomferry.spool.seats import Seats
+from dicomferry.spool.spool import Spool, boot_id
 from workers import child_ends, limits
 from workers.batch import Bounds, run_batch
 from workers.room import Room
@@ -24,26 +25,28 @@ from workers.room import Room
 log = logging.getLogger(__name__)
 
 
-def register(app: Celery, settings: Settings) -> None:
-    """Register the task `dicomferry.transcode` on `app`."""
+def register(app: Celery, settings: Settings, processes: int = 1) -> None:
+    """Register the task `dicomferry.transcode` on `app`, for a worker of so many processes."""
     spool = Spool(settings.spool.absolute())
     redis = redis_client(settings)  # connects at the first command: in the child process
-    bounds = bounds_of(settings)
+    bounds = bounds_of(settings, processes)
 
     @app.task(name=TRANSCODE, ignore_result=True)  # type: ignore[untyped-decorator]
     def transcode_batch(**message: Any) -> str:
         return _outcome(run_batch(spool, redis, TranscodeBatch.from_message(message), bounds))
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    """The bounds that `settings` set."""
+def bounds_of(settings: Settings, processes: int = 1) -> Bounds:
+    """The bounds that `settings` set, for a worker of so many processes."""
+    spool = Spool(settings.spool.absolute())
     disk = Room(
-        Spool(settings.spool.absolute()).renditions,
+        spool.renditions,
         shared=True,
         reserve_mb=settings.ingest.min_free_mb,
         most_mb=settings.worker.renditions_mb,
     )
-    return Bounds(settings.worker.ceilings, disk)
+    seats = Seats(spool.seats, min(processes, limits.cores()), boot_id())
+    return Bounds(settings.worker.ceilings, disk, seats)
 
 
 def _outcome(results: list[Event | None] | None) -> str:
@@ -75,9 +78,9 @@ def run(settings: Settings, concurrency: int | None = None) -> None:
     """
     Spool(settings.spool.absolute()).prepare()
     app = celery_app(settings)
-    register(app, settings)
-    _connect_signals(settings)
     processes = concurrency or settings.worker.concurrency or limits.cores()
+    register(app, settings, processes)
+    _connect_signals(settings)
     consume(app, "worker", TRANSCODE_QUEUE, pool="prefork", concurrency=processes)
     log.info("Stopped")
 

@@ -18,6 +18,7 @@ from dicomferry.dicom.part10 import file_header
 from dicomferry.errors import NoPixelData, Permanent, Unsuitable
 from dicomferry.spool import durable, records
 from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.seats import Seats
 from workers import encapsulated, native
 from workers.dataset import attributes, lossy
 from workers.dataset.completeness import FLOATS, truncation
@@ -52,12 +53,14 @@ def transcode(
     recorded: bool = False,
     ceilings: Ceilings = Ceilings(),
     disk: Room | None = None,
+    seats: Seats | None = None,
 ) -> Report:
     """Write the rendition `spec` of the file `source` to `target`.
 
     `verify` is "always", "sampled" or "never". An encapsulated rendition is decoded back and compared; the
     file of a native one is read back. With `recorded` the result is written into the rendition's File Meta
     Information (see `records`). Without `disk`, the rendition may have all that is free on the disk.
+    Where `seats` has free ones, helpers do some of the frames; the bytes are the same.
 
     Raises:
         Unsuitable: the transfer syntax cannot hold this instance.
@@ -78,7 +81,7 @@ def transcode(
         ):
             chosen = is_chosen(verify, received.meta.sop_instance_uid)
             room = records.ROOM if recorded and chosen else b""
-            make = partial(Rendition, received, syntax, spec, target.parent, ceilings, chosen, claim)
+            make = partial(Rendition, received, syntax, spec, target.parent, ceilings, chosen, claim, seats)
             report, found = _make(make({}), temporary, room)
             if found:  # values that Bits Stored denies, which stands before them in the file
                 report, _ = _make(make(found), temporary, room)

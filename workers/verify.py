@@ -49,6 +49,16 @@ def is_chosen(setting: str, identity: str) -> bool:
     return setting == "always"
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a helper found about one frame, as `Proof` adds it up."""
+
+    written: tuple[int, int]
+    max_error: int
+    squares: float
+    after: np.ndarray | None  # the frame as it was decoded back, where it may differ
+
+
 @dataclass
 class Proof:
     """What was found about one Pixel Data element while its rendition in `uid` was made.
@@ -67,6 +77,7 @@ class Proof:
     _squares: float = 0.0
     _samples: int = 0
     _range: int = 0
+    digests: bool = True  # whether to take them
 
     @property
     def digest(self) -> str:
@@ -78,12 +89,28 @@ class Proof:
         """Whether the target is always lossless."""
         return BY_UID[self.uid].lossless
 
-    def check_encoded(self, cells: np.ndarray, image: Image, codestream: bytes) -> None:
-        """Decode `codestream` back and compare it with the `cells` that were encoded; `image` describes them.
+    def examine(self, cells: np.ndarray, image: Image, codestream: bytes) -> Findings:
+        """Check a frame as `check_encoded` does, elsewhere and before its turn; pure.
 
         Raises:
             VerificationFailed: they differ by more than the target allows.
         """
+        part = Proof(self.uid, self.near, digests=False)
+        found = part.check_encoded(cells, image, codestream)
+        return Findings(part.written[0], part.max_error, part._squares, None if self.lossless else found)
+
+    def check_encoded(
+        self, cells: np.ndarray, image: Image, codestream: bytes, findings: Findings | None = None
+    ) -> np.ndarray:
+        """Decode `codestream` back and compare it with the `cells` that were encoded; `image` describes them.
+
+        With `findings` that was done already. Returns what was decoded.
+
+        Raises:
+            VerificationFailed: they differ by more than the target allows.
+        """
+        if findings is not None:
+            return self._add_findings(cells, image, findings)
         self.frames += 1
         self.add_written(codestream)
         decoder = proof_decoder(self.uid)
@@ -100,6 +127,16 @@ class Proof:
             _unsigned(cells, image), _unsigned(found.reshape(cells.shape), image)
         ):
             raise self._failed("differs in bits beside the values")
+        return found
+
+    def _add_findings(self, cells: np.ndarray, image: Image, findings: Findings) -> np.ndarray:
+        self.frames += 1
+        self.written.append(findings.written)
+        for digest, frame in ((self._before, cells), (self._after, findings.after)):
+            for block in _blocks(frame.reshape(cells.shape), image) if frame is not None else ():
+                digest.update(_bytes(block))
+        self._add_errors(cells, image, findings.max_error, findings.squares)
+        return cells if findings.after is None else findings.after
 
     def add_native(self, cells: np.ndarray, image: Image) -> None:
         """Add a frame of a native rendition; `image` describes its `cells`."""
@@ -113,11 +150,14 @@ class Proof:
     def _compare(self, cells: np.ndarray, found: np.ndarray, image: Image) -> None:
         wrong, worst = 0, 0
         squares, total, total_squares = 0.0, 0.0, 0.0
-        for before, after in _blocks(cells, found, image):
-            self._before.update(_bytes(before))
+        pairs = zip(_blocks(cells, image), _blocks(found.reshape(cells.shape), image), strict=True)
+        for before, after in pairs:
+            if self.digests:
+                self._before.update(_bytes(before))
             if self.lossless and np.array_equal(before, after):
                 continue
-            self._after.update(_bytes(after))
+            if self.digests:
+                self._after.update(_bytes(after))
             numbers = _numbers(before, image)
             error = np.abs(numbers - _numbers(after, image))
             wrong += int(np.count_nonzero(error))
@@ -129,11 +169,15 @@ class Proof:
             raise self._failed(f"differs in {wrong} of {cells.size} samples, by up to {worst}")
         if self.near is not None and worst > self.near:
             raise self._failed(f"is off by up to {worst}, though at most {self.near} was asked for")
-        self._range = (1 << image.bits_stored) - 1
+        top = (1 << image.bits_stored) - 1
         variance = max(0.0, total_squares / cells.size - (total / cells.size) ** 2)
         # The mean square error of an unrelated image is twice the variance, of a plain grey one the variance.
-        if squares / cells.size > 1.5 * variance + (self._range / 50) ** 2:
+        if squares / cells.size > 1.5 * variance + (top / 50) ** 2:
             raise self._failed(f"does not resemble what was encoded: it is off by up to {worst}")
+        self._add_errors(cells, image, worst, squares)
+
+    def _add_errors(self, cells: np.ndarray, image: Image, worst: int, squares: float) -> None:
+        self._range = (1 << image.bits_stored) - 1
         self.max_error = max(self.max_error, worst)
         self._squares += squares
         self._samples += cells.size
@@ -178,13 +222,11 @@ class Proof:
         }
 
 
-def _blocks(cells: np.ndarray, found: np.ndarray, image: Image) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both arrays as canonical cells, some rows at a time."""
-    found = found.reshape(cells.shape)
+def _blocks(cells: np.ndarray, image: Image) -> Iterator[np.ndarray]:
+    """Canonical cells, some rows at a time."""
     step = max(1, _BLOCK // max(1, cells[:1].size))
     for row in range(0, cells.shape[0], step):
-        rows = slice(row, row + step)
-        yield _canonical(cells[rows], image), _canonical(found[rows], image)
+        yield _canonical(cells[row : row + step], image)
 
 
 def _canonical(cells: np.ndarray, image: Image) -> np.ndarray:

@@ -32,7 +32,8 @@ from dispatcher.rendering import MAX_TRANSCODE_INSTANCES
 
 _WARM = 8  # objects
 _ASSOCIATIONS = (1, 4, 16, 64)
-_TIMEOUT = 4.0  # seconds without an event; less than the client's own timeout of 5
+_TIMEOUT = 4.0  # seconds of one wait for an event; less than the client's own timeout of 5
+_SILENCE = 120.0  # seconds without an event: one object of many frames takes some
 
 
 def ingest_then_forward(objects: Objects, folder: Path, programs: Programs) -> dict[str, Any]:
@@ -179,11 +180,14 @@ def _make_renditions(
         publisher.publish(batch, f"{len(batch.instances)} objects")
         ids.add(batch.id)
     app.close()
-    began = None
+    began, heard = None, time.monotonic()
     while ids:
         message = redis.blpop([events.EVENTS_KEY], timeout=_TIMEOUT)
         if message is None:
-            raise Failure(f"the workers said nothing for {_TIMEOUT:g} s")
+            if time.monotonic() - heard > _SILENCE:
+                raise Failure(f"the workers said nothing for {_SILENCE:g} s")
+            continue
+        heard = time.monotonic()
         event = events.parse(message[1])
         if isinstance(event, events.Started):
             began = began or time.monotonic()

@@ -58,6 +58,11 @@ JOBS: tuple[Job, ...] = (
     Job("JPEG US 640 x 10 frames", _COLOUR, "US", _STORAGE + "3.1", "JPEGBaseline8Bit", 20),
     Job("J2K to JPEG-LS CT 512", _CT, *_CTS, "JPEG2000Lossless", 100, shown="JPEGLSLossless"),
 )
+# For the workers alone: one object, whose frames they share.
+MANY_FRAMES = Job(
+    "J2K 1024 x 60 frames", replace(_MR, rows=1024, columns=1024, frames=60), "MR", _STORAGE + "4.1",
+    "JPEG2000Lossless", 1,
+)  # fmt: skip
 J2K_CT, PASSED_CT, SMALL_MR, RLE_CT = (JOBS[n].name for n in (0, 1, 2, 5))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from benchmarks.machine.usage import cores
 from benchmarks.peers.contenders import contenders, ferry_name, worker_counts
-from benchmarks.peers.jobs import FAST_CODECS, J2K_CT, PASSED_CT, SMALL_MR
+from benchmarks.peers.jobs import FAST_CODECS, J2K_CT, MANY_FRAMES, PASSED_CT, SMALL_MR
 
 BARE = "ceiling: the bare codec"
 FERRY = ferry_name(cores())  # with a worker for each core
@@ -152,6 +152,10 @@ def figures(results: Results) -> Sequence[Figure]:
             for job in (PASSED_CT, J2K_CT)
         ),
         Figure("J2K CT: workers 1 to 2, alone", results.gain(J2K_CT, "rate"), 1.9, note=_gains(results)),
+        Figure(
+            "J2K, one object of 60 frames 1024 x 1024: workers 1 to 2, alone",
+            results.gain(MANY_FRAMES.name, "rate"), 1.7, 1.9,
+        ),
         Figure(
             "J2K CT: bytes written to disk / (received + rendition)",
             results.median(J2K_CT, FERRY, lambda run: _written(results, run, run["spared_bytes"])),

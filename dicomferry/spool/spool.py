@@ -16,7 +16,7 @@ from typing import Any
 
 from dicomferry.crashpoints import reach
 from dicomferry.errors import Misconfigured
-from dicomferry.spool import durable, records
+from dicomferry.spool import durable, records, seats
 from dicomferry.spool.departures import Departure, Departures
 from dicomferry.spool.instance import UID_BYTES, Instance, State
 from dicomferry.spool.leases import Leases
@@ -56,6 +56,7 @@ class Spool(Markers):
         self.quarantine = root / "quarantine"
         self.destinations = root / "destinations"
         self.orders = root / "orders"
+        self.seats = root / "seats"
         self.history = root / "history.sqlite"
         self._status = root / "status.json"
 
@@ -69,6 +70,7 @@ class Spool(Markers):
             for folder in (
                 self.incoming, self.receivers.folder, self.renditions, self.leases.folder,
                 self.trash, self._departures.folder, self.quarantine, self.destinations, self.orders,
+                self.seats,
                 *(self.instances / shard for shard in SHARDS),
             ):  # fmt: skip
                 folder.mkdir(parents=True, exist_ok=True)
@@ -239,6 +241,7 @@ class Spool(Markers):
                     shutil.rmtree(folder, ignore_errors=True)
             if boot.name != boot_id():
                 shutil.rmtree(boot, ignore_errors=True)
+        seats.sweep(self.seats)
         for trashed in self.trash.iterdir():
             durable.remove(trashed)
         for left in durable.leftover_temporaries(self._status):

@@ -63,6 +63,7 @@ class Decoded:
     samples: np.ndarray
     colour: str  # their photometric interpretation
     notes: tuple[str, ...] = ()  # where codestream and data set disagree, and which of them was followed
+    surplus: int = 0  # bytes behind the codestream, which were left out
 
 
 def to_rgb(samples: np.ndarray, bits_stored: int) -> np.ndarray:

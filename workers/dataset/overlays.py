@@ -96,11 +96,22 @@ class CellSeparator:
             Unsuitable: some bits belong neither to a value nor to an overlay.
         """
         image = self._image
+        if image.bits_stored < image.bits_allocated:
+            raw = cells.view(f"<u{cells.dtype.itemsize}")
+            for plane in self._planes:
+                plane.bits.add((raw >> plane.position & 1).astype(np.uint8))
+        return self.values(cells)
+
+    def values(self, cells: np.ndarray) -> np.ndarray:
+        """The same without keeping the overlays; pure.
+
+        Raises:
+            Unsuitable: some bits belong neither to a value nor to an overlay.
+        """
+        image = self._image
         if image.bits_stored == image.bits_allocated:
             return cells
         raw = cells.view(f"<u{cells.dtype.itemsize}")
-        for plane in self._planes:
-            plane.bits.add((raw >> plane.position & 1).astype(np.uint8))
         if not image.signed and not self._low and not (raw & ~raw.dtype.type(self._mask)).any():
             return cells
         values = raw >> self._low & self._mask

@@ -1,10 +1,11 @@
-"""The frames of a Pixel Data element, one at a time, as native pixel cells, little endian, colour by pixel.
+"""The frames of a Pixel Data element by their numbers, as native cells, little endian, colour by pixel.
 
 Native pixel data is read frame by frame from disk; encapsulated pixel data is split into frames and decoded.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -17,8 +18,18 @@ from workers.codecs.image import YBR, YBR_422, Decoded, Image
 from workers.dataset.frames import Fragments, contradiction, split
 from workers.dataset.source import Source
 
+R = TypeVar("R")
+
 # How many of six samples (two pixels) native pixel data hold where pixels share colours.
 _SAMPLES_OF_SIX = {YBR_422: 4, "YBR_PARTIAL_422": 4, "YBR_PARTIAL_420": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Frames(Generic[R]):
+    """The frames of an image: `read` gives each by its number, from 0, in any order and in any process."""
+
+    count: int
+    read: Callable[[int], R]
 
 
 def codestreams(
@@ -29,14 +40,15 @@ def codestreams(
     *,
     ceilings: Ceilings,
     note: Callable[..., None],
-) -> Iterator[bytes]:
+) -> Frames[tuple[bytes, int]]:
     """The codestream of each frame of the encapsulated pixel data among `elements` that `image` describes.
 
-    `note` is told what the offset tables say wrongly, and what stands behind codestreams.
+    Behind each stands how many bytes behind it were left out. `note` is told what the offset tables say
+    wrongly.
 
     Raises:
         Permanent: the fragments are damaged, hold another number of codestreams, or the image is over a
-            ceiling.
+            ceiling; as for a frame, when it is read.
     """
     _check_ceilings(image, ceilings)
     uid = transfer_syntax_uid
@@ -48,9 +60,8 @@ def codestreams(
     def joined(fragments: Fragments) -> bytes:
         return b"".join([source.read(fragment.value, fragment.stop) for fragment in fragments])
 
-    surplus = 0
-    for fragments in parts.frames:
-        codestream = joined(fragments)
+    def read(number: int) -> tuple[bytes, int]:
+        codestream = joined(parts.frames[number])
         if boundaries.count(uid, codestream) > 1:
             total = 0
             for each in parts.frames:
@@ -58,10 +69,14 @@ def codestreams(
                 limits.begin_step(image.frame_length)
             raise Permanent(contradiction(image.frames, total, uid))
         ceilings.check_ratio("a frame", image.frame_length, len(codestream))
-        surplus += boundaries.surplus(uid, codestream)
-        yield codestream
-    if surplus:
-        note(f"{surplus} bytes behind codestreams were left out")
+        return codestream, boundaries.surplus(uid, codestream)
+
+    return Frames(len(parts.frames), read)
+
+
+def surplus_note(surplus: int) -> tuple[str, ...]:
+    """What is to be noted of that many bytes behind the codestreams of an image."""
+    return (f"{surplus} bytes behind codestreams were left out",) if surplus else ()
 
 
 def decoded(
@@ -73,27 +88,26 @@ def decoded(
     rgb: bool,
     ceilings: Ceilings,
     note: Callable[..., None],
-) -> Iterator[Decoded]:
+) -> Frames[Decoded]:
     """Decode the frames of encapsulated pixel data. `rgb` lets decoders convert YCbCr.
 
     Raises:
-        Permanent: a frame is damaged or missing, or its colour differs from the first, or the image is over a
-            ceiling.
+        Permanent: as `codestreams`, or a frame is damaged.
     """
-    colour = None
     found = codestreams(source, elements, image, transfer_syntax_uid, ceilings=ceilings, note=note)
-    for number, codestream in enumerate(found, 1):
+
+    def read(number: int) -> Decoded:
+        codestream, surplus = found.read(number)
         frame = decoders.decode(transfer_syntax_uid, codestream, image, rgb=rgb)
-        colour = colour or frame.colour
-        if frame.colour != colour:
-            raise Permanent(f"frame {number} is {frame.colour}, those before it are {colour}")
-        yield frame
+        return replace(frame, surplus=surplus) if surplus else frame
+
+    return Frames(found.count, read)
 
 
 def native(
     source: Source, pixel_data: Element, image: Image, *, planar: bool, big: bool, ceilings: Ceilings
-) -> Iterator[Decoded]:
-    """Read the frames of native pixel data.
+) -> Frames[Decoded]:
+    """The frames of native pixel data.
 
     `planar`: Planar Configuration 1, colour by plane. `big`: the data set is big endian. Cells of one bit
     stay packed in bytes, the first pixel in the least significant bit.
@@ -114,9 +128,12 @@ def native(
     notes: tuple[str, ...] = ()
     if excess > needed % 2:  # more than what pads it to even length (PS3.5 8.1.1)
         notes = (f"{excess} byte{'s were' if excess > 1 else ' was'} left out after the last frame",)
-    for number in range(image.frames):
+
+    def read(number: int) -> Decoded:
         content = _bits(source, pixel_data, number * bits, bits, swapped=swapped)
-        yield replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
+        return replace(_cells(content, image, planar=planar, subsampled=subsampled), notes=notes)
+
+    return Frames(image.frames, read)
 
 
 def checked_frame_bits(pixel_data: Element, image: Image) -> int:

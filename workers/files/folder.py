@@ -8,6 +8,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ from dicomferry.dicom.part10 import Meta
 from dicomferry.errors import FerryError, Misconfigured, Permanent, location_of
 from dicomferry.spool import durable
 from dicomferry.spool.instance import RenditionSpec
+from dicomferry.spool.seats import Seats
 from dicomferry.text import shown
 from workers import limits
 from workers.dataset.received import is_as_stated
@@ -57,6 +59,7 @@ class Order:
     verify: str = "always"
     overwrite: bool = False
     ceilings: Ceilings = Ceilings()
+    seats: Seats | None = None  # one for each file under way; helpers take those that are free
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +224,9 @@ def _check_targets(found: Iterable[Job]) -> None:
 
 def convert(job: Job, order: Order) -> Outcome:
     """Do one job. Errors become its outcome, except that a codec that hangs kills this process."""
+    seated = order.seats.seated() if order.seats else nullcontext()
     try:
-        with limits.deadline(limits.seconds_for(job.size)):
+        with seated, limits.deadline(limits.seconds_for(job.size)):
             return _convert(job, order)
     except FerryError as error:
         return Outcome(job, Kind.FAILED, str(error))
@@ -252,7 +256,14 @@ def _convert(job: Job, order: Order) -> Outcome:
     refusals = []
     for spec in order.specs:
         try:
-            report = transcode(job.source, job.target, spec, verify=order.verify, ceilings=order.ceilings)
+            report = transcode(
+                job.source,
+                job.target,
+                spec,
+                verify=order.verify,
+                ceilings=order.ceilings,
+                seats=order.seats,
+            )
         except NoPixelData:
             if job.named:
                 raise

@@ -7,6 +7,7 @@ the file that kills its process alone has failed.
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,8 +16,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import forkserver
+from pathlib import Path
 
 from dicomferry.spool import durable
+from dicomferry.spool.seats import Seats
 from workers import limits
 from workers.files.folder import Job, Kind, Order, Outcome, convert
 
@@ -42,8 +45,13 @@ def prepare() -> None:
 def run(jobs: Sequence[Job], order: Order, processes: int, convert: Convert = convert) -> Iterator[Outcome]:
     """Do all jobs in `processes` child processes; yield exactly one outcome per job, as they finish.
 
-    A child calls `convert`.
+    A child calls `convert`. Where processes are idle, helpers do some frames of the files under way.
     """
+    with tempfile.TemporaryDirectory(prefix="dicomferry-") as folder:
+        yield from _run(jobs, replace(order, seats=Seats(Path(folder), processes)), processes, convert)
+
+
+def _run(jobs: Sequence[Job], order: Order, processes: int, convert: Convert) -> Iterator[Outcome]:
     # The largest first, so that no large one runs alone at the end.
     waiting = deque(sorted(jobs, key=lambda job: -job.size))
     # A file that appears at one of these is ours, even if the child died before it reported it.

@@ -11,7 +11,8 @@ import pytest
 from pydicom import dcmread
 
 from dicomferry.dicom.syntaxes import IMPLICIT_LE
-from tests.support.images.files import fresh_copies, shipped
+from tests.support.images.files import fresh_copies, gdcm_pixels, native_pixels, shipped
+from tests.support.images.synthetic import dataset, image, write
 from tests.support.running.processes import DICOMFERRY, alive, wait_until
 from workers.files import folder
 from workers.files.folder import Job, Kind, Lossy, Order, Outcome
@@ -47,6 +48,36 @@ def test_a_codec_that_kills_its_process_fails_one_file_and_not_the_run(tmp_path:
     assert set(failed) == {"dies1.dcm", "dies2.dcm", "hangs.dcm", "leaves.dcm"}
     assert all("killed its process" in words for words in failed.values())
     assert {path.name for path in out.iterdir()} == sound, "nothing half is left either"
+
+
+def convert_and_count(job: Job, wanted: Order) -> Outcome:
+    """Write down each helper; frames of any size are worth one."""
+    from workers import crew
+
+    crew._WORTH = 0.0
+    fork = os.fork
+
+    def noted() -> int:
+        with job.source.with_suffix(".forks").open("a") as file:
+            file.write(".")
+        return fork()
+
+    os.fork = noted
+    return folder.convert(job, wanted)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_single_file_of_many_frames_uses_the_other_processes_too(processes: int, tmp_path: Path) -> None:
+    frames = [image(64, 64, 12, seed=n) for n in range(12)]
+    made = dataset((64, 64), 12, NumberOfFrames=len(frames))
+    made.add_new("PixelData", "OW", b"".join(frame.tobytes() for frame in frames))
+    source = write(tmp_path / "in.dcm", made, IMPLICIT_LE)
+    jobs = folder.jobs([source], tmp_path / "out.dcm")
+    outcomes = list(run(jobs, folder.order("JPEG2000Lossless", Lossy()), processes, convert_and_count))
+    assert [outcome.kind for outcome in outcomes] == [Kind.MADE]
+    forks = source.with_suffix(".forks")
+    assert (forks.read_text() if forks.exists() else "") == "." * (processes - 1)
+    assert gdcm_pixels(outcomes[0].job.target, tmp_path) == native_pixels(source)
 
 
 def convert_and_die(job: Job, wanted: Order) -> Outcome:
