@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import select
 import socket
 import threading
 import time
@@ -43,6 +44,11 @@ class Listener:
     def __init__(self, listening: socket.socket, scp: Scp) -> None:
         self.scp = scp
         self._socket = listening
+        self._arriving: select.poll | None = None  # with several processes, of which all wake
+        if scp.places.processes > 1:
+            listening.setblocking(False)
+            self._arriving = select.poll()
+            self._arriving.register(listening, select.POLLIN)
         self._most_idle = max(1, _MAX_IDLE // scp.places.processes)
         self._stopped = threading.Event()
         self._connections: dict[Association, None] = {}  # oldest first
@@ -61,7 +67,7 @@ class Listener:
     def stop(self) -> None:
         """Accept no more; let associations finish, abort the rest, then close what is left."""
         self._stopped.set()
-        # shutdown wakes accept(), which close alone does not. That of all processes: they stop together.
+        # shutdown wakes the thread, which close alone does not. That of all processes: they stop together.
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -78,9 +84,12 @@ class Listener:
 
     def _accept(self) -> None:
         while not self._stopped.is_set():
-            self._let_others()
+            if not self._is_ours():
+                continue
             try:
                 sock, address = self._socket.accept()
+            except BlockingIOError:
+                continue  # another process was quicker
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     return  # shut down
@@ -94,12 +103,18 @@ class Listener:
                 log.warning("Not served: %s", error)  # no thread could be started
                 sock.close()
 
-    def _let_others(self) -> None:
-        """Leave the next connection to a process that has fewer, for a moment: one that hangs takes none."""
+    def _is_ours(self) -> bool:
+        """Wait for a connection; a process that has fewer may take it first, unless it hangs."""
+        if self._arriving is None:
+            return True
+        self._arriving.poll()
         for _ in range(_LET_OTHERS):
             if not self.scp.places.is_ahead():
-                return
-            self._stopped.wait(0.001)
+                break
+            time.sleep(0.001)
+            if not self._arriving.poll(0):
+                return False
+        return True
 
     def _serve(self, sock: socket.socket, address: str) -> None:
         idle = self._idle()

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,7 @@ from tests.support.images.files import fresh_copies, uid_of
 from tests.support.peers.dcmtk import send
 from tests.support.peers.raw import ABORT, AC, HERE, RJ, From, Raw, data_set, p_data, store_request
 from tests.support.running.ports import free_port
-from tests.support.running.processes import alive, children, wait_until
+from tests.support.running.processes import alive, children, open_files, wait_until
 from tests.support.stages.ingesting import IngestProcess, data_set_of, leftovers
 from tests.support.stages.spools import instances_of
 
@@ -41,13 +42,13 @@ def running(folder: Path, processes: int = 3, **tables: Any) -> Iterator[tuple[I
         part.process.wait()
 
 
-def connections_of(pid: int) -> set[str]:
-    """The sockets of a process, by inode; those that it has inherited among them."""
-    found = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.add(str(link.readlink()))
-    return {name for name in found if name.startswith("socket:")}
+def served_by(part: IngestProcess, peer: Raw) -> int:
+    """The process that has accepted the peer's connection; 0: none has yet."""
+    theirs, ours = peer.sock.getsockname()[1], part.port
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = {(row[1].split(":")[1], row[2].split(":")[1]): row[9] for row in rows}
+    socket = f"socket:[{ends[f'{ours:04X}', f'{theirs:04X}']}]"
+    return next((pid for pid in children(part.process.pid) if socket in open_files(pid)), 0)
 
 
 def received(folder: Path) -> set[str]:
@@ -63,17 +64,27 @@ def test_there_is_a_process_for_two_cores_up_to_four(cores: int, processes: int)
 
 def test_associations_that_come_together_are_spread_evenly(tmp_path: Path) -> None:
     with running(tmp_path) as (part, stack):
-        inherited = {pid: len(connections_of(pid)) for pid in children(part.process.pid)}
         with ThreadPoolExecutor(12) as pool:
             peers = list(pool.map(lambda _: Raw.associated(part.port), range(12)))
         for peer in peers:
             stack.enter_context(peer)
-        held = [len(connections_of(pid)) - before for pid, before in inherited.items()]
-        assert sum(held) == 12
-        assert min(held) >= 3, held
+        held = Counter(served_by(part, peer) for peer in peers)
+        assert min(held[pid] for pid in children(part.process.pid)) >= 3, held
         assert [peer.store(f"1.2.{n}".encode()) for n, peer in enumerate(peers)] == [0x0000] * 12
     assert received(tmp_path) == {f"1.2.{n}" for n in range(12)}
     assert leftovers(Spool(tmp_path / "spool")) == []
+
+
+def test_a_process_whose_associations_have_ended_gets_the_next(tmp_path: Path) -> None:
+    with running(tmp_path) as (part, stack):
+        peers = [stack.enter_context(Raw.associated(part.port)) for _ in range(9)]
+        servers = [served_by(part, peer) for peer in peers]
+        freed = [peer for peer, server in zip(peers, servers, strict=True) if server == servers[0]]
+        for peer in freed:
+            peer.sock.close()
+        wait_until(lambda: part.log.read_text().count(" is gone") == len(freed), "their end")
+        later = [stack.enter_context(Raw.associated(part.port)) for _ in freed]
+        assert [served_by(part, peer) for peer in later].count(servers[0]) >= 2
 
 
 def test_the_limits_count_the_associations_of_all_processes(tmp_path: Path) -> None:
@@ -102,7 +113,12 @@ def test_the_place_of_who_was_silent_longest_is_taken_in_whichever_process(tmp_p
         time.sleep(2.5)
         assert middle.echo() == 0x0000
         time.sleep(2.6)
-        assert stack.enter_context(From(part.port, THERE)).ask() == (AC, b"")
+        while True:  # until another process has the newcomer
+            newcomer = stack.enter_context(From(part.port, THERE))
+            wait_until(lambda peer=newcomer: served_by(part, peer), "its connection")
+            if served_by(part, newcomer) != served_by(part, eldest):
+                break
+        assert newcomer.ask() == (AC, b"")
         assert eldest.read()[0] == ABORT
         assert stack.enter_context(From(part.port, THERE)).ask() == LOCAL_LIMIT_EXCEEDED
         sender.send(p_data(1, 2, content[50_000:]))
