@@ -76,15 +76,15 @@ def test_associations_that_come_together_are_spread_evenly(tmp_path: Path) -> No
 
 
 def test_a_process_whose_associations_have_ended_gets_the_next(tmp_path: Path) -> None:
-    with running(tmp_path) as (part, stack):
-        peers = [stack.enter_context(Raw.associated(part.port)) for _ in range(9)]
+    with running(tmp_path, processes=2) as (part, stack):
+        peers = [stack.enter_context(Raw.associated(part.port)) for _ in range(12)]
         servers = [served_by(part, peer) for peer in peers]
         freed = [peer for peer, server in zip(peers, servers, strict=True) if server == servers[0]]
         for peer in freed:
             peer.sock.close()
         wait_until(lambda: part.log.read_text().count(" is gone") == len(freed), "their end")
         later = [stack.enter_context(Raw.associated(part.port)) for _ in freed]
-        assert [served_by(part, peer) for peer in later].count(servers[0]) >= 2
+        assert [served_by(part, peer) for peer in later].count(servers[0]) >= len(freed) - 1
 
 
 def test_the_limits_count_the_associations_of_all_processes(tmp_path: Path) -> None:
