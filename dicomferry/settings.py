@@ -57,6 +57,7 @@ class Ingest(_Strict):
     host: Host = "127.0.0.1"
     port: Port = 11112
     shared_port: bool = False  # whether several ingests on this machine listen there
+    processes: Annotated[int, Field(ge=1, le=64)] | None = None  # absent: one for two cores, up to 4
     min_free_mb: Number = 512  # of the spool's disk; below it nothing is accepted
     # Of its inodes (files), the same; absent: 1000, or a quarter of all where that is less.
     min_free_inodes: Number | None = None

@@ -79,9 +79,7 @@ def parts(costs: Costs, capacities: Capacities) -> list[Part]:
     by_core = {
         "dispatcher": Part("dispatcher", "", 0, "a second spool: it is the only one of its spool"),
         "redis": Part("Redis", "", 0, "a second spool, with a Redis of its own: it has one thread"),
-        "ingest": Part(
-            "ingest", "", 0, "another ingest: `[ingest] shared_port`, or a TCP balancer", "process"
-        ),
+        "ingest": Part("ingest", "", 0, "more `[ingest] processes`, or a TCP balancer", "process"),
         "forwarder": Part(
             "forwarder", "", 0, "another forwarder, if peers take an association of each", "process"
         ),

@@ -1,6 +1,6 @@
-"""Ingest's process: listens and receives until a signal stops it.
+"""Ingest: listens and receives until a signal stops it, in one process or, on more cores, in several.
 
-One process has one port, any number of called AE titles and a thread per connection. Any number of processes
+One ingest has one port, any number of called AE titles and a thread per connection. Any number of processes
 receive into one spool; each holds a lease, which tells the others that its files in ``incoming`` are in use.
 """
 
@@ -10,6 +10,7 @@ import os
 import resource
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -21,12 +22,15 @@ from dicomferry.messages.events import EventSender
 from dicomferry.settings import Settings
 from dicomferry.spool import durable
 from dicomferry.spool.spool import RECEIVER_BYTES, Spool
-from ingest.dimse.listener import Listener
-from ingest.dimse.scp import Scp
+from ingest.dimse.listener import Listener, listen
+from ingest.dimse.processes import ENDS, Children
+from ingest.dimse.scp import Board, Scp
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5  # seconds between checks for a signal
+_MOST_BY_DEFAULT = 4  # processes
+_CORES_FOR_EACH = 2  # the senders, the disk and the other parts want some too
 
 
 def run(settings: Settings) -> None:
@@ -35,6 +39,16 @@ def run(settings: Settings) -> None:
     Raises:
         Misconfigured: the port or the spool cannot be used.
     """
+    # A connection needs up to three descriptors; the usual limit, 1024, is for programs that use select().
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    processes = settings.ingest.processes or _usual_processes(len(os.sched_getaffinity(0)))
+    if processes > 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+        with _listening(settings) as listening:
+            board = Board(settings.ingest, processes)
+            Children(board.places, lambda: receiving(settings, listening, board)).run()
+        return
     # No Event: if the signal interrupts this thread while it holds the Event's lock, set() waits for ever.
     stop: SimpleQueue[int] = SimpleQueue()
 
@@ -42,11 +56,8 @@ def run(settings: Settings) -> None:
         del frame
         stop.put(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDS:
         signal.signal(number, on_signal)
-    # A connection needs up to three descriptors; the usual limit, 1024, is for programs that use select().
-    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     with serving(settings):
         # Only this thread runs Python's handlers, and a signal that another thread gets does not wake it.
         while True:
@@ -55,23 +66,49 @@ def run(settings: Settings) -> None:
                 return
 
 
+def _usual_processes(cores: int) -> int:
+    return max(1, min(_MOST_BY_DEFAULT, cores // _CORES_FOR_EACH))
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[Listener]:
-    """Run the SCP in threads of this process.
+    """Run the SCP in threads of this process alone.
 
     Raises:
         Misconfigured: the port or the spool cannot be used.
     """
+    with (
+        _listening(settings) as listening,
+        receiving(settings, listening, Board(settings.ingest)) as listener,
+    ):
+        yield listener
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The spool is there, and the socket listens."""
+    Spool(settings.spool).prepare()
+    host, port = settings.ingest.host, settings.ingest.port
+    try:
+        listening = listen(host, port, shared=settings.ingest.shared_port)
+    except OSError as error:
+        raise Misconfigured(f"ingest.port: {_explain(error, host, port)}") from error
+    with listening:
+        log.info("Listening on %s port %d as %s", host, port, ", ".join(ae.title for ae in settings.ae))
+        yield listening
+    log.info("Stopped")
+
+
+@contextmanager
+def receiving(settings: Settings, listening: socket.socket, board: Board) -> Iterator[Listener]:
+    """Run the SCP in threads of this process, which may be one of several."""
     spool = Spool(settings.spool)
-    spool.prepare()
     events = EventSender(redis_client(settings)) if settings.broker else None
     with _receiver_lease(spool) as receiver:
-        scp = Scp(settings, spool, receiver, events)
-        listener = _listener(settings, scp)
+        scp = Scp(settings, spool, receiver, events, board)
+        listener = Listener(listening, scp)
         _sweep(spool)
         listener.start()
-        titles = ", ".join(ae.title for ae in settings.ae)
-        log.info("Listening on %s port %d as %s", settings.ingest.host, settings.ingest.port, titles)
         try:
             yield listener
         finally:
@@ -79,15 +116,6 @@ def serving(settings: Settings) -> Iterator[Listener]:
             scp.close()
             if events is not None:
                 events.close()
-            log.info("Stopped")
-
-
-def _listener(settings: Settings, scp: Scp) -> Listener:
-    host, port = settings.ingest.host, settings.ingest.port
-    try:
-        return Listener(host, port, scp)
-    except OSError as error:
-        raise Misconfigured(f"ingest.port: {_explain(error, host, port)}") from error
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -6,7 +6,6 @@ the wire into an `Arrival`; when the connection ends, an unfinished one is disca
 
 import logging
 import socket
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,12 +28,14 @@ from ingest.dimse.connection import (
 )
 from ingest.dimse.contexts import ACCEPTED, Answered, answer, refusals
 from ingest.dimse.scp import Scp
+from ingest.places import Place
 from ingest.reception import SUCCESS, UNRECOGNISED_OPERATION, Request
 
 log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 5.0  # seconds that a peer gets to close after our last PDU (ARTIM, PS3.8 9.1.5)
 _RELEASED = "released"
+_GIVES_WAY = "was ended: it was silent longest, and another waits for a place"
 _USER, _PROVIDER = 0, 2  # source of an A-ABORT (PS3.8 9.3.8)
 
 
@@ -52,7 +53,7 @@ class Association:
         self._contexts: dict[int, Answered] = {}
         self._fragment_size = 0  # bytes of a message in one P-DATA-TF that we send
         self._message: _Message | None = None
-        self._silent_since = float("inf")  # monotonic; inf while a message is in progress
+        self._place: Place | None = None  # among the associations, once admitted
         self._peer_must_close = False  # our last PDU has left
 
     def serve(self) -> None:
@@ -84,14 +85,9 @@ class Association:
         """Make `serve` abort and return, from any thread."""
         self._connection.stop_reading(WE_STOP)
 
-    @property
-    def silent(self) -> float:
-        """Seconds since its last message was answered; 0 while one is in progress."""
-        return max(0.0, time.monotonic() - self._silent_since)
-
     def give_way(self) -> None:
         """Make `serve` abort and return, from any thread, since another takes its place."""
-        self._connection.stop_reading("was ended: it was silent longest, and another waits for a place")
+        self._connection.stop_reading(_GIVES_WAY)
 
     def disconnect(self) -> None:
         """End the connection without an abort, from any thread."""
@@ -134,13 +130,13 @@ class Association:
             log.log(level, "Rejected %s at %s: %s", request.calling_ae_title, self.address, decision.why)
             self._send_last(negotiation.rejection(decision))
             return "was rejected"
-        self._admitted = decision
-        answers = answer(request.contexts, decision.ae)
+        self._admitted, self._place = decision
+        answers = answer(request.contexts, self._admitted.ae)
         self._contexts = {context.id: context for context in answers if context.result == ACCEPTED}
         self._fragment_size = fragment_size(request.maximum_length, MAXIMUM_PDU)
         self._connection.send(negotiation.acceptance(request, answers))
         self._connection.start_network_timeout(self._scp.settings.ingest.network_timeout)
-        self._silent_since = time.monotonic()
+        self._place.end_message()
         self._level = logging.DEBUG if quiet else logging.INFO
         who, called = request.calling_ae_title, request.called_ae_title
         log.log(self._level, "Accepted %s at %s to %s", who, self.address, called)
@@ -174,8 +170,7 @@ class Association:
         context = self._contexts.get(context_id)
         if context is None:
             raise Violation(Reason.INVALID_PARAMETER, f"presentation context {context_id} is not accepted")
-        self._silent_since = float("inf")
-        message = self._message = self._message or _Message(context)
+        message = self._message or self._begin(context)
         if message.context is not context or bool(control & COMMAND) is not (message.command is None):
             raise Violation(Reason.UNEXPECTED_PARAMETER, "a fragment that does not continue the message")
         if message.command is not None:
@@ -194,6 +189,14 @@ class Association:
             elif command.field == dimse.C_STORE and self._admitted is not None:
                 message.arrival = self._scp.open_arrival(self._admitted, message.request)
 
+    def _begin(self, context: Answered) -> "_Message":
+        if self._place is not None:
+            if self._place.is_lost:  # and we have not been told yet
+                raise Closed(_GIVES_WAY)
+            self._place.begin_message()
+        self._message = _Message(context)
+        return self._message
+
     def _complete(self, message: "_Message", command: Command) -> None:
         """Answer a complete message."""
         if command.field == dimse.C_STORE and self._admitted is not None:
@@ -207,7 +210,8 @@ class Association:
         elif command.field != dimse.C_CANCEL:
             self._respond(message.context, commands.response(command, UNRECOGNISED_OPERATION))
         self._message = None
-        self._silent_since = time.monotonic()
+        if self._place is not None:
+            self._place.end_message()
         self._connection.reset_timer()
 
     def _respond(self, context: Answered, content: bytes) -> None:

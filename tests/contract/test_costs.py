@@ -85,7 +85,7 @@ class Place:
             folder,
             destination("ws", port),
             broker=broker,
-            ingest={"port": self.ingest, "min_free_mb": 1},
+            ingest={"port": self.ingest, "min_free_mb": 1, "processes": 1},
             worker={"concurrency": 1},
         )
         self.spool: Spool = a_spool(folder / "spool")

@@ -93,6 +93,7 @@ class Battlefield:
             {"calling": "SINGLE", "to": ["plain"]},
         ]
         self.site = SiegedSite(site, *destinations, route=routes)
+        self.site.environment["DICOMFERRY_INGEST__PROCESSES"] = "2"
         # What is refused and parked needs no waiting for; timeouts below the nemesis's longer pauses.
         stack.enter_context(self.site)
         self.inlet = stack.enter_context(Wire(self.site.port))

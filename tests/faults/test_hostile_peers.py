@@ -48,7 +48,7 @@ J2K = "1.2.840.10008.1.2.4.90"
 PATIENCE = {"artim_timeout": 2.0, "network_timeout": 3.0}
 SPOOL = {
     "incoming", "instances", "renditions", "leases", "trash", "delivered", "quarantine", "destinations",
-    "schema.json", "receivers", "orders",
+    "schema.json", "receivers", "orders", "quarantine.lock",
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def withstood(ingest: Ingest) -> Iterator[None]:
     yield
     serves(ingest.port, folder.parent / "sent")
     wait_until(lambda: not ingest.listener.connections(), "every connection to be closed")
-    assert not ingest.listener._scp.associations()
+    assert not ingest.listener.scp.associations()
     wait_until(lambda: not ingest.leftovers(), "incoming to be empty")
     assert outside(folder) == before
     assert {path.name for path in ingest.spool.root.iterdir()} <= SPOOL

@@ -38,7 +38,7 @@ LOCAL_LIMIT_EXCEEDED = (RJ, b"\0\2\3\2")  # transient, service provider (present
 class Alone(IngestProcess):
     """Ingest without Redis, dispatcher, worker and forwarder, on a file system of 32 MB."""
 
-    def __init__(self, folder: Path, disk: Path) -> None:
+    def __init__(self, folder: Path, disk: Path, processes: int) -> None:
         self.spool = Spool(disk / "spool")
         self.filler = disk / "filler"
         nobody = free_port()
@@ -46,7 +46,7 @@ class Alone(IngestProcess):
             folder,
             spool=str(self.spool.root),
             broker=f"redis://127.0.0.1:{nobody}/0",
-            ingest={"min_free_mb": 10},
+            ingest={"min_free_mb": 10, "processes": processes},
             destination=[destination("ws1", nobody)],
         )
 
@@ -72,10 +72,10 @@ class Alone(IngestProcess):
         return leftovers(self.spool)
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Alone]:
+@pytest.fixture(params=[1, 3], ids="{}-processes".format)
+def alone(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Alone]:
     with small_file_system(tmp_path / "disk", 32 << 20) as disk:
-        ingest = Alone(tmp_path, disk)
+        ingest = Alone(tmp_path, disk, request.param)
         yield ingest
         ingest.process.terminate()
         assert ingest.process.wait(80) == 0

@@ -1,7 +1,6 @@
 """Who gets one of ingest's places for associations, over real connections from several addresses."""
 
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,33 +13,19 @@ from ingest import admission
 from tests.support.peers.raw import (
     ABORT,
     AC,
+    HERE,
     RJ,
-    RQ,
-    Raw,
-    association_request,
+    From,
     data_set,
     p_data,
-    pdu,
     store_request,
 )
 from tests.support.running.processes import wait_until
 from tests.support.stages.ingesting import Ingest, an_ingest
 
 LOCAL_LIMIT_EXCEEDED = (RJ, b"\0\2\3\2")  # transient, service provider (presentation): PS3.8 9.3.4
-HERE, THERE = "127.0.0.1", "127.0.0.2"
+THERE = "127.0.0.2"
 QUICKLY = 0.3  # seconds after which a silent association may have to give way here
-
-
-class From(Raw):
-    """A requestor at one of loopback's addresses."""
-
-    def __init__(self, port: int, address: str = HERE) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), 20, source_address=(address, 0))
-
-    def ask(self, calling: bytes = b"RAW", called: bytes = b"FERRY") -> tuple[int, bytes]:
-        self.send(pdu(RQ, association_request(calling=calling, called=called)))
-        kind, content = self.read()
-        return kind, b"" if kind == AC else content
 
 
 @pytest.fixture

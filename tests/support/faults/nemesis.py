@@ -105,10 +105,15 @@ class Nemesis:
         return kill
 
     def _kill_child(self, chance: random.Random) -> None:
-        child = chance.choice(self._site.processes("worker")[1:])
+        part, child = self._child(chance)
         began = time.monotonic()
         self._site.signal(KILL, child)
-        self._note("kill-child", ("worker",), began)
+        self._note("kill-child", (part,), began)
+
+    def _child(self, chance: random.Random) -> tuple[str, int]:
+        """One of those that a part has forked."""
+        part = chance.choice(("worker", "ingest"))
+        return part, chance.choice(self._site.processes(part)[1:])
 
     def _stopper(self, part: str) -> Callable[[random.Random], None]:
         def stop(chance: random.Random) -> None:
@@ -118,7 +123,8 @@ class Nemesis:
         return stop
 
     def _stop_child(self, chance: random.Random) -> None:
-        self._pause("stop-child", "worker", [chance.choice(self._site.processes("worker")[1:])], chance)
+        part, child = self._child(chance)
+        self._pause("stop-child", part, [child], chance)
 
     def _pause(self, kind: str, part: str, pids: list[int], chance: random.Random) -> None:
         assert pids, f"no {part} runs"

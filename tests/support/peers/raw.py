@@ -17,6 +17,7 @@ from typing import Self
 from tests.support.running.processes import wait_until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+HERE = "127.0.0.1"
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 RQ, AC, RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
@@ -248,3 +249,16 @@ class Raw:
                 break
             content += part
         return content
+
+
+class From(Raw):
+    """A requestor at one of loopback's addresses."""
+
+    def __init__(self, port: int, address: str = HERE) -> None:
+        self.sock = socket.create_connection((HERE, port), 20, source_address=(address, 0))
+
+    def ask(self, calling: bytes = b"RAW", called: bytes = b"FERRY") -> tuple[int, bytes]:
+        """The answer to a request for an association."""
+        self.send(pdu(RQ, association_request(calling=calling, called=called)))
+        kind, content = self.read()
+        return kind, b"" if kind == AC else content

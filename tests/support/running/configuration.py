@@ -26,7 +26,7 @@ def configured(folder: Path, *destinations: dict[str, Any], **tables: Any) -> Pa
 
 
 def _toml(content: dict[str, Any]) -> str:
-    """TOML of scalars, tables and arrays of tables: json's spelling of scalars and lists is TOML's too."""
+    """TOML of scalars, tables and arrays of tables: json's spelling of scalars is TOML's too."""
     scalars = {k: v for k, v in content.items() if not _is_table(v)}
     lines = [f"{key} = {_value(value)}" for key, value in scalars.items()]
     for key, value in content.items():
@@ -43,4 +43,8 @@ def _is_table(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value)

@@ -44,6 +44,11 @@ def parent(pid: int) -> int:
         return 0
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    return sorted(found for found in command_lines() if parent(found) == pid and alive(found))
+
+
 def open_files(pid: int) -> set[str]:
     """What a process and its children have open, as paths, sockets and the like."""
     found = set()

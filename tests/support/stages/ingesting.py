@@ -77,8 +77,8 @@ class IngestProcess:
     """`dicomferry ingest` as its own process: its log and, by default, its spool are in `folder`."""
 
     def __init__(self, folder: Path, *before: str, **tables: Any) -> None:
-        self.port = free_port()
-        ingest = {"port": self.port, "min_free_mb": 1} | tables.pop("ingest", {})
+        ingest = {"port": free_port(), "min_free_mb": 1, "processes": 1} | tables.pop("ingest", {})
+        self.port = ingest["port"]
         config = configured(folder, destination("ws1", 104), ingest=ingest, **tables)
         self.log = folder / "log"
         command = [*before, *DICOMFERRY, "ingest", "--config", str(config)]

@@ -8,7 +8,7 @@ from dicomferry.settings import Ingest
 from dicomferry.spool import durable
 from dicomferry.spool.durable import FreeRoom
 from dicomferry.spool.spool import Spool
-from ingest.room import FreeSpace
+from ingest.room import Counts, FreeSpace
 
 MB = 1_000_000
 PLENTY = 10_000 * MB
@@ -80,6 +80,46 @@ def test_two_inodes_are_kept_for_each_pending_delivery(
     monkeypatch.setattr(space, "_measured_at", 0.0)
     assert space.shortage(deliveries=200) is None
     assert space.shortage(deliveries=1) is not None  # while no dispatcher tells, what came is counted on
+
+
+def test_processes_count_what_all_of_them_take_and_look_when_one_finds_too_little(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = [FreeRoom(600 * MB, None, 0)]
+    monkeypatch.setattr(durable, "free_room", lambda _: found[-1])
+    counts, looks = Counts(3), []
+    one, two, three = (FreeSpace(Spool(tmp_path), Ingest(), counts, process) for process in range(3))
+    assert [space.shortage() for space in (one, two, three)] == [None] * 3
+    monkeypatch.setattr(durable, "free_room", lambda _: looks.append(None) or found[-1])
+    assert one.shortage(40 * MB) is None
+    assert two.shortage(40 * MB) is None
+    assert looks == []
+    assert one.shortage(10 * MB) is None  # too little by the count of all: so it looks
+    assert len(looks) == 1
+    found.append(FreeRoom(511 * MB, None, 0))
+    assert one.shortage(90 * MB) is not None
+    assert len(looks) == 2
+    assert three.shortage() is not None
+    assert len(looks) == 3
+    found.append(FreeRoom(600 * MB, None, 0))
+    assert [space.shortage() for space in (one, two, three)] == [None] * 3
+    looks.clear()
+    assert [space.shortage(1) for space in (one, two, three)] == [None] * 3
+    assert looks == []
+
+
+def test_a_process_goes_on_with_the_count_of_the_one_that_was_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(durable, "free_room", lambda _: FreeRoom(PLENTY, 2000, 100_000))
+    spool, counts = Spool(tmp_path), Counts(2)
+    spool.write_status({"at": 1.0, "lanes": [{"pending": 300}]})  # since then no dispatcher runs
+    killed, other = (FreeSpace(spool, Ingest(), counts, process) for process in range(2))
+    assert killed.shortage() is None
+    assert other.shortage(deliveries=200) is None
+    assert FreeSpace(spool, Ingest(), counts, 0).shortage() is None
+    assert FreeSpace(spool, Ingest(), counts, 0).shortage(deliveries=1) is not None
+    assert other.shortage() is not None
 
 
 def test_a_file_system_without_inodes_to_count_says_so(
