@@ -88,7 +88,8 @@ class OwnSender(Sender):
             contexts = sorted({(meta.sop_class_uid, meta.transfer_syntax_uid) for meta in metas})
             association = Association.request(self._peer, "PACS", contexts)
             for path, meta in zip(paths, metas, strict=True):
-                status = association.store(path, meta)
+                with path.open("rb") as file:
+                    status = association.store(file, meta)
                 if status != 0:
                     raise Failure(f"C-STORE was answered with 0x{status:04X}")  # noqa: TRY301
             association.release()
