@@ -65,8 +65,8 @@ FORWARDER = {  # a native CT of 0.5 MB, as received, to a stock storescp
 }
 DISPATCHER = {"other system calls": 11, "fsyncs": 0}  # the same, from its message to its retirement
 HISTORY = 24_000  # bytes that are written of it at most, where each delivery is a transaction
-# What Redis is told: 6 commands of Celery's and 2 events for a batch, else events.
-OF_A_BATCH = 6 + 2
+# What Redis is told: a command of Celery's and 2 events for a batch, else events.
+OF_A_BATCH = 1 + 2
 OF_AN_INSTANCE = {"CT_small.dcm": 2, "MR_small_jp2klossless.dcm": 3}
 
 
