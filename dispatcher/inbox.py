@@ -27,10 +27,13 @@ class Inbox:
         except RedisError as error:
             self.note_silence(error)
 
-    def wait(self, seconds: float) -> bytes | None:
-        """The next event, for which it waits; None if none comes. Raises RedisError."""
-        found: Any = self._redis.blpop([events.EVENTS_KEY], timeout=seconds)
-        return found[1] if found else None
+    def wait(self, seconds: float, most: int) -> list[bytes]:
+        """The next event, for which it waits, and what is there then, at most so many. Raises RedisError."""
+        asked = self._redis.pipeline(transaction=False)  # answered together: one wait, not two
+        asked.blpop([events.EVENTS_KEY], timeout=seconds)
+        asked.lpop(events.EVENTS_KEY, most)
+        first, more = asked.execute()
+        return [first[1], *(more or [])] if first else more or []
 
     def waiting(self, most: int) -> list[bytes]:
         """The events that are there already, at most so many. Raises RedisError."""

@@ -66,6 +66,12 @@ class Outstanding:
         return self._jobs.pop(batch, None)
 
     @property
+    def is_one_rendition(self) -> bool:
+        """Whether nothing is under way but one rendition."""
+        batches = [job.batch for job in self._jobs.values()]
+        return len(batches) == 1 and isinstance(batches[0], TranscodeBatch) and len(batches[0].instances) == 1
+
+    @property
     def transcodes(self) -> int:
         """Transcode batches."""
         return len(self._transcodes)

@@ -152,10 +152,10 @@ class Dispatcher:
         sync_at = 0.0
         while not self.stopping:
             self._poll_events()
+            self._run_round()  # first: what has just come need not wait for the rest
             if time.monotonic() >= sync_at:
                 self._sync_with_spool()
                 sync_at = time.monotonic() + SYNC_EVERY
-            self._run_round()
         self._record_retired()
         self._remove()
         self._books.close()
@@ -166,28 +166,36 @@ class Dispatcher:
     def _poll_events(self) -> None:
         try:
             wait = min(max(self._manager.next_timer - _now(), RENDERING_ROUND), POLL_FOR)
-            first = self._inbox.wait(wait)
+            texts = self._inbox.wait(wait, EVENTS_AT_ONCE)
             # A wait that a timer cut short does not show that nothing comes.
-            self._busy = first is not None or wait < POLL_FOR
-            if self._manager.outstanding:  # else no batch is under way, and the event must not wait
+            self._busy = bool(texts) or wait < POLL_FOR
+            told = [events.parse(text) for text in texts]
+            if not self._is_urgent(told):
                 self._remove(self._poll_at)
-                time.sleep(max(0.0, self._poll_at - time.monotonic()))
+                left = self._poll_at - time.monotonic()
+                if left > 0:
+                    time.sleep(left)
+                    told += map(events.parse, self._inbox.waiting(EVENTS_AT_ONCE))
             self._poll_at = time.monotonic() + self._poll_interval()
-            texts = [first, *self._inbox.waiting(EVENTS_AT_ONCE)] if first else []
             self._inbox.note_answer()
         except RedisError as error:
             self._inbox.note_silence(error)
             time.sleep(0.2)
             return
-        for text in texts:
+        for event in told:
             reach("event.taken")
-            event = events.parse(text)
             if isinstance(event, events.Received):
                 self._on_received(event)
             elif isinstance(event, events.CallerRejected):
                 self._arrivals.rejected(event, _now())
             elif event is not None:
                 self._manager.handle(event, _now())
+
+    def _is_urgent(self, told: list[events.Event | None]) -> bool:
+        """Whether these events must not wait for others: nothing else is under way that would bring any."""
+        outstanding = self._manager.outstanding
+        more = any(isinstance(event, events.Received) for event in told)
+        return not outstanding or (outstanding.is_one_rendition and not more)
 
     def _poll_interval(self) -> float:
         outstanding = self._manager.outstanding

@@ -65,9 +65,8 @@ class Reports:
         self._results: dict[str, BatchResult] = {}  # of the batches that run
 
     def started(self, batch: DeliverBatch | ProbeBatch) -> None:
-        """The batch holds its lease."""
+        """The batch holds its lease: that tells enough, and the dispatcher is not woken for it."""
         self._results[batch.id] = BatchResult()
-        self._sender.send(events.Started(batch.id))
 
     def finished(self, batch: DeliverBatch | ProbeBatch) -> BatchResult:
         """The batch has ended and its lease is gone; what became of it."""

@@ -3,6 +3,7 @@
 Celery is configured to lose as little as possible: see docs/architecture.md, "What Celery is trusted with".
 """
 
+import logging
 import re
 import secrets
 import socket
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 from celery import Celery, Task, signals
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
+from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 
 from dicomferry.errors import Misconfigured, NothingDoneError, Transient
@@ -30,6 +32,9 @@ def broker_url(settings: Settings) -> str:
             "DICOMFERRY_BROKER; only `dicomferry up` and `demo` start a Redis of their own"
         )
     return settings.broker
+
+
+TRANSPORT_ALIASES |= dict.fromkeys(("redis", "rediss"), "dicomferry.messages.transport:Transport")
 
 
 class _Connection(Connection):
@@ -67,7 +72,7 @@ def celery_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=False,  # it would retry for ever; the lease shows what was lost
         task_ignore_result=True,
-        task_send_sent_event=True,
+        worker_consumer="dicomferry.messages.consumer:Consumer",
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
@@ -78,7 +83,6 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 3600,
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -106,6 +110,7 @@ def consume(app: Celery, part: str, queue: str, *, pool: str, concurrency: int) 
     def note(**_: Any) -> None:
         told.append(True)
 
+    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)  # "received": it begins at once
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(note, weak=False)
     worker = app.Worker(

@@ -58,7 +58,7 @@ class CallerRejected:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Worker or forwarder: the batch runs and has locked its lease."""
+    """Worker: the batch runs and has locked its lease."""
 
     batch: str
 

@@ -8,6 +8,7 @@ pynetdicom would run two threads for each association, which poll a thousand tim
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import BinaryIO, Self
 
 from pynetdicom import build_context
@@ -77,7 +78,7 @@ class Association:
         """
         connection = Connection.connect(destination.host, destination.port, destination.timeout, on_socket)
         try:
-            connection.send(_encode_request(destination.title, calling, contexts))
+            connection.send(_encode_request(destination.title, calling, tuple(contexts)))
             kind, content = connection.read()
             if kind == Pdu.ASSOCIATE_RJ and len(content) >= 4:
                 raise PeerFailure(of_rejection(content[2], content[3]))  # noqa: TRY301  closes the connection
@@ -227,7 +228,8 @@ def _context_id(index: int) -> int:
     return 2 * index + 1
 
 
-def _encode_request(called: str, calling: str, contexts: Sequence[Context]) -> bytes:
+@lru_cache(64)  # a destination is mostly asked for the same, and pynetdicom takes a while
+def _encode_request(called: str, calling: str, contexts: tuple[Context, ...]) -> bytes:
     """An A-ASSOCIATE-RQ (PS3.8 9.3.2): one presentation context for each of `contexts`."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = APPLICATION_CONTEXT

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
 from pynetdicom.pdu_items import (
@@ -72,15 +72,21 @@ def decode(content: memoryview) -> AssociationRequest:
 
 def acceptance(request: AssociationRequest, contexts: tuple[Answered, ...]) -> bytes:
     """The A-ASSOCIATE-AC (PS3.8 9.3.3)."""
-    application = ApplicationContextItem()
-    application.application_context_name = APPLICATION_CONTEXT
-    answer = A_ASSOCIATE_AC()
-    answer.variable_items = [application, *map(_answered, contexts), _our_user_information()]
-    encoded = answer.encode()
+    encoded = _encoded(contexts)
     # Titles and reserved bytes go back exactly as sent (table 9-17).
     head = PDU_HEADER.size + FIXED_PART.size
     version = encoded[PDU_HEADER.size : PDU_HEADER.size + 2]
     return encoded[: PDU_HEADER.size] + version + request.head[2:] + encoded[head:]
+
+
+@lru_cache(64)  # a sender asks for the same each time, and pynetdicom takes a while
+def _encoded(contexts: tuple[Answered, ...]) -> bytes:
+    application = ApplicationContextItem()
+    application.application_context_name = APPLICATION_CONTEXT
+    answer = A_ASSOCIATE_AC()
+    answer.variable_items = [application, *map(_answered, contexts), _our_user_information()]
+    encoded: bytes = answer.encode()
+    return encoded
 
 
 def rejection(rejected: Rejected) -> bytes:

@@ -17,20 +17,26 @@ from tests.support.running.services import program
 @contextmanager
 def private_redis() -> Iterator[str]:
     """The address, in Celery's spelling, of a Redis that ends with the context."""
-    with tempfile.TemporaryDirectory(prefix="rds") as folder:  # Short: a socket's path has 107 bytes.
-        path = Path(folder) / "s"
-        command = [
-            program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", "",
-            "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir", folder,
-        ]  # fmt: skip
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        url = f"redis+socket://{path}?virtual_host=0"
-        try:
-            wait_until(lambda: answers(url), "Redis to answer")
-            yield url
-        finally:
-            server.kill()
-            server.wait()
+    # Short: a socket's path has 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="rds") as folder, redis_at(Path(folder) / "s") as url:
+        yield url
+
+
+@contextmanager
+def redis_at(path: Path) -> Iterator[str]:
+    """The same at a socket of the caller's."""
+    command = [
+        program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", "",
+        "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir", str(path.parent),
+    ]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"redis+socket://{path}?virtual_host=0"
+    try:
+        wait_until(lambda: answers(url), "Redis to answer")
+        yield url
+    finally:
+        server.kill()
+        server.wait()
 
 
 @contextmanager
