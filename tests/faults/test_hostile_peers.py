@@ -48,7 +48,7 @@ J2K = "1.2.840.10008.1.2.4.90"
 PATIENCE = {"artim_timeout": 2.0, "network_timeout": 3.0}
 SPOOL = {
     "incoming", "instances", "renditions", "leases", "trash", "delivered", "quarantine", "destinations",
-    "schema.json", "receivers", "orders", "quarantine.lock",
+    "schema.json", "receivers", "orders", "quarantine.lock", "seats",
 }  # fmt: skip
 
 
