@@ -81,6 +81,7 @@ class Delivering:
             entry.sop_instance_uid,
             choice.transfer_syntax_uid,
             entry.caller,
+            0 if choice.spec else entry.size,
         )
 
     def on_delivered(self, event: events.Delivered, now: float) -> None:

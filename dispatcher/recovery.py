@@ -22,6 +22,7 @@ class SpoolReader:
         self._spool = spool
         self._shard = 0
         self._running_before: dict[str, LeaseContent] = {}  # by batch of an earlier dispatcher
+        self.damaged: dict[str, str] = {}  # instances that cannot be read, and why
 
     def take_over(self) -> None:
         """Cancel the batches of an earlier dispatcher that nobody runs; remember those that run."""
@@ -72,9 +73,18 @@ class SpoolReader:
                 continue
             state = self._spool.state(instance)
             if state is not None:
+                self.damaged.pop(instance, None)
                 yield state
+            elif damage := self._spool.damage(instance):
+                self._note_damage(instance, damage)
             else:
+                self.damaged.pop(instance, None)
                 self._spool.remove_rest(instance)
+
+    def _note_damage(self, instance: str, damage: str) -> None:
+        if instance not in self.damaged:
+            log.error("Damaged instance=%s %s; restore the file, or move it away", instance, damage)
+        self.damaged[instance] = damage
 
     def is_busy(self, instance: str) -> bool:
         """Whether a batch of an earlier dispatcher still has it."""

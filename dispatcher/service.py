@@ -269,15 +269,19 @@ class Dispatcher:
 
     def _write_status(self) -> None:
         at = time.time()
-        status = snapshot(
-            self._manager,
-            self._spool,
-            self._quarantine,
-            at=at,
-            ahead=at - _now(),
-            read_at=self._read_at,
-            redis=self._inbox.answers,
-        ) | self._arrivals.snapshot(_now())
+        status = (
+            snapshot(
+                self._manager,
+                self._spool,
+                self._quarantine,
+                at=at,
+                ahead=at - _now(),
+                read_at=self._read_at,
+                redis=self._inbox.answers,
+            )
+            | self._arrivals.snapshot(_now())
+            | {"damaged": sorted(self._reader.damaged.values())}
+        )
         try:
             self._spool.write_status(status)
             self._status_failing = False

@@ -1,6 +1,7 @@
 """Sends the objects of deliver batches, over as few associations as they need."""
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -55,6 +56,9 @@ class Shipment:
             Permanent: the file is damaged.
         """
         meta = meta_of(file.fileno(), self.path.name)
+        size, stood = os.fstat(file.fileno()).st_size - meta.offset, self.parcel.size
+        if stood and size != stood:
+            raise Permanent(f"its file on the spool is damaged: it has {size} bytes of the {stood} received")
         # A received file says what the presentation context was; the data set may be in another syntax.
         return replace(
             meta,
@@ -162,6 +166,7 @@ class BatchSender:
             sop_instance_uid=found.sop_instance_uid,
             transfer_syntax_uid=sent_as,
             caller=found.calling_ae_title,
+            size=0 if parcel.key else found.size,
         )
 
     def _send_group(

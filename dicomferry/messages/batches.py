@@ -66,6 +66,7 @@ class Parcel:
     sop_instance_uid: str = ""
     transfer_syntax_uid: str = ""  # in which it is sent
     caller: str = ""  # calling AE title of its sender
+    size: int = 0  # bytes of the data set as received; 0 where it is not told, and for a rendition
 
 
 _PARCEL = tuple(field.name for field in fields(Parcel))

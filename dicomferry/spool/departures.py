@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicomferry.spool.instance import is_id
+
 _SUFFIX = ".dcm"
 _MS = 1000
 
@@ -35,9 +37,11 @@ def in_ms(at: float) -> float:
 
 
 def _parse(name: str) -> Departure | None:
-    """The reverse of `Departure.name`; no part of it but the last has a dot."""
+    """The reverse of `Departure.name`, no part of which but the last has a dot; None for another name."""
     try:
         instance, at, status, destination, key = name.removesuffix(_SUFFIX).split(".", 4)
+        if not is_id(instance):
+            return None
         return Departure(instance, destination, int(status, 16), key or None, int(at) / _MS)
     except ValueError:
         return None

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
 UID_BYTES = 8  # of an id: the SOP Instance UID's hash
+_OTHER_BYTES = 16  # of an id: a hash of everything that makes it differ from others of that UID
+_ID = re.compile(f"[0-9a-f]{{{2 * (UID_BYTES + _OTHER_BYTES)}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,11 @@ class State:
         return tuple(n for n in self.destinations if n not in self.delivered and n not in self.dead)
 
 
+def is_id(text: str) -> bool:
+    """Whether an instance can have this id; what else is found as a name is not ours."""
+    return _ID.fullmatch(text) is not None
+
+
 def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...], again: str = "") -> str:
     """The id of an instance: the same object for the same destinations has the same id.
 
@@ -110,4 +118,4 @@ def instance_id(sop_instance_uid: str, digest: str, destinations: tuple[str, ...
     """
     uid = hashlib.blake2b(sop_instance_uid.encode(), digest_size=UID_BYTES).hexdigest()
     content = "\0".join((sop_instance_uid, digest, *destinations, again))
-    return uid + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return uid + hashlib.blake2b(content.encode(), digest_size=_OTHER_BYTES).hexdigest()

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from dicomferry.crashpoints import reach
-from dicomferry.errors import Misconfigured
 from dicomferry.spool import durable, records
-from dicomferry.spool.instance import UID_BYTES, Instance
+from dicomferry.spool.instance import UID_BYTES, Instance, is_id
 
 RECORD = 1  # version of what records and markers hold
 _SUFFIX, _RECEIVED, _RECORD_FILE = ".dcm", "received.dcm", "instance.json"
 # What is delivered everywhere first joins its markers under this name, and then leaves together with them.
 # Else the same object, if it comes again meanwhile, would meet them, and be taken for delivered.
 _ENDED = "ended.dcm"
+# What says nothing of the file that could not be opened.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _SMALL = 1 << 14  # bytes; more than any record that we write
 
 
@@ -68,7 +69,8 @@ class Places:
 
     def ids(self, shard: str) -> list[str]:
         """Ids of what stands in one shard; of some there may be markers alone."""
-        return list(dict.fromkeys(name.removesuffix(_SUFFIX) for name in os.listdir(f"{self._root}/{shard}")))
+        names = (name.removesuffix(_SUFFIX) for name in os.listdir(f"{self._root}/{shard}"))
+        return [name for name in dict.fromkeys(names) if is_id(name)]
 
     def is_alone(self, instance: str) -> bool:
         """Whether the instance is one file without markers, and no other has its SOP Instance UID."""
@@ -77,15 +79,37 @@ class Places:
         return found == {file} or (found == {file, instance} and not self.markers(instance))
 
     def read(self, instance: str) -> Instance | None:
-        """The instance with that id, or None where it is not (or no longer) there."""
+        """The instance with that id, or None where it is not (or no longer) there, or cannot be read."""
+        found = self._look_at(instance)
+        return found if isinstance(found, Instance) else None
+
+    def damage(self, instance: str) -> str:
+        """Why an instance that is there cannot be read, with its path; empty where it can, or is gone."""
+        found = self._look_at(instance)
+        if not isinstance(found, str):
+            return ""
+        path = self._file(instance)
+        return f"{path if _is_there(path) else self._folder(instance)}: {found}"
+
+    def _look_at(self, instance: str) -> Instance | str | None:
+        """The instance, or what is wrong with it, or None where it is gone."""
         try:
-            record = records.read(self._file(instance))
-        except FileNotFoundError:
             try:
-                record = json.loads(read_small(self.folder(instance) / _RECORD_FILE))
+                found = records.read(self._file(instance))
             except FileNotFoundError:
-                return None
-        return _checked(record, instance)
+                folder = self.folder(instance)
+                found = json.loads(read_small(folder / _RECORD_FILE))
+                if not (folder / _RECEIVED).exists():
+                    return f"{_RECEIVED} is missing"
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            found = None
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
+            return error.strerror or str(error)
+        return _instance(found, instance)
 
     def markers(self, instance: str) -> list[str]:
         """Names of its markers; ask before `read`, so that none is missed of what is removed meanwhile."""
@@ -169,13 +193,13 @@ class Places:
             departed.unlink()
         durable.sync_folder(self._shard(instance))
 
-    def read_file(self, path: Path) -> Instance:
-        """The instance in a file.
-
-        Raises:
-            Misconfigured: another version of dicomferry wrote it.
-        """
-        return _checked(records.read(path), path.name)
+    def read_file(self, path: Path) -> Instance | None:
+        """The instance in a file; None where it is gone, or cannot be read."""
+        try:
+            found = _instance(records.read(path))
+        except FileNotFoundError:
+            return None
+        return found if isinstance(found, Instance) else None
 
     def remove(self, instance: str) -> None:
         """Remove an instance and its markers."""
@@ -190,6 +214,8 @@ class Places:
         self._throw_away(folder)
 
     def _throw_away(self, folder: Path) -> None:
+        if not is_id(folder.name):  # the shards' folder, say
+            raise ValueError(f"{folder} is no instance's")
         trashed = self._trash / f"{folder.name}.{uuid.uuid4().hex[:8]}"
         with suppress(FileNotFoundError):
             folder.rename(trashed)
@@ -202,10 +228,17 @@ class Places:
             self._throw_away(self.folder(instance))
 
 
-def _checked(record: dict[str, Any] | None, name: str) -> Instance:
-    if record is None or record.pop("schema", None) != RECORD:
-        raise Misconfigured(f"instance {name} was written by another version of dicomferry")
-    return Instance.from_record(record)
+def _instance(record: Any, name: str = "") -> Instance | str:
+    """The instance that a record tells of, or what is wrong with it; `name` is the id that it must have."""
+    if not isinstance(record, dict):
+        return "its record is damaged"
+    if record.pop("schema", None) != RECORD:
+        return "another version of dicomferry wrote its record"
+    try:
+        found = Instance.from_record(record)
+    except (KeyError, TypeError):
+        return "its record is damaged"
+    return found if not name or found.id == name else f"its record is that of {found.id}"
 
 
 def _is_there(path: str) -> bool:

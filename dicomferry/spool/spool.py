@@ -137,11 +137,15 @@ class Spool(Markers):
         return self._places.is_alone(instance)
 
     def read(self, instance: str) -> Instance | None:
-        """The instance with that id, or None where it is not (or no longer) there."""
+        """The instance with that id, or None where it is not (or no longer) there, or cannot be read."""
         return self._places.read(instance)
 
+    def damage(self, instance: str) -> str:
+        """Why an instance that is there cannot be read, with its path; empty where it can, or is gone."""
+        return self._places.damage(instance)
+
     def state(self, instance: str) -> State | None:
-        """The instance and its markers, or None where it is not (or no longer) there."""
+        """The instance and its markers, or None where it is not (or no longer) there, or cannot be read."""
         state = self._read_state(instance)
         if state and state.delivered and not (state.dead or state.pending):
             times = [(self.marker(instance, "delivered", n) or {}).get("at", 0.0) for n in state.delivered]
@@ -188,10 +192,7 @@ class Spool(Markers):
 
     def departed(self, departure: Departure) -> Instance | None:
         """The instance that has left; None where it is removed, or damaged."""
-        try:
-            return self._places.read_file(self._departures.path(departure))
-        except (FileNotFoundError, Misconfigured):
-            return None
+        return self._places.read_file(self._departures.path(departure))
 
     def bring_back(self, departure: Departure) -> bool:
         """Put an instance back that an order sent elsewhere while it left; returns whether one did."""

@@ -67,6 +67,13 @@ def states(spool: Spool, wanted: Filter = Filter(), marker_prefix: str = "") -> 
             yield state
 
 
+def damage(spool: Spool) -> list[str]:
+    """What cannot be read of the instances on the spool, each with its path."""
+    if not spool.instances.exists():
+        return []
+    return [found for instance in _instance_ids(spool, None) if (found := spool.damage(instance))]
+
+
 def dead(spool: Spool, wanted: Filter, now: float) -> list[EndedDelivery]:
     """Dead deliveries, longest dead first; their age counts from when they died."""
     found = [

@@ -16,7 +16,7 @@ from dicomferry.spool import orders
 from dicomferry.spool.spool import Spool
 from dicomferry.spool.tally import Tally
 from dispatcher.status import NOT_CONFIGURED
-from gateway.commands.selection import states
+from gateway.commands.selection import damage, states
 from gateway.commands.words import ago, aligned, counted, lasting, say, since, width, wrapped
 from ingest.room import FreeSpace
 
@@ -163,6 +163,11 @@ def _concerns(settings: Settings, runs: bool, snapshot: dict[str, Any]) -> Itera
             f"{counted(dead, 'dead delivery')}: `dicomferry dead list` says why, `dead retry` and `dead "
             "discard` end it."
         )
+    if damaged := snapshot.get("damaged"):
+        yield (
+            f"{counted(len(damaged), 'object')} on the spool cannot be read, so nobody gets it: "
+            f"{damaged[0]}. Restore the file from a backup, or move it away and have it sent again."
+        )
     yield from _quarantine_warnings(settings.ingest, snapshot)
     if snapshot["quarantined"]:
         yield f"{snapshot['quarantined']} in quarantine: `dicomferry quarantine list` says why."
@@ -203,6 +208,7 @@ def _count_spool(settings: Settings, spool: Spool) -> dict[str, Any]:
         "kept_bytes": sum(kept),
         "quarantined": quarantined,
         "quarantined_bytes": quarantined_bytes,
+        "damaged": damage(spool),
         "batches": 0,
         "orders": len(orders.outstanding(spool.orders)),
         "last_received_at": max((state.instance.received_at for state in found), default=None),

@@ -77,6 +77,20 @@ def test_a_damaged_file_is_refused_and_named(tmp_path: Path, broker: str) -> Non
     assert refused.reason.startswith("not sent: ")
 
 
+def test_a_file_that_became_shorter_is_refused_and_never_sent(tmp_path: Path, broker: str) -> None:
+    with Workstation(tmp_path / "ws", free_port()) as peer:
+        post = Post(tmp_path, broker, ws={"port": peer.port})
+        shorter, whole = post.put(), post.put()
+        path = post.spool.received(shorter.id)
+        os.truncate(path, path.stat().st_size - 100)
+        heard = post.deliver(told(shorter), told(whole))
+        wait_until(lambda: len(peer.files()) == 1, "the sound one")
+    (refused,) = only(Refused, heard)
+    assert (refused.instance, refused.final) == (shorter.id, True)
+    assert f"{shorter.size - 100} bytes of the {shorter.size} received" in refused.reason
+    assert [event.instance for event in only(Delivered, heard)] == [whole.id]
+
+
 def test_a_batch_reaches_a_stock_storescp_and_is_marked_before_it_is_told(
     tmp_path: Path, broker: str
 ) -> None:
@@ -421,7 +435,7 @@ def test_an_object_that_cannot_be_read_is_named_as_the_cause(tmp_path: Path, bro
         received = post.spool.received(bad.id)
         received.unlink()
         received.mkdir()
-        (failure,) = only(Unreachable, post.deliver(bad, good))
+        (failure,) = only(Unreachable, post.deliver(told(bad), told(good)))
     assert failure.instance == bad.id
     assert failure.reason.startswith("internal error: IsADirectoryError")
 

@@ -346,3 +346,14 @@ def test_what_a_killed_dispatcher_left_beside_its_status_is_swept(spool: Spool) 
     spool.sweep()
     assert not list(spool.root.glob(".status*"))
     assert spool.status() == {"at": 1.0}
+
+
+@pytest.mark.parametrize("name", ["", ".", "ab", "x" * 48])
+def test_a_name_that_no_instance_has_removes_nothing(spool: Spool, name: str) -> None:
+    """A file of an empty name in `delivered` once stood for the folder of all instances."""
+    kept = put(spool, shipped("CT_small.dcm"), "ws1")
+    (spool.root / "delivered" / f"{name}.1795831010000.0000.ws..dcm").touch()
+    assert spool.departures() == []
+    with pytest.raises(ValueError, match="no instance"):
+        spool.remove_rest(name)
+    assert spool.read(kept.id) == kept

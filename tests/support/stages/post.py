@@ -88,7 +88,7 @@ def only(kind: type, heard: list[events.Event]) -> list[Any]:
 def told(instance: Instance) -> Parcel:
     """As the dispatcher tells of what goes to one destination, as received."""
     uids = instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid
-    return Parcel(instance.id, None, "as received", True, *uids, instance.calling_ae_title)
+    return Parcel(instance.id, None, "as received", True, *uids, instance.calling_ae_title, instance.size)
 
 
 def make_rendition(post: Post, instance: Instance, source: Path, syntax: str) -> Parcel:
