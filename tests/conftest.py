@@ -5,7 +5,9 @@ A test that measures is marked `alone`: while it runs, no other test does.
 """
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, zip_longest
 
 import pytest
@@ -13,6 +15,10 @@ import pytest
 from forwarder.dimse import scu
 from gateway.local.requestor import fix_lost_responses
 from tests.support.running.turns import Turns
+
+# A shell that starts us in the background has us ignore Ctrl-C, and so would every program that we start.
+with suppress(ValueError):  # not in the main thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Many tests send with pynetdicom, which would now and then lose a response.
 fix_lost_responses()
