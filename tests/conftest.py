@@ -1,6 +1,6 @@
 """What every test relies on, and how tests share a machine.
 
-Files of tests run side by side, three for each core, since most tests wait more than they work.
+Files of tests run side by side, twice as many as there are cores, since most tests wait more than they work.
 A test that measures is marked `alone`: while it runs, no other test does.
 """
 
@@ -41,7 +41,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    return 3 * len(os.sched_getaffinity(0))
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(tryfirst=True)
